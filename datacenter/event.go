@@ -1,0 +1,33 @@
+package datacenter
+
+// Event is something that happened at a step, for those who watch.
+type Event struct {
+	// TimeS is the time of the step it happened before, in seconds.
+	TimeS float64   `json:"time_s"`
+	Topic string    `json:"topic"`
+	Data  EventData `json:"data"`
+}
+
+// EventData is what an event reports: [BatchSizesUpdated] or [ReplicasShifted].
+type EventData interface{ Topic() string }
+
+// NewEvent returns the event of data at timeS.
+func NewEvent(timeS float64, data EventData) Event { return Event{timeS, data.Topic(), data} }
+
+// BatchSizesUpdated reports all models' batch sizes after a command.
+type BatchSizesUpdated struct {
+	BatchSizeByModel map[string]int `json:"batch_size_by_model"`
+}
+
+// ReplicasShifted reports a shift and the replicas the model has with it.
+type ReplicasShifted struct {
+	ModelLabel        string `json:"model_label"`
+	ReplicaDelta      int    `json:"replica_delta"`
+	EffectiveReplicas int    `json:"effective_replicas"`
+}
+
+// Topic is OpenG2G's name of the event.
+func (BatchSizesUpdated) Topic() string { return "datacenter.batch_size.updated" }
+
+// Topic is OpenG2G's name of the event.
+func (ReplicasShifted) Topic() string { return "datacenter.replicas.shifted" }

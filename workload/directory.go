@@ -1,0 +1,448 @@
+package workload
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// The files of OpenG2G's data directories.
+const (
+	tracesSummaryFile = "traces_summary.csv" // 0.1
+	latencyFitsFile   = "latency_fits.csv"   // 0.1
+	specsFolder       = "specs"              // 0.2: data/specs/HASH/…
+	traceFile         = "trace.csv"          // 0.2
+	itlFitFile        = "itl_fit.json"       // 0.2
+	manifestFile      = "_manifest.json"     // both
+)
+
+// DataQuery names a model whose data is wanted.
+type DataQuery struct {
+	ModelLabel     string
+	ModelID        string
+	GPUsPerReplica int
+	// Spec narrows the choice where a 0.2 directory holds several measurements
+	// of the model.
+	Spec SpecFilter
+}
+
+// SpecFilter chooses among measurements in the 0.2 layout. Zero fields match
+// anything.
+type SpecFilter struct {
+	// Hash is the measurement's directory; it overrides everything else.
+	Hash                             string
+	GPUModel, Task, Precision        string
+	TensorParallel, ExpertParallel   int
+	BatchSizes, FitExcludeBatchSizes []int
+}
+
+// ModelData is what a data directory holds about one model.
+type ModelData struct {
+	// Traces are the measured power traces by batch size.
+	Traces map[int]*InferenceTrace
+	// ITL are the latency fits by batch size, nil if they were not asked for.
+	ITL map[int]ITLMixture
+	// Origin is the file or folder the data came from, for messages.
+	Origin string
+}
+
+// InferenceData is the data of several models, in the order they were asked for.
+type InferenceData struct {
+	Models []ModelData
+	// Warnings are remarks about the data that do not stop a run.
+	Warnings []string
+}
+
+// LoadInferenceData reads the data of the queried models from an OpenG2G data
+// directory of either layout: 0.1 (traces_summary.csv) or 0.2 (HASH/trace.csv,
+// in dir or in dir/specs). With itl it reads the latency fits as well. The
+// errors are [*FileError].
+func LoadInferenceData(dir string, queries []DataQuery, itl bool) (*InferenceData, error) {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return nil, openError(dir, err)
+	}
+	if !info.IsDir() {
+		return nil, fileErrorf(dir, 0, "is not a directory")
+	}
+	hasSummary := exists(filepath.Join(dir, tracesSummaryFile))
+	specsDir, measurements, err := findMeasurements(dir)
+	switch {
+	case err != nil:
+		return nil, err
+	case hasSummary && len(measurements) > 0:
+		return nil, fileErrorf(dir, 0, "holds both OpenG2G layouts, %s and %s: name the folder of the one you mean",
+			filepath.Join(dir, tracesSummaryFile), filepath.Join(measurements[0].dir, traceFile))
+	case hasSummary:
+		return loadV01(dir, queries, itl)
+	case len(measurements) > 0:
+		return loadV02(specsDir, measurements, queries, itl)
+	default:
+		return nil, fileErrorf(dir, 0, "is not an OpenG2G data directory: it has neither %s (0.1) nor HASH/%s or %s/HASH/%s (0.2)",
+			tracesSummaryFile, traceFile, specsFolder, traceFile)
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// manifest is the part of _manifest.json that is read.
+type manifest struct {
+	OpenG2GVersion string `json:"openg2g_version"`
+	Spec           *spec  `json:"spec"` // 0.2 only
+}
+
+// spec is what identifies a measurement in the 0.2 layout.
+type spec struct {
+	ModelLabel           string `json:"model_label"`
+	ModelID              string `json:"model_id"`
+	GPUModel             string `json:"gpu_model"`
+	Task                 string `json:"task"`
+	Precision            string `json:"precision"`
+	GPUsPerReplica       int    `json:"gpus_per_replica"`
+	TensorParallel       int    `json:"tensor_parallel"`
+	ExpertParallel       int    `json:"expert_parallel"`
+	BatchSizes           []int  `json:"batch_sizes"`
+	FitExcludeBatchSizes []int  `json:"fit_exclude_batch_sizes"`
+}
+
+// readManifest reads dir's manifest; a missing one is an empty one.
+func readManifest(dir string) (manifest, error) {
+	var m manifest
+	file := filepath.Join(dir, manifestFile)
+	if !exists(file) {
+		return m, nil
+	}
+	err := readJSON(file, &m)
+	return m, err
+}
+
+// versionWarning remarks on data written by another release line than the
+// layout belongs to.
+func versionWarning(dir, layout, version string) []string {
+	if version == "" || version == layout || strings.HasPrefix(version, layout+".") {
+		return nil
+	}
+	return []string{fmt.Sprintf("%s: written by openg2g %s, while its layout is that of %s", dir, version, layout)}
+}
+
+// loadV01 reads the 0.1 layout: one table of traces, one of fits.
+func loadV01(dir string, queries []DataQuery, itl bool) (*InferenceData, error) {
+	m, err := readManifest(dir)
+	if err != nil {
+		return nil, err
+	}
+	summary := filepath.Join(dir, tracesSummaryFile)
+	data := &InferenceData{Models: make([]ModelData, len(queries)), Warnings: versionWarning(dir, "0.1", m.OpenG2GVersion)}
+	wanted := map[string]*ModelData{}
+	for i, q := range queries {
+		data.Models[i] = ModelData{Traces: map[int]*InferenceTrace{}, Origin: summary}
+		wanted[q.ModelLabel] = &data.Models[i]
+	}
+	labels, err := readSummary(summary, wanted)
+	if err != nil {
+		return nil, err
+	}
+	for i, q := range queries {
+		if len(data.Models[i].Traces) == 0 {
+			return nil, fileErrorf(summary, 0, "has no traces of model %q; it has %s", q.ModelLabel, quoted(labels))
+		}
+	}
+	if !itl {
+		return data, nil
+	}
+	file := filepath.Join(dir, latencyFitsFile)
+	fits, err := LoadITLFits(file)
+	if err != nil {
+		return nil, err
+	}
+	for i, q := range queries {
+		if data.Models[i].ITL = fits[q.ModelLabel]; data.Models[i].ITL == nil {
+			return nil, fileErrorf(file, 0, "has no ITL fits of model %q; it has %s", q.ModelLabel, quoted(sortedKeys(fits)))
+		}
+	}
+	return data, nil
+}
+
+// readSummary reads the traces of the wanted models that the summary lists and
+// returns the labels of all models in it.
+func readSummary(file string, wanted map[string]*ModelData) ([]string, error) {
+	type place struct {
+		label     string
+		batchSize int
+	}
+	seen := map[place]int{}
+	labels := map[string]bool{}
+	columns := []string{"model_label", "num_gpus", "max_num_seqs", "trace_file"}
+	err := readTable(file, columns, func(row *table) error {
+		label, name := row.text(0), row.text(3)
+		gpus, err := row.positiveInt(1)
+		if err != nil {
+			return err
+		}
+		batchSize, err := row.positiveInt(2)
+		if err != nil {
+			return err
+		}
+		if name == "" {
+			return row.errorf("trace_file is empty")
+		}
+		if first, dup := seen[place{label, batchSize}]; dup {
+			return row.errorf("a second trace for model %q at batch size %d; the first is in line %d", label, batchSize, first)
+		}
+		seen[place{label, batchSize}] = row.line
+		labels[label] = true
+		model, ok := wanted[label]
+		if !ok {
+			return nil
+		}
+		path := filepath.Join(filepath.Dir(file), filepath.FromSlash(name))
+		if !exists(path) {
+			return row.errorf("trace_file: %s does not exist", path)
+		}
+		trace := &InferenceTrace{MeasuredGPUs: gpus, Origin: path}
+		model.Traces[batchSize] = trace
+		err = readTable(path, []string{"relative_time_s", "power_total_W"}, func(row *table) error {
+			return appendSample(row, 0, &trace.TS, &trace.PowerW)
+		})
+		if err != nil {
+			return err
+		}
+		return trace.finish()
+	})
+	return sortedKeys(labels), err
+}
+
+// finish sorts a trace just read and checks that it has enough samples.
+func (tr *InferenceTrace) finish() error {
+	if n := len(tr.TS); n < minTraceSamples {
+		return fileErrorf(tr.Origin, 0, "has %d samples, a trace needs at least %d", n, minTraceSamples)
+	}
+	sortByTime(tr.TS, tr.PowerW)
+	return nil
+}
+
+// measurement is one folder of the 0.2 layout.
+type measurement struct {
+	dir      string
+	manifest manifest
+}
+
+// findMeasurements returns the folders with a trace.csv in dir or, if there are
+// none, in dir/specs, and which of the two it was.
+func findMeasurements(dir string) (string, []measurement, error) {
+	for _, base := range []string{dir, filepath.Join(dir, specsFolder)} {
+		entries, err := os.ReadDir(base)
+		if err != nil {
+			if os.IsNotExist(err) {
+				continue
+			}
+			return "", nil, openError(base, err)
+		}
+		var found []measurement
+		for _, e := range entries {
+			folder := filepath.Join(base, e.Name())
+			if !exists(filepath.Join(folder, traceFile)) {
+				continue
+			}
+			m, err := readManifest(folder)
+			if err != nil {
+				return "", nil, err
+			}
+			found = append(found, measurement{folder, m})
+		}
+		if len(found) > 0 {
+			return base, found, nil
+		}
+	}
+	return "", nil, nil
+}
+
+// loadV02 reads the 0.2 layout: a folder a measurement.
+func loadV02(dir string, measurements []measurement, queries []DataQuery, itl bool) (*InferenceData, error) {
+	data := &InferenceData{}
+	for _, q := range queries {
+		m, err := choose(dir, measurements, q)
+		if err != nil {
+			return nil, err
+		}
+		if s := m.manifest.Spec; s != nil && s.GPUsPerReplica != q.GPUsPerReplica {
+			return nil, fileErrorf(filepath.Join(m.dir, manifestFile), 0,
+				"model %q was measured with gpus_per_replica %d, the config says %d", q.ModelLabel, s.GPUsPerReplica, q.GPUsPerReplica)
+		}
+		data.Warnings = append(data.Warnings, versionWarning(m.dir, "0.2", m.manifest.OpenG2GVersion)...)
+		model := ModelData{Origin: filepath.Join(m.dir, traceFile)}
+		if model.Traces, err = readMeasurement(model.Origin, q.GPUsPerReplica); err != nil {
+			return nil, err
+		}
+		if itl {
+			if model.ITL, err = LoadITLFit(filepath.Join(m.dir, itlFitFile)); err != nil {
+				return nil, err
+			}
+		}
+		data.Models = append(data.Models, model)
+	}
+	return data, nil
+}
+
+// choose finds the measurement of the queried model: the one named by its hash
+// or by all the fields the hash is made of, else the one whose manifest has the
+// model's label, else the model's id, as far as the filter allows.
+func choose(dir string, measurements []measurement, q DataQuery) (measurement, error) {
+	if q.Spec.Hash != "" {
+		i := slices.IndexFunc(measurements, func(m measurement) bool { return filepath.Base(m.dir) == q.Spec.Hash })
+		if i < 0 {
+			return measurement{}, fileErrorf(dir, 0, "has no measurement %s, which model %q asks for; it has:%s", q.Spec.Hash, q.ModelLabel, listing(measurements))
+		}
+		return measurements[i], nil
+	}
+	if s, complete := q.spec(); complete {
+		hash := s.cacheHash()
+		if i := slices.IndexFunc(measurements, func(m measurement) bool { return filepath.Base(m.dir) == hash }); i >= 0 {
+			return measurements[i], nil
+		}
+	}
+	matching := func(same func(*spec) bool) []measurement {
+		return slices.DeleteFunc(slices.Clone(measurements), func(m measurement) bool {
+			return m.manifest.Spec == nil || !same(m.manifest.Spec) || !q.Spec.matches(m.manifest.Spec)
+		})
+	}
+	found := matching(func(s *spec) bool { return s.ModelLabel == q.ModelLabel })
+	if len(found) == 0 {
+		found = matching(func(s *spec) bool { return q.ModelID != "" && s.ModelID == q.ModelID })
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return measurement{}, fileErrorf(dir, 0, "has no measurement of model %q (%s) as configured; it has:%s", q.ModelLabel, q.ModelID, listing(measurements))
+	default:
+		return measurement{}, fileErrorf(dir, 0, "has several measurements of model %q; choose one with spec_hash or the fields that tell them apart:%s", q.ModelLabel, listing(found))
+	}
+}
+
+// spec is the measurement that OpenG2G would look for given the query, with its
+// defaults, and whether the query says enough to tell.
+func (q *DataQuery) spec() (s spec, complete bool) {
+	f := &q.Spec
+	s = spec{
+		ModelID: q.ModelID, GPUModel: f.GPUModel, Task: f.Task, Precision: cmp.Or(f.Precision, "bfloat16"),
+		GPUsPerReplica: q.GPUsPerReplica, TensorParallel: cmp.Or(f.TensorParallel, 1), ExpertParallel: cmp.Or(f.ExpertParallel, 1),
+		BatchSizes: f.BatchSizes, FitExcludeBatchSizes: f.FitExcludeBatchSizes,
+	}
+	return s, f.GPUModel != "" && f.Task != "" && f.BatchSizes != nil
+}
+
+func (f *SpecFilter) matches(s *spec) bool {
+	text := func(want, got string) bool { return want == "" || want == got }
+	number := func(want, got int) bool { return want == 0 || want == got }
+	sizes := func(want, got []int) bool {
+		return want == nil || slices.Equal(slices.Sorted(slices.Values(want)), slices.Sorted(slices.Values(got)))
+	}
+	return text(f.GPUModel, s.GPUModel) && text(f.Task, s.Task) && text(f.Precision, s.Precision) &&
+		number(f.TensorParallel, s.TensorParallel) && number(f.ExpertParallel, s.ExpertParallel) &&
+		sizes(f.BatchSizes, s.BatchSizes) && sizes(f.FitExcludeBatchSizes, s.FitExcludeBatchSizes)
+}
+
+func listing(measurements []measurement) string {
+	var b strings.Builder
+	for _, m := range measurements {
+		fmt.Fprintf(&b, "\n  %s", filepath.Base(m.dir))
+		if s := m.manifest.Spec; s != nil {
+			fmt.Fprintf(&b, ": %s (%s), gpu_model %s, task %s, precision %s, gpus_per_replica %d, tensor_parallel %d, expert_parallel %d, batch_sizes %v, fit_exclude_batch_sizes %v",
+				s.ModelLabel, s.ModelID, s.GPUModel, s.Task, s.Precision, s.GPUsPerReplica, s.TensorParallel, s.ExpertParallel, s.BatchSizes, s.FitExcludeBatchSizes)
+		} else {
+			fmt.Fprintf(&b, ": no %s", manifestFile)
+		}
+	}
+	return b.String()
+}
+
+// cacheHash is the name of the measurement's folder: the first 16 hex digits of
+// the SHA-256 of Python's json.dumps(…, sort_keys=True) of the identifying fields.
+func (s *spec) cacheHash() string {
+	text := fmt.Sprintf(
+		`{"batch_sizes": %s, "expert_parallel": %d, "fit_exclude_batch_sizes": %s, "gpu_model": %s, "gpus_per_replica": %d, "model_id": %s, "precision": %s, "task": %s, "tensor_parallel": %d}`,
+		pythonList(s.BatchSizes), s.ExpertParallel, pythonList(s.FitExcludeBatchSizes), pythonString(s.GPUModel), s.GPUsPerReplica,
+		pythonString(s.ModelID), pythonString(s.Precision), pythonString(s.Task), s.TensorParallel)
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:])[:16]
+}
+
+func pythonList(sizes []int) string {
+	parts := []string{}
+	for _, v := range slices.Sorted(slices.Values(sizes)) {
+		parts = append(parts, strconv.Itoa(v))
+	}
+	return "[" + strings.Join(parts, ", ") + "]"
+}
+
+// pythonString spells s as json.dumps does: pure ASCII.
+func pythonString(s string) string {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	_ = e.Encode(s) // a string always encodes
+	var out strings.Builder
+	for _, r := range strings.TrimSuffix(b.String(), "\n") {
+		if r < utf8.RuneSelf {
+			out.WriteRune(r)
+			continue
+		}
+		for _, unit := range utf16.Encode([]rune{r}) {
+			fmt.Fprintf(&out, `\u%04x`, unit)
+		}
+	}
+	return out.String()
+}
+
+// readMeasurement reads a 0.2 trace.csv: the traces of all batch sizes in one
+// table.
+func readMeasurement(file string, measuredGPUs int) (map[int]*InferenceTrace, error) {
+	traces := map[int]*InferenceTrace{}
+	columns := []string{"batch_size", "relative_time_s", "power_total_W"}
+	err := readTable(file, columns, func(row *table) error {
+		batchSize, err := row.positiveInt(0)
+		if err != nil {
+			return err
+		}
+		trace := traces[batchSize]
+		if trace == nil {
+			trace = &InferenceTrace{MeasuredGPUs: measuredGPUs, Origin: fmt.Sprintf("%s (batch size %d)", file, batchSize)}
+			traces[batchSize] = trace
+		}
+		return appendSample(row, 1, &trace.TS, &trace.PowerW)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(traces) == 0 {
+		return nil, fileErrorf(file, 0, "has no rows")
+	}
+	for _, batchSize := range sortedKeys(traces) {
+		if err := traces[batchSize].finish(); err != nil {
+			return nil, err
+		}
+	}
+	return traces, nil
+}
+
+func quoted(names []string) string {
+	parts := make([]string, len(names))
+	for i, n := range names {
+		parts[i] = strconv.Quote(n)
+	}
+	return strings.Join(parts, ", ")
+}
