@@ -1,0 +1,131 @@
+package agent
+
+import (
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/g2g-agent/g2g-agent/datacenter"
+)
+
+// demand is how many replicas the models ask for over time: their schedules,
+// shifted by commands.
+type demand struct {
+	cfg   *Config
+	shift []int // per model
+}
+
+func newDemand(cfg *Config) demand { return demand{cfg, make([]int, len(cfg.Models))} }
+
+// replicasAt sets replicas to what each model asks for at time tS. A model whose
+// schedule starts at 0 never gets a server, whatever its ramps and shifts, as in
+// OpenG2G.
+func (d *demand) replicasAt(tS float64, replicas []int) {
+	for m := range d.cfg.Models {
+		replicas[m] = 0
+		if model := &d.cfg.Models[m]; model.InitialReplicas() > 0 {
+			replicas[m] = max(0, model.Replicas.ReplicasAt(tS)+d.shift[m])
+		}
+	}
+}
+
+// gpusAt is the number of GPUs asked for at time tS.
+func (d *demand) gpusAt(tS float64) int {
+	replicas := make([]int, len(d.cfg.Models))
+	d.replicasAt(tS, replicas)
+	gpus := 0
+	for m, n := range replicas {
+		gpus += n * d.cfg.Models[m].GPUsPerReplica
+	}
+	return gpus
+}
+
+// overload is a step at which more servers are asked for than there are.
+type overload struct {
+	timeS  float64
+	wanted int // servers
+}
+
+// firstOverload returns the first step in [from, to) at which the pool's servers
+// do not suffice, nil if there is none. Servers go to one model each, so they
+// may run out before GPUs do.
+func (d *demand) firstOverload(from, to int64) *overload {
+	servers := d.cfg.Facility.NumServers()
+	replicas := make([]int, len(d.cfg.Models))
+	for k := from; k < to; {
+		t := d.cfg.DT.Times(k)
+		d.replicasAt(t, replicas)
+		wanted := 0
+		for m, n := range replicas {
+			wanted += d.cfg.Facility.ServersFor(&d.cfg.Models[m], n)
+		}
+		if wanted > servers {
+			return &overload{t, wanted}
+		}
+		next, ramping := d.nextRamp(t)
+		switch {
+		case ramping:
+			k++
+		case math.IsInf(next, 1):
+			return nil
+		default:
+			// Nothing changes before the next ramp; one step of margin absorbs rounding.
+			k = max(k+1, int64(min(next/d.cfg.DT.Float64(), math.MaxInt64/2))-1)
+		}
+	}
+	return nil
+}
+
+// nextRamp returns the start of the first ramp after tS (+Inf if there is none)
+// and whether one is under way at tS or has just ended.
+func (d *demand) nextRamp(tS float64) (start float64, ramping bool) {
+	start = math.Inf(1)
+	for m := range d.cfg.Models {
+		if d.cfg.Models[m].Replicas == nil {
+			continue
+		}
+		for _, r := range d.cfg.Models[m].Replicas.Ramps() {
+			switch {
+			case r.TStartS > tS:
+				start = min(start, r.TStartS)
+			case tS <= r.TEndS:
+				ramping = true
+			}
+		}
+	}
+	return start, ramping
+}
+
+// checkSchedules returns an error, wrapping [datacenter.ErrInvalidInput], if the
+// GPUs of the schedules alone exceed the capacity at the start or where any ramp
+// begins or ends, be it after the end of the run.
+func (d *demand) checkSchedules() error {
+	times := []float64{0}
+	for m := range d.cfg.Models {
+		if s := d.cfg.Models[m].Replicas; s != nil {
+			for _, r := range s.Ramps() {
+				times = append(times, r.TStartS, r.TEndS)
+			}
+		}
+	}
+	slices.Sort(times)
+	for i, t := range times {
+		gpus := 0
+		for m := range d.cfg.Models {
+			model := &d.cfg.Models[m]
+			if model.Replicas == nil {
+				continue
+			}
+			n := model.Replicas.ReplicasAt(t)
+			if i == 0 && t == 0 {
+				n = max(n, model.InitialReplicas())
+			}
+			gpus += n * model.GPUsPerReplica
+		}
+		if gpus > d.cfg.Facility.TotalGPUCapacity {
+			return fmt.Errorf("%w: models: the replica schedules need %d GPUs at t=%v s, but datacenter.total_gpu_capacity is %d",
+				datacenter.ErrInvalidInput, gpus, t, d.cfg.Facility.TotalGPUCapacity)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,247 @@
+package agent
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/g2g-agent/g2g-agent/augment"
+	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/workload"
+)
+
+var nan = math.NaN()
+
+// noiseSeedOffset is added to a run's seed for the noise draws, as OpenG2G does.
+const noiseSeedOffset = 12345
+
+// Config is what every pipeline needs, wherever its readings come from.
+type Config struct {
+	Seed         uint64
+	DT           datacenter.Seconds
+	Facility     datacenter.Facility
+	Augmentation datacenter.Augmentation
+	Models       []datacenter.ModelSpec
+	Training     datacenter.TrainingSchedule
+	// AllowInfeasibleBatchSizes lets commands set batch sizes outside a model's
+	// feasible ones.
+	AllowInfeasibleBatchSizes bool
+	// OnEvent, if set, is called with each event, from the goroutine that
+	// applies the command.
+	OnEvent func(datacenter.Event)
+}
+
+func (c *Config) labels() []string {
+	labels := make([]string, len(c.Models))
+	for i := range c.Models {
+		labels[i] = c.Models[i].ModelLabel
+	}
+	return labels
+}
+
+// newPool lays out the datacenter's servers.
+func (c *Config) newPool(stagger augment.Stagger) *augment.Pool {
+	return augment.NewPool(augment.PoolConfig{
+		Seed: c.Seed, NumServers: c.Facility.NumServers(), GPUsPerServer: c.Facility.GPUsPerServer,
+		Stagger: stagger, Augmentation: c.Augmentation, ModelLabels: c.labels(),
+	})
+}
+
+// Pipeline computes the datacenter's states step by step. It is not safe for use
+// by several goroutines at once; the states it returns are immutable.
+type Pipeline struct {
+	cfg       Config
+	source    Source
+	augmenter *augment.Augmenter
+	training  *workload.TrainingOverlay
+	demand    demand
+
+	step       int64
+	horizon    int64 // steps of the run, as far as they are known
+	batchSizes []int
+	replicas   []int // scratch: wanted at the step at hand
+}
+
+func newPipeline(cfg Config, pool *augment.Pool, source Source) (*Pipeline, error) {
+	training, err := workload.NewTrainingOverlay(cfg.Training)
+	if err != nil {
+		return nil, err
+	}
+	gpusPerReplica := make([]int, len(cfg.Models))
+	for i := range cfg.Models {
+		gpusPerReplica[i] = cfg.Models[i].GPUsPerReplica
+	}
+	p := &Pipeline{
+		cfg: cfg, source: source, training: training, horizon: math.MaxInt64,
+		augmenter:  augment.NewAugmenter(pool, gpusPerReplica, cfg.Seed+noiseSeedOffset),
+		demand:     newDemand(&cfg),
+		batchSizes: make([]int, len(cfg.Models)),
+		replicas:   make([]int, len(cfg.Models)),
+	}
+	return p, p.Reset()
+}
+
+// Reset returns the pipeline to its first step, initial batch sizes and no
+// shifts. A run after it gives the states of the first run again.
+func (p *Pipeline) Reset() error {
+	p.step = 0
+	clear(p.demand.shift)
+	p.augmenter.Reset()
+	p.source.Reset()
+	for m := range p.cfg.Models {
+		p.batchSizes[m] = p.cfg.Models[m].InitialBatchSize
+		if err := p.source.SetBatchSize(m, p.batchSizes[m], 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Step computes the next state. wallTime is the time of day the step is due,
+// zero when it follows no clock. An error (an [*augment.OversubscribedError])
+// leaves the pipeline at the step that failed.
+func (p *Pipeline) Step(wallTime time.Time) (*datacenter.State, error) {
+	t := p.cfg.DT.Times(p.step)
+	p.source.BeginStep(p.step)
+	p.demand.replicasAt(t, p.replicas)
+	power, err := p.augmenter.Augment(p.replicas, p.source)
+	if err != nil {
+		return nil, fmt.Errorf("at t=%v s: %w", t, err)
+	}
+	base := float64(p.cfg.Facility.BaseKWPerPhase * 1e3)
+	state := &datacenter.State{
+		Seq: p.step, TimeS: t, WallTime: wallTime, Source: p.source.Kind(),
+		PowerW: datacenter.ThreePhase{A: base + power.PhaseW.A, B: base + power.PhaseW.B, C: base + power.PhaseW.C},
+		Models: make([]datacenter.ModelState, len(p.cfg.Models)),
+	}
+	p.training.AddTo(&state.PowerW, t)
+	for m := range state.Models {
+		model := &power.Models[m]
+		itl := nan
+		if model.ActiveReplicas > 0 {
+			itl = p.source.ObservedITLS(m, model.ActiveReplicas)
+		}
+		state.Models[m] = datacenter.ModelState{
+			ModelLabel: p.cfg.Models[m].ModelLabel, PowerW: model.PowerW, ActiveReplicas: model.ActiveReplicas,
+			BatchSize: p.batchSizes[m], ObservedITLS: itl, PhaseShare: model.PhaseShare,
+		}
+	}
+	p.step++
+	return state, nil
+}
+
+// Apply checks a command whole and, only if nothing is wrong with it, applies
+// it, as of the next step. A refused command gives a [*datacenter.CommandError].
+func (p *Pipeline) Apply(command datacenter.Command) error {
+	switch c := command.(type) {
+	case datacenter.SetBatchSize:
+		return p.setBatchSizes(c)
+	case datacenter.ShiftReplicas:
+		return p.shiftReplicas(c)
+	default:
+		return fmt.Errorf("%w: unknown command %T", datacenter.ErrInvalidInput, command)
+	}
+}
+
+func refuse(field string, reason error, format string, args ...any) error {
+	return &datacenter.CommandError{Field: field, Reason: reason, Detail: fmt.Sprintf(format, args...)}
+}
+
+func (p *Pipeline) modelIndex(label string) int {
+	return slices.IndexFunc(p.cfg.Models, func(m datacenter.ModelSpec) bool { return m.ModelLabel == label })
+}
+
+func (p *Pipeline) setBatchSizes(c datacenter.SetBatchSize) error {
+	const batchSizeField, rampField = "batch_size_by_model", "ramp_up_rate_by_model"
+	if len(c.BatchSizeByModel) == 0 {
+		return refuse(batchSizeField, datacenter.ErrOutOfRange, "names no model")
+	}
+	for _, label := range slices.Sorted(maps.Keys(c.RampUpRateByModel)) {
+		if _, ok := c.BatchSizeByModel[label]; !ok {
+			return refuse(rampField+"."+label, datacenter.ErrUnknownModel, "the model is not in %s", batchSizeField)
+		}
+		if rate := c.RampUpRateByModel[label]; !(rate >= 0) || math.IsInf(rate, 0) {
+			return refuse(rampField+"."+label, datacenter.ErrOutOfRange, "must be a finite number >= 0, got %v", rate)
+		}
+	}
+	labels := slices.Sorted(maps.Keys(c.BatchSizeByModel))
+	for _, label := range labels {
+		field, size := batchSizeField+"."+label, c.BatchSizeByModel[label]
+		m := p.modelIndex(label)
+		if m < 0 {
+			return refuse(field, datacenter.ErrUnknownModel, "unknown model; the models are %q", p.cfg.labels())
+		}
+		feasible := p.cfg.Models[m].FeasibleBatchSizes
+		if size <= 0 || !p.cfg.AllowInfeasibleBatchSizes && !slices.Contains(feasible, size) {
+			return refuse(field, datacenter.ErrOutOfRange, "%d is not one of the feasible batch sizes %v", size, feasible)
+		}
+		if err := p.source.CheckBatchSize(m, size, c.RampUpRateByModel[label]); err != nil {
+			return refuse(field, datacenter.ErrOutOfRange, "%v", err)
+		}
+	}
+	for _, label := range labels {
+		m := p.modelIndex(label)
+		if err := p.source.SetBatchSize(m, c.BatchSizeByModel[label], c.RampUpRateByModel[label]); err != nil {
+			return refuse(batchSizeField+"."+label, datacenter.ErrNotPossible, "%v", err)
+		}
+		p.batchSizes[m] = c.BatchSizeByModel[label]
+	}
+	now := datacenter.BatchSizesUpdated{BatchSizeByModel: map[string]int{}}
+	for m := range p.cfg.Models {
+		now.BatchSizeByModel[p.cfg.Models[m].ModelLabel] = p.batchSizes[m]
+	}
+	p.emit(now)
+	return nil
+}
+
+func (p *Pipeline) shiftReplicas(c datacenter.ShiftReplicas) error {
+	m := p.modelIndex(c.ModelLabel)
+	if m < 0 {
+		return refuse("model_label", datacenter.ErrUnknownModel, "unknown model %q; the models are %q", c.ModelLabel, p.cfg.labels())
+	}
+	if c.ReplicaDelta < -math.MaxInt32 || c.ReplicaDelta > math.MaxInt32 {
+		return refuse("replica_delta", datacenter.ErrOutOfRange, "%d is too large", c.ReplicaDelta)
+	}
+	if c.ReplicaDelta > 0 {
+		if err := p.checkRoom(m, c); err != nil {
+			return err
+		}
+	}
+	p.shift(m, c)
+	return nil
+}
+
+// checkRoom refuses a shift that the capacity does not allow, now or, with the
+// schedules to come, later.
+func (p *Pipeline) checkRoom(m int, c datacenter.ShiftReplicas) error {
+	t := p.cfg.DT.Times(p.step)
+	capacity := p.cfg.Facility.TotalGPUCapacity
+	free := capacity - p.demand.gpusAt(t)
+	p.demand.shift[m] += c.ReplicaDelta
+	defer func() { p.demand.shift[m] -= c.ReplicaDelta }()
+	over := p.demand.firstOverload(p.step, p.horizon)
+	if over == nil && p.demand.gpusAt(t) > capacity {
+		over = &overload{timeS: t}
+	}
+	if over == nil {
+		return nil
+	}
+	return refuse("replica_delta", datacenter.ErrNotPossible,
+		"%+d replicas of %q need %d GPUs; of %d GPUs %d are free now, and at t=%v s they would not suffice",
+		c.ReplicaDelta, c.ModelLabel, c.ReplicaDelta*p.cfg.Models[m].GPUsPerReplica, capacity, max(free, 0), over.timeS)
+}
+
+// shift applies a shift of model m.
+func (p *Pipeline) shift(m int, c datacenter.ShiftReplicas) {
+	p.demand.shift[m] += c.ReplicaDelta
+	p.demand.replicasAt(p.cfg.DT.Times(p.step), p.replicas)
+	p.emit(datacenter.ReplicasShifted{ModelLabel: c.ModelLabel, ReplicaDelta: c.ReplicaDelta, EffectiveReplicas: p.replicas[m]})
+}
+
+func (p *Pipeline) emit(data datacenter.EventData) {
+	if p.cfg.OnEvent != nil {
+		p.cfg.OnEvent(datacenter.NewEvent(p.cfg.DT.Times(p.step), data))
+	}
+}

@@ -1,0 +1,176 @@
+package agent
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/g2g-agent/g2g-agent/augment"
+	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/workload"
+)
+
+// ReplayConfig is what a replay needs beside a pipeline's config.
+type ReplayConfig struct {
+	Config
+	Duration    datacenter.Seconds
+	SteadySkipS float64
+	// Data are the models' traces and fits, in the order of the models.
+	Data []workload.ModelData
+	// ITL says whether latencies are drawn; without, they are NaN.
+	ITL      bool
+	Commands []datacenter.ScriptedCommand
+}
+
+// Replay is a run over recorded traces.
+type Replay struct {
+	*Pipeline
+	steps    int64
+	commands []datedCommand
+	next     int // command
+}
+
+type datedCommand struct {
+	step    int64
+	index   int // in the config
+	command datacenter.Command
+}
+
+// NewReplay prepares a replay and checks, before the first step, all that could
+// stop it at a later one: batch sizes without data and, over the whole run with
+// its commands, the capacity. Its errors wrap [datacenter.ErrInvalidInput].
+func NewReplay(cfg ReplayConfig) (*Replay, error) {
+	store, err := workload.NewTemplateStore(workload.Grid{DT: cfg.DT, Duration: cfg.Duration, SteadySkipS: cfg.SteadySkipS}, cfg.labels(), cfg.Data)
+	if err != nil {
+		return nil, err
+	}
+	stagger := augment.StaggerSteps(1)
+	if slices.ContainsFunc(cfg.Models, func(m datacenter.ModelSpec) bool { return m.InitialReplicas() > 0 }) {
+		stagger = augment.StaggerSteps(int64(store.Len()))
+	}
+	r := &Replay{steps: cfg.DT.StepsWithin(cfg.Duration)}
+	for i, c := range cfg.Commands {
+		r.commands = append(r.commands, datedCommand{c.T.FirstStepAt(cfg.DT), i, c.Command})
+	}
+	slices.SortStableFunc(r.commands, func(a, b datedCommand) int { return cmp.Compare(a.step, b.step) })
+
+	d := newDemand(&cfg.Config)
+	if err := d.checkSchedules(); err != nil {
+		return nil, err
+	}
+	if err := r.checkCapacity(&d); err != nil {
+		return nil, err
+	}
+	pool := cfg.newPool(stagger)
+	source := newReplaySource(&cfg.Config, store, cfg.ITL, pool)
+	if err := r.checkBatchSizes(&cfg.Config, source); err != nil {
+		return nil, err
+	}
+	if r.Pipeline, err = newPipeline(cfg.Config, pool, source); err != nil {
+		return nil, err
+	}
+	r.horizon = r.steps
+	return r, nil
+}
+
+// checkCapacity walks the run with its shifts.
+func (r *Replay) checkCapacity(d *demand) error {
+	from := int64(0)
+	blame := "models: the replica schedules need"
+	for i := 0; ; i++ {
+		to := r.steps
+		if i < len(r.commands) {
+			to = min(r.commands[i].step, r.steps)
+		}
+		if over := d.firstOverload(from, to); over != nil {
+			return fmt.Errorf("%w: %s %d servers at t=%v s, but datacenter.total_gpu_capacity %d fills %d servers of %d GPUs",
+				datacenter.ErrInvalidInput, blame, over.wanted, over.timeS, d.cfg.Facility.TotalGPUCapacity, d.cfg.Facility.NumServers(), d.cfg.Facility.GPUsPerServer)
+		}
+		if to == r.steps {
+			return nil
+		}
+		from = to
+		shift, ok := r.commands[i].command.(datacenter.ShiftReplicas)
+		if !ok {
+			continue
+		}
+		m := slices.IndexFunc(d.cfg.Models, func(m datacenter.ModelSpec) bool { return m.ModelLabel == shift.ModelLabel })
+		if m < 0 {
+			continue // refused when it is applied, and by the config before
+		}
+		t := d.cfg.DT.Times(from)
+		free := d.cfg.Facility.TotalGPUCapacity - d.gpusAt(t)
+		d.shift[m] += shift.ReplicaDelta
+		blame = fmt.Sprintf("replay.commands[%d].shift_replicas: with this shift the models need", r.commands[i].index)
+		if gpus := d.gpusAt(t); shift.ReplicaDelta > 0 && gpus > d.cfg.Facility.TotalGPUCapacity {
+			return fmt.Errorf("%w: %s %d GPUs at t=%v s, but datacenter.total_gpu_capacity is %d, of which %d are free",
+				datacenter.ErrInvalidInput, blame, gpus, t, d.cfg.Facility.TotalGPUCapacity, max(free, 0))
+		}
+	}
+}
+
+// checkBatchSizes checks that there is data for every batch size the run will
+// come to, and reports all for which there is none.
+func (r *Replay) checkBatchSizes(cfg *Config, source *replaySource) error {
+	var problems []error
+	for m := range cfg.Models {
+		if err := source.CheckBatchSize(m, cfg.Models[m].InitialBatchSize, 0); err != nil {
+			problems = append(problems, fmt.Errorf("models[%d].initial_batch_size: %w", m, err))
+		}
+	}
+	for _, c := range r.commands {
+		set, ok := c.command.(datacenter.SetBatchSize)
+		if !ok {
+			continue
+		}
+		for m := range cfg.Models {
+			label := cfg.Models[m].ModelLabel
+			size, named := set.BatchSizeByModel[label]
+			if !named {
+				continue
+			}
+			if err := source.CheckBatchSize(m, size, set.RampUpRateByModel[label]); err != nil {
+				problems = append(problems, fmt.Errorf("%w: replay.commands[%d].set_batch_size.%s: %w", datacenter.ErrInvalidInput, c.index, label, err))
+			}
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// Steps is the number of steps of the whole run.
+func (r *Replay) Steps() int64 { return r.steps }
+
+// Reset returns the replay to its start; it then gives the same run again.
+func (r *Replay) Reset() error {
+	r.next = 0
+	return r.Pipeline.Reset()
+}
+
+// Step applies the commands that are due and computes the next state. After the
+// last step it returns io.EOF.
+func (r *Replay) Step(wallTime time.Time) (*datacenter.State, error) {
+	if r.step >= r.steps {
+		return nil, io.EOF
+	}
+	for ; r.next < len(r.commands) && r.commands[r.next].step <= r.step; r.next++ {
+		if err := r.applyScripted(r.commands[r.next].command); err != nil {
+			return nil, fmt.Errorf("%w: replay.commands[%d]: %w", datacenter.ErrInvalidInput, r.commands[r.next].index, err)
+		}
+	}
+	return r.Pipeline.Step(wallTime)
+}
+
+// applyScripted applies a command of the script. The capacity for its shifts was
+// checked with the whole script in view, which Apply cannot see.
+func (r *Replay) applyScripted(command datacenter.Command) error {
+	if shift, ok := command.(datacenter.ShiftReplicas); ok {
+		if m := r.modelIndex(shift.ModelLabel); m >= 0 {
+			r.shift(m, shift)
+			return nil
+		}
+	}
+	return r.Apply(command)
+}

@@ -1,0 +1,85 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/g2g-agent/g2g-agent/datacenter"
+)
+
+// Stepper computes states until it returns io.EOF.
+type Stepper interface {
+	Step(wallTime time.Time) (*datacenter.State, error)
+}
+
+// lateAfter is how far behind its due time a step may start without being
+// counted as late.
+const lateAfter = 5 * time.Millisecond
+
+// Timing tells how well a run kept to its times.
+type Timing struct {
+	Steps int64
+	// LateSteps started more than 5 ms after they were due.
+	LateSteps int64
+	// MaxLateness is the longest any step started after it was due.
+	MaxLateness time.Duration
+}
+
+// RunFast computes states as fast as it can until the end, an error, or ctx is
+// done, and hands each to emit. It returns ctx's cause when ctx ended it.
+func RunFast(ctx context.Context, s Stepper, emit func(*datacenter.State) error) (Timing, error) {
+	var timing Timing
+	for {
+		if ctx.Err() != nil {
+			return timing, context.Cause(ctx)
+		}
+		if done, err := stepOnce(s, time.Time{}, emit); done {
+			return timing, err
+		}
+		timing.Steps++
+	}
+}
+
+// RunPaced is RunFast in real time: step k is due at the start plus k*dt, and
+// starts no earlier. A late step is counted and does not delay those after it.
+func RunPaced(ctx context.Context, s Stepper, dt datacenter.Seconds, emit func(*datacenter.State) error) (Timing, error) {
+	var timing Timing
+	start := time.Now()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		due := start.Add(time.Duration(dt.Times(timing.Steps) * float64(time.Second)))
+		timer.Reset(time.Until(due))
+		select {
+		case <-ctx.Done():
+			return timing, context.Cause(ctx)
+		case <-timer.C:
+		}
+		late := time.Since(due)
+		if done, err := stepOnce(s, due.Round(0), emit); done {
+			return timing, err
+		}
+		timing.Steps++
+		timing.MaxLateness = max(timing.MaxLateness, late)
+		if late > lateAfter {
+			timing.LateSteps++
+		}
+	}
+}
+
+// stepOnce reports whether the run is over, and why unless it came to its end.
+func stepOnce(s Stepper, wallTime time.Time, emit func(*datacenter.State) error) (done bool, err error) {
+	state, err := s.Step(wallTime)
+	switch {
+	case errors.Is(err, io.EOF):
+		return true, nil
+	case err != nil:
+		return true, err
+	}
+	if err := emit(state); err != nil {
+		return true, err
+	}
+	return false, nil
+}

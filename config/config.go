@@ -1,0 +1,256 @@
+// Package config reads the agent's configuration: a YAML file and G2G_AGENT_
+// environment variables. Every mistake in it is reported, each with its key
+// path, before anything starts.
+package config
+
+import (
+	"github.com/g2g-agent/g2g-agent/datacenter"
+)
+
+// Config is the whole configuration. Times are in seconds, powers in watts
+// unless a key says otherwise; relative paths were resolved against the
+// directory of the config file.
+type Config struct {
+	Seed         uint64             `koanf:"seed"`
+	DT           datacenter.Seconds `koanf:"dt_s"`
+	Datacenter   Datacenter         `koanf:"datacenter"`
+	Augmentation Augmentation       `koanf:"augmentation"`
+	Models       []Model            `koanf:"models"`
+	Training     []Training         `koanf:"training"`
+	Control      Control            `koanf:"control"`
+	Replay       Replay             `koanf:"replay"`
+	Live         Live               `koanf:"live"`
+	API          API                `koanf:"api"`
+	Log          Log                `koanf:"log"`
+}
+
+// Datacenter is the physical facility.
+type Datacenter struct {
+	Name             string  `koanf:"name"`
+	GPUsPerServer    int     `koanf:"gpus_per_server"`
+	BaseKWPerPhase   float64 `koanf:"base_kw_per_phase"`
+	PowerFactor      float64 `koanf:"power_factor"`
+	TotalGPUCapacity int     `koanf:"total_gpu_capacity"`
+}
+
+// Augmentation varies readings over servers.
+type Augmentation struct {
+	AmplitudeScaleRange []float64 `koanf:"amplitude_scale_range"`
+	NoiseFraction       float64   `koanf:"noise_fraction"`
+}
+
+// Model is one served LLM.
+type Model struct {
+	ModelLabel         string    `koanf:"model_label"`
+	ModelID            string    `koanf:"model_id"`
+	GPUsPerReplica     int       `koanf:"gpus_per_replica"`
+	ITLDeadlineS       float64   `koanf:"itl_deadline_s"`
+	FeasibleBatchSizes []int     `koanf:"feasible_batch_sizes"`
+	InitialBatchSize   *int      `koanf:"initial_batch_size"`
+	Replicas           *Replicas `koanf:"replicas"`
+
+	// What tells measurements apart in OpenG2G 0.2's data layout.
+	SpecHash             string `koanf:"spec_hash"`
+	GPUModel             string `koanf:"gpu_model"`
+	Task                 string `koanf:"task"`
+	Precision            string `koanf:"precision"`
+	TensorParallel       int    `koanf:"tensor_parallel"`
+	ExpertParallel       int    `koanf:"expert_parallel"`
+	BatchSizes           []int  `koanf:"batch_sizes"`
+	FitExcludeBatchSizes []int  `koanf:"fit_exclude_batch_sizes"`
+
+	Live *LiveModel `koanf:"live"`
+}
+
+// Replicas is a model's replica count over time.
+type Replicas struct {
+	Initial *int   `koanf:"initial"`
+	Ramps   []Ramp `koanf:"ramps"`
+}
+
+// Ramp is a linear change to a new replica count.
+type Ramp struct {
+	Target *int     `koanf:"target"`
+	TStart *float64 `koanf:"t_start"`
+	TEnd   *float64 `koanf:"t_end"`
+}
+
+// LiveModel is where a model really runs.
+type LiveModel struct {
+	VLLMBaseURL          string         `koanf:"vllm_base_url"`
+	SimulatedNumReplicas int            `koanf:"simulated_num_replicas"`
+	GPUEndpoints         []GPUEndpoint  `koanf:"gpu_endpoints"`
+	RequestExtraBody     map[string]any `koanf:"request_extra_body"`
+}
+
+// GPUEndpoint is a zeusd daemon and the GPUs of it that serve the model.
+type GPUEndpoint struct {
+	Host       string `koanf:"host"`
+	Port       int    `koanf:"port"`
+	Socket     string `koanf:"socket"`
+	TokenFile  string `koanf:"token_file"`
+	GPUIndices []int  `koanf:"gpu_indices"`
+}
+
+// Training is a training job beside the models.
+type Training struct {
+	NGPUs             int      `koanf:"n_gpus"`
+	Trace             string   `koanf:"trace"`
+	TargetPeakWPerGPU *float64 `koanf:"target_peak_w_per_gpu"`
+	TStart            *float64 `koanf:"t_start"`
+	TEnd              *float64 `koanf:"t_end"`
+}
+
+// Control bounds what commands may ask for.
+type Control struct {
+	// AllowInfeasibleBatchSizes lets commands set batch sizes outside a model's
+	// feasible_batch_sizes, as OpenG2G does.
+	AllowInfeasibleBatchSizes bool `koanf:"allow_infeasible_batch_sizes"`
+}
+
+// Replay is the offline run.
+type Replay struct {
+	DataDir     string             `koanf:"data_dir"`
+	Duration    datacenter.Seconds `koanf:"duration_s"`
+	SteadySkipS float64            `koanf:"steady_skip_s"`
+	ITL         bool               `koanf:"itl"`
+	Commands    []Command          `koanf:"commands"`
+}
+
+// Command is a scripted command: exactly one of its two kinds.
+type Command struct {
+	T             *datacenter.Seconds `koanf:"t"`
+	SetBatchSize  map[string]int      `koanf:"set_batch_size"`
+	ShiftReplicas *ShiftReplicas      `koanf:"shift_replicas"`
+}
+
+// ShiftReplicas adds replicas to a model or takes some away.
+type ShiftReplicas struct {
+	ModelLabel   string `koanf:"model_label"`
+	ReplicaDelta *int   `koanf:"replica_delta"`
+}
+
+// Live shapes the live run.
+type Live struct {
+	RequestsDir             string  `koanf:"requests_dir"`
+	PrometheusPollIntervalS float64 `koanf:"prometheus_poll_interval_s"`
+	MaxOutputTokens         int     `koanf:"max_output_tokens"`
+	ITLWindowS              float64 `koanf:"itl_window_s"`
+	StaggerS                float64 `koanf:"stagger_s"`
+	WarmupTimeoutS          float64 `koanf:"warmup_timeout_s"`
+	SaturationThreshold     float64 `koanf:"saturation_threshold"`
+	StaleAfterS             float64 `koanf:"stale_after_s"`
+}
+
+// API is the control API's listener.
+type API struct {
+	Listen      string `koanf:"listen"`
+	TokenFile   string `koanf:"token_file"`
+	TLSCertFile string `koanf:"tls_cert_file"`
+	TLSKeyFile  string `koanf:"tls_key_file"`
+}
+
+// Log shapes the log on standard error.
+type Log struct {
+	Level  string `koanf:"level"`
+	Format string `koanf:"format"`
+}
+
+// defaultTargetPeakWPerGPU is OpenG2G's default peak of a training run, in watts.
+const defaultTargetPeakWPerGPU = 400
+
+// Default returns the configuration that an empty file stands for.
+func Default() Config {
+	seconds := func(f float64) datacenter.Seconds {
+		s, _ := datacenter.SecondsOf(f) // the constants below are exact
+		return s
+	}
+	return Config{
+		DT:           seconds(0.1),
+		Datacenter:   Datacenter{Name: "dc", GPUsPerServer: 8, PowerFactor: 0.95},
+		Augmentation: Augmentation{AmplitudeScaleRange: []float64{1, 1}},
+		Replay:       Replay{Duration: seconds(600), ITL: true},
+		Live: Live{
+			PrometheusPollIntervalS: 0.5, MaxOutputTokens: 512, ITLWindowS: 1, StaggerS: 10,
+			WarmupTimeoutS: 60, SaturationThreshold: 0.95, StaleAfterS: 2,
+		},
+		API: API{Listen: "127.0.0.1:8480"},
+		Log: Log{Level: "info", Format: "auto"},
+	}
+}
+
+// Facility returns the datacenter in the vocabulary of package datacenter.
+func (c *Config) Facility() datacenter.Facility {
+	d := c.Datacenter
+	return datacenter.Facility{
+		Name: d.Name, GPUsPerServer: d.GPUsPerServer, BaseKWPerPhase: d.BaseKWPerPhase,
+		PowerFactor: d.PowerFactor, TotalGPUCapacity: d.TotalGPUCapacity,
+	}
+}
+
+// AugmentationConfig returns the augmentation in the vocabulary of package
+// datacenter.
+func (c *Config) AugmentationConfig() datacenter.Augmentation {
+	r := c.Augmentation.AmplitudeScaleRange
+	return datacenter.Augmentation{AmplitudeScaleRange: [2]float64{r[0], r[1]}, NoiseFraction: c.Augmentation.NoiseFraction}
+}
+
+// ModelSpecs returns the models in the vocabulary of package datacenter, in
+// config order. The config must be valid.
+func (c *Config) ModelSpecs() ([]datacenter.ModelSpec, error) {
+	specs := make([]datacenter.ModelSpec, len(c.Models))
+	for i, m := range c.Models {
+		schedule, err := m.Replicas.schedule()
+		if err != nil {
+			return nil, err
+		}
+		specs[i] = datacenter.ModelSpec{
+			ModelLabel: m.ModelLabel, ModelID: m.ModelID, GPUsPerReplica: m.GPUsPerReplica,
+			ITLDeadlineS: m.ITLDeadlineS, FeasibleBatchSizes: m.FeasibleBatchSizes,
+			InitialBatchSize: m.initialBatchSize(), Replicas: schedule,
+		}
+	}
+	return specs, nil
+}
+
+func (m *Model) initialBatchSize() int {
+	if m.InitialBatchSize != nil {
+		return *m.InitialBatchSize
+	}
+	return m.FeasibleBatchSizes[0]
+}
+
+// schedule returns the replica schedule, nil for none.
+func (r *Replicas) schedule() (*datacenter.ReplicaSchedule, error) {
+	if r == nil {
+		return nil, nil
+	}
+	ramps := make([]datacenter.Ramp, len(r.Ramps))
+	for i, ramp := range r.Ramps {
+		ramps[i] = datacenter.Ramp{Target: *ramp.Target, TStartS: *ramp.TStart, TEndS: *ramp.TEnd}
+	}
+	return datacenter.NewReplicaSchedule(*r.Initial, ramps...)
+}
+
+// Run returns the training run, its trace still to be loaded from t.Trace.
+func (t *Training) Run() datacenter.TrainingRun {
+	run := datacenter.TrainingRun{NGPUs: t.NGPUs, TargetPeakWPerGPU: defaultTargetPeakWPerGPU, TStartS: *t.TStart, TEndS: *t.TEnd}
+	if t.TargetPeakWPerGPU != nil {
+		run.TargetPeakWPerGPU = *t.TargetPeakWPerGPU
+	}
+	return run
+}
+
+// ScriptedCommands returns the replay's commands in the order they are written.
+func (c *Config) ScriptedCommands() []datacenter.ScriptedCommand {
+	commands := make([]datacenter.ScriptedCommand, len(c.Replay.Commands))
+	for i, cmd := range c.Replay.Commands {
+		commands[i].T = *cmd.T
+		if s := cmd.ShiftReplicas; s != nil {
+			commands[i].Command = datacenter.ShiftReplicas{ModelLabel: s.ModelLabel, ReplicaDelta: *s.ReplicaDelta}
+		} else {
+			commands[i].Command = datacenter.SetBatchSize{BatchSizeByModel: cmd.SetBatchSize}
+		}
+	}
+	return commands
+}
