@@ -1,0 +1,93 @@
+# The one gate is `make check`; CI runs exactly that. Needed: Go, gcc (for the
+# race detector), make, git. The tools come from tools/go.mod, built by Go.
+
+TOOL    := go tool -modfile=tools/go.mod
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# How long each fuzz target runs, and how often each benchmark.
+FUZZTIME ?= 5s
+COUNT    ?= 6
+# Files that say of themselves that they are generated.
+GENERATED = $(shell git grep -lE '^(//|\#|<!--) Code generated .* DO NOT EDIT')
+
+.NOTPARALLEL:
+.PHONY: check build test bench compare fmt fmt-check lint vet test-race generated tidy cross no-fma fuzz bench-once vuln
+
+# The gate: everything that must hold before a commit.
+check: fmt-check lint vet test-race generated tidy cross no-fma fuzz bench-once vuln
+	@echo "== check: all passed"
+
+# The program, as it is released.
+build:
+	CGO_ENABLED=0 go build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/g2g-agent ./cmd/g2g-agent
+
+# The tests, quickly.
+test:
+	go test ./...
+
+# Benchmarks, in the form benchstat compares: `make bench > new.txt`, then
+# `go tool -modfile=tools/go.mod benchstat old.txt new.txt`.
+bench:
+	@go test -run='^$$' -bench=. -benchmem -count=$(COUNT) ./...
+
+# Speed side by side with OpenG2G; ARGS=--write puts the table into docs/performance.md.
+compare: build
+	scripts/compare_openg2g.sh speed $(ARGS)
+
+# Lay the code out as fmt-check wants it.
+fmt:
+	$(TOOL) golangci-lint fmt
+
+fmt-check:
+	@echo "== format"
+	$(TOOL) golangci-lint fmt --diff
+
+# The linters and, through depguard, the dependency direction (.golangci.yml).
+lint:
+	@echo "== lint"
+	$(TOOL) golangci-lint config verify
+	$(TOOL) golangci-lint run ./...
+
+vet:
+	@echo "== vet"
+	go vet ./...
+
+test-race:
+	@echo "== tests, with the race detector, in random order"
+	go test -race -shuffle=on ./...
+
+# Generated files must be what their generators write.
+generated:
+	@echo "== generated files"
+	go generate ./...
+	git diff --exit-code -- $(GENERATED)
+
+# go.mod and go.sum must be complete and minimal, and the modules untouched.
+tidy:
+	@echo "== modules"
+	go mod tidy -diff
+	cd tools && go mod tidy -diff
+	go mod verify
+
+# The systems that users have and CI has not.
+cross:
+	@echo "== cross-builds"
+	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 go build ./...
+	CGO_ENABLED=0 GOOS=darwin GOARCH=arm64 go build ./...
+
+# Replays must give the same bits on arm64.
+no-fma:
+	@echo "== no fused multiply-add"
+	scripts/check_no_fma.sh
+
+fuzz:
+	@echo "== fuzzing, $(FUZZTIME) a target"
+	FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
+
+# Benchmarks must run; how fast they are is not the gate's business.
+bench-once:
+	@echo "== benchmarks, once"
+	go test -run='^$$' -bench=. -benchtime=1x ./...
+
+vuln:
+	@echo "== known vulnerabilities"
+	scripts/vulncheck.sh

@@ -1,0 +1,383 @@
+package augment
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"math"
+	"os"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+	"pgregory.net/rapid"
+
+	"github.com/g2g-agent/g2g-agent/datacenter"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func readJSON[T any](t *testing.T, path string) T {
+	t.Helper()
+	raw, err := os.ReadFile("../testdata/golden/" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v T
+	if err := json.Unmarshal(raw, &v); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func TestAllocationMatchesOpenG2G(t *testing.T) {
+	cases := readJSON[[]struct {
+		NumServers      int                `json:"num_servers"`
+		GPUsPerServer   int                `json:"gpus_per_server"`
+		PhaseList       []datacenter.Phase `json:"phase_list"`
+		ModelPriorities map[string][]int32 `json:"model_priorities"`
+		Results         []struct {
+			Demand  map[string]int     `json:"demand"`
+			Servers map[string][]int32 `json:"servers"`
+			Error   string             `json:"error"`
+		} `json:"results"`
+	}](t, "components/server_allocation.json")
+	for _, c := range cases {
+		var labels []string
+		for label := range c.ModelPriorities {
+			labels = append(labels, label)
+		}
+		sort.Sort(sort.Reverse(sort.StringSlice(labels))) // config order is not label order
+		pool := &Pool{
+			cfg:    PoolConfig{NumServers: c.NumServers, GPUsPerServer: c.GPUsPerServer, ModelLabels: labels},
+			phases: c.PhaseList,
+		}
+		gpusPerReplica := make([]int, len(labels))
+		for m, label := range labels {
+			pool.amplitudeScales = make([]float64, c.NumServers)
+			pool.preferences = append(pool.preferences, byPhase(c.ModelPriorities[label], c.PhaseList))
+			gpusPerReplica[m] = 1 // so that replicas are GPUs
+		}
+		a := NewAugmenter(pool, gpusPerReplica, 0)
+		if len(c.Results) == 0 {
+			t.Fatal("no golden results")
+		}
+		for _, r := range c.Results {
+			replicas := make([]int, len(labels))
+			for m, label := range labels {
+				replicas[m] = r.Demand[label]
+			}
+			power, err := a.Augment(replicas, constant(0))
+			if over := (*OversubscribedError)(nil); r.Error != "" {
+				if !errors.As(err, &over) || !strings.Contains(r.Error, "'"+over.ModelLabel+"'") {
+					t.Errorf("demand %v: error %v, want %s", r.Demand, err, r.Error)
+				}
+				continue
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			for m, label := range labels {
+				if got := power.Models[m].Servers; !slices.Equal(got, r.Servers[label]) {
+					t.Errorf("demand %v: model %s gets servers %v, want %v", r.Demand, label, got, r.Servers[label])
+				}
+			}
+		}
+	}
+}
+
+// constant reads the same power everywhere.
+type constant float64
+
+func (c constant) PerGPUPower(_ int, _ []int32, perGPUW []float64) {
+	for i := range perGPUW {
+		perGPUW[i] = float64(c)
+	}
+}
+
+// rollingReadings is a plain rolling buffer: at offset s, the latest reading at
+// or before now-s, or the first there is.
+type rollingReadings struct {
+	now     float64
+	stagger []float64
+	timeS   []float64
+	powerW  [][]float64 // per model
+}
+
+func (r *rollingReadings) PerGPUPower(model int, servers []int32, perGPUW []float64) {
+	for i, s := range servers {
+		at := r.now - r.stagger[s]
+		k := sort.Search(len(r.timeS), func(k int) bool { return r.timeS[k] > at })
+		perGPUW[i] = r.powerW[model][max(k-1, 0)]
+	}
+}
+
+// TestLiveArithmeticMatchesOpenG2G feeds the augmenter as a live run does: from
+// scripted readings of real GPUs, staggered in seconds.
+func TestLiveArithmeticMatchesOpenG2G(t *testing.T) {
+	run := readJSON[struct {
+		Seed       uint64 `json:"seed"`
+		DT         string `json:"dt_s"`
+		Datacenter struct {
+			GPUsPerServer  int     `json:"gpus_per_server"`
+			BaseKWPerPhase float64 `json:"base_kw_per_phase"`
+		} `json:"datacenter"`
+		Augmentation struct {
+			AmplitudeScaleRange [2]float64 `json:"amplitude_scale_range"`
+			NoiseFraction       float64    `json:"noise_fraction"`
+		} `json:"augmentation"`
+		Deployments []struct {
+			Spec struct {
+				ModelLabel     string `json:"model_label"`
+				GPUsPerReplica int    `json:"gpus_per_replica"`
+			} `json:"spec"`
+			SimulatedNumReplicas int `json:"simulated_num_replicas"`
+			GPUEndpoints         []struct {
+				Host       string `json:"host"`
+				Port       int    `json:"port"`
+				GPUIndices []int  `json:"gpu_indices"`
+			} `json:"gpu_endpoints"`
+			Replicas *struct {
+				Initial int `json:"initial"`
+				Ramps   []struct {
+					Target int     `json:"target"`
+					TStart float64 `json:"t_start"`
+					TEnd   float64 `json:"t_end"`
+				} `json:"ramps"`
+			} `json:"replicas"`
+		} `json:"deployments"`
+		Polls []struct {
+			NowS     float64                       `json:"now_s"`
+			Readings map[string]map[string]float64 `json:"readings_w"`
+			Step     bool                          `json:"step"`
+		} `json:"polls"`
+	}](t, "online/two_models.json")
+	dt, err := datacenter.ParseSeconds(run.DT)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	var labels []string
+	var gpusPerReplica []int
+	var schedules []*datacenter.ReplicaSchedule
+	gpus := 0
+	for _, d := range run.Deployments {
+		labels = append(labels, d.Spec.ModelLabel)
+		gpusPerReplica = append(gpusPerReplica, d.Spec.GPUsPerReplica)
+		gpus += d.SimulatedNumReplicas * d.Spec.GPUsPerReplica
+		initial, ramps := d.SimulatedNumReplicas, []datacenter.Ramp(nil)
+		if d.Replicas != nil {
+			initial = d.Replicas.Initial
+			for _, r := range d.Replicas.Ramps {
+				ramps = append(ramps, datacenter.Ramp{Target: r.Target, TStartS: r.TStart, TEndS: r.TEnd})
+			}
+		}
+		s, err := datacenter.NewReplicaSchedule(initial, ramps...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		schedules = append(schedules, s)
+	}
+	pool := NewPool(PoolConfig{
+		Seed: run.Seed, NumServers: (gpus + run.Datacenter.GPUsPerServer - 1) / run.Datacenter.GPUsPerServer,
+		GPUsPerServer: run.Datacenter.GPUsPerServer, Stagger: StaggerSeconds(10), ModelLabels: labels,
+		Augmentation: datacenter.Augmentation{
+			AmplitudeScaleRange: run.Augmentation.AmplitudeScaleRange, NoiseFraction: run.Augmentation.NoiseFraction,
+		},
+	})
+	a := NewAugmenter(pool, gpusPerReplica, run.Seed+12345)
+	readings := &rollingReadings{stagger: pool.StaggerSeconds(), powerW: make([][]float64, len(labels))}
+	latest := map[string]map[string]float64{}
+
+	f, err := os.Open("../testdata/golden/online/two_models.csv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	rows, err := csv.NewReader(f).ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	step := 0
+	for _, poll := range run.Polls {
+		for endpoint, r := range poll.Readings {
+			latest[endpoint] = r
+		}
+		readings.timeS = append(readings.timeS, poll.NowS)
+		for m, d := range run.Deployments {
+			total, n := 0.0, 0
+			for _, e := range d.GPUEndpoints {
+				for _, i := range e.GPUIndices {
+					if w, ok := latest[e.Host+":"+strconv.Itoa(e.Port)][strconv.Itoa(i)]; ok {
+						total += w
+						n++
+					}
+				}
+			}
+			perGPU := 0.0
+			if n > 0 {
+				perGPU = total / float64(n)
+			}
+			readings.powerW[m] = append(readings.powerW[m], perGPU)
+		}
+		if !poll.Step {
+			continue
+		}
+		readings.now = poll.NowS
+		timeS := dt.Times(int64(step))
+		replicas := make([]int, len(labels))
+		for m := range labels {
+			replicas[m] = schedules[m].ReplicasAt(timeS)
+		}
+		power, err := a.Augment(replicas, readings)
+		if err != nil {
+			t.Fatal(err)
+		}
+		step++
+		got := map[string]float64{"time_s": timeS}
+		base := run.Datacenter.BaseKWPerPhase * 1e3
+		for i, w := range power.PhaseW.Array() {
+			got["power_"+"abc"[i:i+1]+"_w"] = base + w
+		}
+		for m, label := range labels {
+			got[label+":augmented_power_w"] = power.Models[m].PowerW
+			got[label+":active_replicas"] = float64(power.Models[m].ActiveReplicas)
+		}
+		seen := 0
+		for j, column := range rows[0] {
+			v, wanted := got[column]
+			if !wanted {
+				continue
+			}
+			seen++
+			if want, err := strconv.ParseFloat(rows[step][j], 64); err != nil || v != want {
+				t.Fatalf("step %d, %s: %v, want %s", step, column, v, rows[step][j])
+			}
+		}
+		if seen != len(got) {
+			t.Fatalf("only %d of %d quantities are in the golden file", seen, len(got))
+		}
+	}
+	if step != len(rows)-1 || step == 0 {
+		t.Errorf("%d steps, the golden file has %d", step, len(rows)-1)
+	}
+}
+
+func testPool(servers int, noise float64, labels ...string) *Pool {
+	return NewPool(PoolConfig{
+		Seed: 3, NumServers: servers, GPUsPerServer: 8, Stagger: StaggerSteps(100), ModelLabels: labels,
+		Augmentation: datacenter.Augmentation{AmplitudeScaleRange: [2]float64{0.9, 1.1}, NoiseFraction: noise},
+	})
+}
+
+// TestAllocationIsThatOfAFreshPool changes demands at random and holds the
+// servers, which are only assigned anew where something changed, to those of an
+// augmenter that never held any.
+func TestAllocationIsThatOfAFreshPool(t *testing.T) {
+	pool := testPool(50, 0, "b", "a", "c")
+	gpusPerReplica := []int{1, 4, 16}
+	rapid.Check(t, func(t *rapid.T) {
+		a := NewAugmenter(pool, gpusPerReplica, 1)
+		for range rapid.IntRange(1, 8).Draw(t, "steps") {
+			replicas := []int{
+				rapid.IntRange(-2, 200).Draw(t, "b"), rapid.IntRange(0, 50).Draw(t, "a"), rapid.IntRange(0, 12).Draw(t, "c"),
+			}
+			got, gotErr := a.Augment(replicas, constant(100))
+			want, wantErr := NewAugmenter(pool, gpusPerReplica, 1).Augment(replicas, constant(100))
+			if (gotErr == nil) != (wantErr == nil) {
+				t.Fatalf("%v: error %v, a fresh pool says %v", replicas, gotErr, wantErr)
+			}
+			if gotErr != nil {
+				if gotErr.Error() != wantErr.Error() {
+					t.Fatalf("%v: %v, a fresh pool says %v", replicas, gotErr, wantErr)
+				}
+				continue
+			}
+			owner := map[int32]int{}
+			for m := range want.Models {
+				if !slices.Equal(got.Models[m].Servers, want.Models[m].Servers) || got.Models[m].PhaseShare != want.Models[m].PhaseShare ||
+					got.Models[m].PowerW != want.Models[m].PowerW || got.Models[m].ActiveReplicas != want.Models[m].ActiveReplicas {
+					t.Fatalf("%v: model %d has %+v, on a fresh pool %+v", replicas, m, got.Models[m], want.Models[m])
+				}
+				for _, s := range got.Models[m].Servers {
+					if other, taken := owner[s]; taken {
+						t.Fatalf("server %d serves models %d and %d", s, other, m)
+					}
+					owner[s] = m
+				}
+			}
+		}
+	})
+}
+
+func TestOversubscribedPool(t *testing.T) {
+	a := NewAugmenter(testPool(3, 0.1, "b", "a"), []int{8, 8}, 1)
+	_, err := a.Augment([]int{2, 2}, constant(1))
+	var over *OversubscribedError
+	if !errors.As(err, &over) || *over != (OversubscribedError{"b", 2, 1}) {
+		t.Fatalf("error %v, want model b (after a) wanting 2 of 1 servers", err)
+	}
+	before, err := a.Augment([]int{1, 2}, constant(500))
+	if err != nil {
+		t.Fatalf("after a refused step: %v", err)
+	}
+	fresh, err := NewAugmenter(testPool(3, 0.1, "b", "a"), []int{8, 8}, 1).Augment([]int{1, 2}, constant(500))
+	if err != nil || fresh.PhaseW != before.PhaseW {
+		t.Errorf("the refused step drew noise: %v, want %v (%v)", before.PhaseW, fresh.PhaseW, err)
+	}
+}
+
+func TestPowerIsNeverNegative(t *testing.T) {
+	a := NewAugmenter(testPool(30, 5, "a"), []int{8}, 1) // noise of five times the power
+	for range 50 {
+		p, err := a.Augment([]int{30}, constant(100))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w := p.PhaseW; w.A < 0 || w.B < 0 || w.C < 0 || math.Abs(w.Total()-p.Models[0].PowerW) > 1e-6 {
+			t.Fatalf("phases %v of a model with %v W", w, p.Models[0].PowerW)
+		}
+	}
+}
+
+func TestResetRepeatsTheRun(t *testing.T) {
+	a := NewAugmenter(testPool(40, 0.05, "a", "b"), []int{1, 4}, 9)
+	run := func() (out []datacenter.ThreePhase) {
+		for i := range 20 {
+			p, err := a.Augment([]int{100 - i, 20 + i}, constant(300+i))
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, p.PhaseW)
+		}
+		return out
+	}
+	first := run()
+	a.Reset()
+	if again := run(); !slices.Equal(first, again) {
+		t.Errorf("after a reset: %v, want %v", again, first)
+	}
+	if slices.Equal(first[:1], first[1:2]) {
+		t.Error("two steps gave the same noise")
+	}
+}
+
+func TestAugmentDoesNotAllocate(t *testing.T) {
+	a := NewAugmenter(testPool(1000, 0.05, "a", "b"), []int{1, 4}, 9)
+	replicas := []int{3000, 900}
+	step := func() {
+		replicas[0] = 3000 - (replicas[0]+7)%64
+		if _, err := a.Augment(replicas, constant(300)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	step()
+	replicas[0] = 3010
+	step()
+	if n := testing.AllocsPerRun(200, step); n != 0 {
+		t.Errorf("%v allocations a step, want none", n)
+	}
+}

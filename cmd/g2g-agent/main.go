@@ -1,0 +1,87 @@
+// Command g2g-agent turns readings of a few GPUs into the three-phase power of a
+// whole datacenter: offline from recorded traces, live from real hosts.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/g2g-agent/g2g-agent/datacenter"
+)
+
+// Exit statuses.
+const (
+	exitDone    = 0
+	exitFailed  = 1
+	exitInvalid = 2 // wrong flags, config or input data
+)
+
+// version is set when the program is built.
+var version = "devel"
+
+// commandLine is the program's verbs.
+type commandLine struct {
+	Replay   replayCmd   `cmd:"" help:"Run the datacenter over recorded traces, as fast as possible or in real time."`
+	Check    checkCmd    `cmd:"" help:"Validate a config and the data it names, without running anything."`
+	Generate generateCmd `cmd:"" help:"Make input data."`
+	Version  versionCmd  `cmd:"" help:"Print the version."`
+}
+
+// terminal is where a verb reads and writes.
+type terminal struct {
+	stdout, stderr io.Writer
+	environ        []string
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], terminal{os.Stdout, os.Stderr, os.Environ()})
+	stop()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "g2g-agent: %v\n", err)
+	}
+	os.Exit(exitStatus(err))
+}
+
+// run parses args and runs the verb they name.
+func run(ctx context.Context, args []string, term terminal) error {
+	type exited struct{ code int }
+	var help *exited
+	parser, err := kong.New(&commandLine{},
+		kong.Name("g2g-agent"),
+		kong.Description("Datacenter power for grid simulation: replay recorded traces, or run live on GPU hosts."),
+		kong.Writers(term.stdout, term.stderr),
+		kong.Exit(func(code int) { help = &exited{code} }),
+		kong.BindTo(ctx, (*context.Context)(nil)),
+		kong.Bind(term),
+	)
+	if err != nil {
+		return err
+	}
+	verb, err := parser.Parse(underscoresToDashes(args))
+	if help != nil {
+		return nil // --help has been printed
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w (g2g-agent --help lists verbs and flags)", datacenter.ErrInvalidInput, err)
+	}
+	return verb.Run()
+}
+
+func exitStatus(err error) int {
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.Is(err, datacenter.ErrInvalidInput):
+		return exitInvalid
+	default:
+		return exitFailed
+	}
+}

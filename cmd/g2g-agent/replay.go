@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/g2g-agent/g2g-agent/agent"
+	"github.com/g2g-agent/g2g-agent/config"
+	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/record"
+)
+
+type replayCmd struct {
+	Config string `required:"" placeholder:"FILE" help:"Config of the run."`
+	Out    string `placeholder:"FILE" help:"Where the states go; the ending picks the format: .csv, .jsonl or .parquet. - is CSV on standard output."`
+	Pace   string `default:"0" enum:"0,1,step" help:"0: as fast as possible. 1: in real time. step: wait to be advanced over the control API."`
+}
+
+// stdoutPath as --out is CSV on standard output.
+const stdoutPath = "-"
+
+func (cmd replayCmd) Run(ctx context.Context, term terminal) error {
+	if cmd.Pace == "step" {
+		return invalidf("--pace step waits for the control API, which this version does not have yet; use 0 or 1")
+	}
+	c, err := config.Load(cmd.Config, term.environ, config.ForReplay)
+	if err != nil {
+		return err
+	}
+	log := newLogger(c.Log, term.stderr)
+	setup, err := agent.SetUpReplay(c, func(e datacenter.Event) {
+		log.Debug().Float64("time_s", e.TimeS).Interface("data", e.Data).Msg(e.Topic)
+	})
+	if err != nil {
+		return err
+	}
+	for _, w := range setup.Warnings {
+		log.Warn().Msg(w)
+	}
+	out, err := cmd.output(setup.Models, term)
+	if err != nil {
+		return err
+	}
+	defer out.Abort()
+
+	began := time.Now()
+	summary := agent.NewSummary(c.DT, setup.Models)
+	progress := newProgress(term.stderr, setup.Replay.Steps())
+	timing, err := cmd.run(ctx, setup.Replay, c.DT, func(s *datacenter.State) error {
+		summary.Add(s)
+		progress.update(s)
+		return out.Write(s)
+	})
+	progress.clear()
+	if err == nil {
+		err = out.Commit()
+	}
+	if err != nil {
+		return cmd.explain(ctx, err)
+	}
+	if cmd.Pace == "1" {
+		logTiming(log, timing)
+	}
+	w := term.stdout
+	if cmd.Out == stdoutPath {
+		w = term.stderr
+	}
+	return printSummary(w, summary, time.Since(began))
+}
+
+func (cmd replayCmd) run(ctx context.Context, r *agent.Replay, dt datacenter.Seconds, emit func(*datacenter.State) error) (agent.Timing, error) {
+	if cmd.Pace == "1" {
+		return agent.RunPaced(ctx, r, dt, emit)
+	}
+	return agent.RunFast(ctx, r, emit)
+}
+
+// explain says what an interrupted run left.
+func (cmd replayCmd) explain(ctx context.Context, err error) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	if cmd.Out != "" && cmd.Out != stdoutPath {
+		return fmt.Errorf("interrupted; %s was not written", cmd.Out)
+	}
+	return fmt.Errorf("interrupted")
+}
+
+func logTiming(log zerolog.Logger, t agent.Timing) {
+	log.Info().Int64("steps", t.Steps).Int64("late_steps", t.LateSteps).Float64("max_lateness_s", t.MaxLateness.Seconds()).Msg("paced run done")
+}
+
+// output is where a run's states go.
+type output interface {
+	Write(*datacenter.State) error
+	// Commit completes the output; Abort, unless it was committed, discards it.
+	Commit() error
+	Abort()
+}
+
+func (cmd replayCmd) output(models []datacenter.ModelSpec, term terminal) (output, error) {
+	labels := make([]string, len(models))
+	for i, m := range models {
+		labels[i] = m.ModelLabel
+	}
+	switch cmd.Out {
+	case "":
+		return noOutput{}, nil
+	case stdoutPath:
+		w, err := record.NewCSVWriter(term.stdout, labels)
+		return stdoutOutput{w}, err
+	default:
+		return record.Create(cmd.Out, labels)
+	}
+}
+
+type noOutput struct{}
+
+func (noOutput) Write(*datacenter.State) error { return nil }
+func (noOutput) Commit() error                 { return nil }
+func (noOutput) Abort()                        {}
+
+type stdoutOutput struct{ *record.CSVWriter }
+
+func (o stdoutOutput) Commit() error { return o.Close() }
+func (stdoutOutput) Abort()          {}
+
+func invalidf(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{datacenter.ErrInvalidInput}, args...)...)
+}

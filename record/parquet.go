@@ -1,0 +1,394 @@
+package record
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/parquet-go/parquet-go"
+	"github.com/parquet-go/parquet-go/format"
+
+	"github.com/g2g-agent/g2g-agent/datacenter"
+)
+
+const (
+	// labelsKey is the file metadata that holds the model labels as a JSON array
+	// in config order, which the columns, sorted by name, do not keep.
+	labelsKey = "g2g_agent.model_labels"
+	// rowsPerGroup bounds what the writer holds in memory: 8 bytes for each
+	// column and row, before compression.
+	rowsPerGroup = 32 << 10
+	rowsPerRead  = 128
+)
+
+// parquetColumn is one column of the files and its place in a state. Value is
+// null, and set is given null, only if the column is optional.
+type parquetColumn struct {
+	name  string
+	node  parquet.Node
+	value func(*datacenter.State) parquet.Value
+	set   func(*datacenter.State, parquet.Value)
+}
+
+func parquetColumns(labels []string) []parquetColumn {
+	double := func(name string, at func(*datacenter.State) *float64) parquetColumn {
+		return parquetColumn{
+			name, parquet.Leaf(parquet.DoubleType),
+			func(s *datacenter.State) parquet.Value { return parquet.DoubleValue(*at(s)) },
+			func(s *datacenter.State, v parquet.Value) { *at(s) = v.Double() },
+		}
+	}
+	count := func(name string, at func(*datacenter.State) *int) parquetColumn {
+		return parquetColumn{
+			name, parquet.Int(64),
+			func(s *datacenter.State) parquet.Value { return parquet.Int64Value(int64(*at(s))) },
+			func(s *datacenter.State, v parquet.Value) { *at(s) = int(v.Int64()) },
+		}
+	}
+	fixed, perModel := stateColumns(), modelColumns()
+	columns := []parquetColumn{
+		{
+			"seq", parquet.Int(64),
+			func(s *datacenter.State) parquet.Value { return parquet.Int64Value(s.Seq) },
+			func(s *datacenter.State, v parquet.Value) { s.Seq = v.Int64() },
+		},
+		{
+			"wall_time", parquet.Optional(parquet.Timestamp(parquet.Nanosecond)),
+			func(s *datacenter.State) parquet.Value {
+				if s.WallTime.IsZero() {
+					return parquet.NullValue()
+				}
+				return parquet.Int64Value(s.WallTime.UnixNano())
+			},
+			func(s *datacenter.State, v parquet.Value) {
+				if !v.IsNull() {
+					s.WallTime = time.Unix(0, v.Int64()).UTC()
+				}
+			},
+		},
+		{
+			"source", parquet.String(),
+			func(s *datacenter.State) parquet.Value { return parquet.ByteArrayValue([]byte(s.Source)) },
+			func(s *datacenter.State, v parquet.Value) { s.Source = datacenter.SourceKind(v.ByteArray()) },
+		},
+		double(fixed[0], func(s *datacenter.State) *float64 { return &s.TimeS }),
+		double(fixed[1], func(s *datacenter.State) *float64 { return &s.PowerW.A }),
+		double(fixed[2], func(s *datacenter.State) *float64 { return &s.PowerW.B }),
+		double(fixed[3], func(s *datacenter.State) *float64 { return &s.PowerW.C }),
+	}
+	for i, label := range labels {
+		columns = append(columns,
+			double(label+perModel[0], func(s *datacenter.State) *float64 { return &s.Models[i].PowerW }),
+			count(label+perModel[1], func(s *datacenter.State) *int { return &s.Models[i].ActiveReplicas }),
+			count(label+perModel[2], func(s *datacenter.State) *int { return &s.Models[i].BatchSize }),
+			parquetColumn{
+				label + perModel[3], parquet.Optional(parquet.Leaf(parquet.DoubleType)),
+				func(s *datacenter.State) parquet.Value {
+					if itl := s.Models[i].ObservedITLS; !math.IsNaN(itl) {
+						return parquet.DoubleValue(itl)
+					}
+					return parquet.NullValue()
+				},
+				func(s *datacenter.State, v parquet.Value) {
+					s.Models[i].ObservedITLS = math.NaN()
+					if !v.IsNull() {
+						s.Models[i].ObservedITLS = v.Double()
+					}
+				},
+			},
+			double(label+perModel[4], func(s *datacenter.State) *float64 { return &s.Models[i].PhaseShare.A }),
+			double(label+perModel[5], func(s *datacenter.State) *float64 { return &s.Models[i].PhaseShare.B }),
+			double(label+perModel[6], func(s *datacenter.State) *float64 { return &s.Models[i].PhaseShare.C }),
+		)
+	}
+	return columns
+}
+
+// ParquetWriter writes states as the rows of a Parquet file, compressed with
+// Zstandard. Columns are sorted by name. Beside those of the CSV there are seq
+// (int64), wall_time (timestamp in ns UTC, null when there is none) and source
+// (string); the observed ITL is null when there is none.
+type ParquetWriter struct {
+	out     *parquet.GenericWriter[any]
+	labels  []string
+	columns []parquetColumn // in the order of the file
+	row     parquet.Row
+}
+
+// NewParquetWriter returns a writer to w of states of the models, in that
+// order, which the file keeps in its metadata g2g_agent.model_labels. It fails,
+// wrapping [datacenter.ErrInvalidInput], for the labels that [NewCSVWriter]
+// refuses and for more models than Parquet has columns for.
+func NewParquetWriter(w io.Writer, models []string) (*ParquetWriter, error) {
+	if err := checkLabels(models); err != nil {
+		return nil, err
+	}
+	columns := parquetColumns(models)
+	if len(columns) > parquet.MaxColumnIndex {
+		return nil, fmt.Errorf("%w: %d models need %d columns, Parquet has at most %d",
+			datacenter.ErrInvalidInput, len(models), len(columns), parquet.MaxColumnIndex)
+	}
+	group := parquet.Group{}
+	for _, c := range columns {
+		group[c.name] = c.node
+	}
+	labels, err := json.Marshal(models)
+	if err != nil {
+		return nil, err
+	}
+	p := &ParquetWriter{labels: slices.Clone(models), columns: make([]parquetColumn, len(columns))}
+	schema := parquet.NewSchema("state", group)
+	for _, c := range columns {
+		leaf, _ := schema.Lookup(c.name)
+		p.columns[leaf.ColumnIndex] = c
+	}
+	p.out = parquet.NewGenericWriter[any](w, schema, parquet.Compression(&parquet.Zstd),
+		parquet.MaxRowsPerRowGroup(rowsPerGroup), parquet.KeyValueMetadata(labelsKey, string(labels)))
+	return p, nil
+}
+
+// Write appends s as one row. It fails for a wall time that does not fit in 64
+// bits of nanoseconds (the years 1678 to 2261 do).
+func (p *ParquetWriter) Write(s *datacenter.State) error {
+	if err := checkModels(s, p.labels); err != nil {
+		return err
+	}
+	if year := s.WallTime.UTC().Year(); !s.WallTime.IsZero() && (year < 1678 || year > 2261) {
+		return fmt.Errorf("state %d: wall time %v must be in the years 1678 to 2261", s.Seq, s.WallTime)
+	}
+	p.row = p.row[:0]
+	for i, c := range p.columns {
+		v := c.value(s)
+		defined := 0
+		if c.node.Optional() && !v.IsNull() {
+			defined = 1
+		}
+		p.row = append(p.row, v.Level(0, defined, i))
+	}
+	_, err := p.out.WriteRows([]parquet.Row{p.row})
+	return err
+}
+
+// Close writes the last rows and the footer, without which no reader takes the
+// file. It does not close the underlying writer.
+func (p *ParquetWriter) Close() error { return p.out.Close() }
+
+// ReadParquet reads the states that a [ParquetWriter] wrote from the size bytes
+// of r. Columns it does not know are passed over; without the metadata on model
+// order, models come in the order of the columns. Errors start with name and,
+// past the footer, the row, counted from 1.
+func ReadParquet(r io.ReaderAt, size int64, name string) iter.Seq2[*datacenter.State, error] {
+	return func(yield func(*datacenter.State, error) bool) {
+		p, err := openParquet(r, size)
+		if err != nil {
+			yield(nil, inputError(name, err))
+			return
+		}
+		defer p.close()
+		for number := 1; ; {
+			states, err := p.read()
+			for _, s := range states {
+				number++
+				if !yield(s, nil) {
+					return
+				}
+			}
+			if err == io.EOF {
+				return
+			}
+			if err != nil {
+				yield(nil, inputError(fmt.Sprintf("%s: row %d", name, number), err))
+				return
+			}
+		}
+	}
+}
+
+// parquetReader reads batches of states. Its methods turn the panics of the
+// Parquet library on corrupt files into errors; a consumer's own never pass
+// through them.
+type parquetReader struct {
+	labels  []string
+	columns map[int]parquetColumn // by their index in the file
+	groups  []parquet.RowGroup    // still to be read
+	rows    parquet.Rows          // of the group being read, nil between groups
+	left    int64                 // rows that rows still has to give
+	buffer  [rowsPerRead]parquet.Row
+}
+
+func corrupt(err *error) {
+	if cause := recover(); cause != nil {
+		*err = fmt.Errorf("the Parquet file is corrupt: %v", cause)
+	}
+}
+
+func openParquet(r io.ReaderAt, size int64) (p *parquetReader, err error) {
+	defer corrupt(&err)
+	if err := checkFooterSize(r, size); err != nil {
+		return nil, err
+	}
+	file, err := parquet.OpenFile(r, size, parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true))
+	if err != nil {
+		return nil, err
+	}
+	if err := checkCodecs(file.Metadata()); err != nil {
+		return nil, err
+	}
+	p = &parquetReader{columns: map[int]parquetColumn{}, groups: file.RowGroups()}
+	if p.labels, err = parquetLabels(file); err != nil {
+		return nil, err
+	}
+	for _, c := range parquetColumns(p.labels) {
+		leaf, ok := file.Schema().Lookup(c.name)
+		if !ok {
+			return nil, fmt.Errorf("column %q is missing", c.name)
+		}
+		if !sameType(leaf, c.node) {
+			return nil, fmt.Errorf("column %q is %v, want %v", c.name, leaf.Node.Type(), c.node.Type())
+		}
+		p.columns[leaf.ColumnIndex] = c
+	}
+	return p, nil
+}
+
+// checkFooterSize refuses a footer larger than the file, for which the library
+// would reserve up to 4 GiB before it finds out.
+func checkFooterSize(r io.ReaderAt, size int64) error {
+	var end [8]byte // the footer's size and the magic bytes
+	if size < int64(len(end)) {
+		return errors.New("the file is too short to be a Parquet file")
+	}
+	if _, err := r.ReadAt(end[:], size-int64(len(end))); err != nil && err != io.EOF {
+		return err
+	}
+	if footer := int64(binary.LittleEndian.Uint32(end[:4])); string(end[4:]) != "PAR1" || footer > size-int64(len(end)) {
+		return errors.New("the file does not end as a Parquet file: it is cut short or of another kind")
+	}
+	return nil
+}
+
+// checkCodecs refuses compressions that Parquet writers do not use by default:
+// the library's LZ4 exhausts memory on corrupt pages.
+func checkCodecs(file *format.FileMetaData) error {
+	for _, group := range file.RowGroups {
+		for _, column := range group.Columns {
+			switch codec := column.MetaData.Codec; codec {
+			case format.Uncompressed, format.Snappy, format.Zstd:
+			default:
+				return fmt.Errorf("column %q has compression %v, want none, SNAPPY or ZSTD", column.MetaData.PathInSchema, codec)
+			}
+		}
+	}
+	return nil
+}
+
+// sameType tells whether a file's column holds what node does. Whether it is
+// optional does not matter: other programs make every column so.
+func sameType(leaf parquet.LeafColumn, node parquet.Node) bool {
+	got, want := leaf.Node.Type(), node.Type()
+	if got.Kind() != want.Kind() || leaf.MaxRepetitionLevel > 0 {
+		return false
+	}
+	return !isTimestamp(want, false) || isTimestamp(got, true)
+}
+
+// isTimestamp tells whether t is a timestamp, and in nanoseconds if that is asked.
+func isTimestamp(t parquet.Type, inNanoseconds bool) bool {
+	logical := t.LogicalType()
+	if logical == nil {
+		return false
+	}
+	timestamp, ok := logical.Value.(*format.TimestampType)
+	if !ok || !inNanoseconds {
+		return ok
+	}
+	_, ok = timestamp.Unit.Value.(*format.NanoSeconds)
+	return ok
+}
+
+func parquetLabels(file *parquet.File) ([]string, error) {
+	var labels []string
+	if text, ok := file.Lookup(labelsKey); ok {
+		if err := json.Unmarshal([]byte(text), &labels); err != nil {
+			return nil, fmt.Errorf("metadata %s must be a JSON array of model labels: %w", labelsKey, err)
+		}
+	} else {
+		suffix := modelColumns()[0]
+		for _, path := range file.Schema().Columns() {
+			if n := len(path[0]) - len(suffix); len(path) == 1 && n >= 0 && path[0][n:] == suffix {
+				labels = append(labels, path[0][:n])
+			}
+		}
+	}
+	return labels, checkLabels(labels)
+}
+
+// read returns the next states and, after the last ones, io.EOF. States before
+// an error are good.
+func (p *parquetReader) read() (states []*datacenter.State, err error) {
+	defer corrupt(&err)
+	if p.rows == nil {
+		if len(p.groups) == 0 {
+			return nil, io.EOF
+		}
+		p.rows, p.left = p.groups[0].Rows(), p.groups[0].NumRows()
+		p.groups = p.groups[1:]
+	}
+	n, err := p.rows.ReadRows(p.buffer[:])
+	for _, row := range p.buffer[:n] {
+		s, err := p.state(row)
+		if err != nil {
+			return states, err
+		}
+		states = append(states, s)
+	}
+	p.left -= int64(n)
+	switch {
+	case err != nil && err != io.EOF:
+		return states, err
+	case err == nil && n == 0, err == io.EOF && p.left != 0:
+		return states, errors.New("the Parquet file is corrupt: its row counts differ")
+	case err == io.EOF:
+		rows := p.rows
+		p.rows = nil
+		return states, rows.Close()
+	}
+	return states, nil
+}
+
+func (p *parquetReader) state(row parquet.Row) (*datacenter.State, error) {
+	s := newState(p.labels)
+	read := 0
+	for _, v := range row {
+		c, ok := p.columns[v.Column()]
+		if !ok {
+			continue
+		}
+		if v.IsNull() && !c.node.Optional() {
+			return nil, fmt.Errorf("column %q is null", c.name)
+		}
+		if !v.IsNull() && v.Kind() != c.node.Type().Kind() {
+			return nil, fmt.Errorf("column %q has a value of type %v, want %v", c.name, v.Kind(), c.node.Type())
+		}
+		c.set(s, v)
+		read++
+	}
+	if read != len(p.columns) {
+		return nil, fmt.Errorf("the row has %d values, want %d", read, len(p.columns))
+	}
+	return s, nil
+}
+
+func (p *parquetReader) close() (err error) {
+	defer corrupt(&err)
+	if p.rows != nil {
+		return p.rows.Close()
+	}
+	return nil
+}
