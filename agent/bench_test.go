@@ -10,8 +10,6 @@ import (
 	"github.com/g2g-agent/g2g-agent/datacenter"
 )
 
-var noWallTime time.Time
-
 // BenchmarkStep is the whole step of a replay: readings, augmentation, latency,
 // state. scripts/compare_openg2g.sh sets it against OpenG2G's.
 func BenchmarkStep(b *testing.B) {
@@ -29,7 +27,7 @@ func BenchmarkStep(b *testing.B) {
 			b.ReportAllocs()
 			b.ResetTimer()
 			for range b.N {
-				_, err := replay.Step(noWallTime)
+				_, err := replay.Step(time.Time{})
 				if errors.Is(err, io.EOF) {
 					b.StopTimer()
 					err = replay.Reset()

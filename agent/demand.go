@@ -100,7 +100,8 @@ func (d *demand) nextRamp(tS float64) (start float64, ramping bool) {
 // GPUs of the schedules alone exceed the capacity at the start or where any ramp
 // begins or ends, be it after the end of the run.
 func (d *demand) checkSchedules() error {
-	times := []float64{0}
+	beforeAll := math.Inf(-1)
+	times := []float64{beforeAll}
 	for m := range d.cfg.Models {
 		if s := d.cfg.Models[m].Replicas; s != nil {
 			for _, r := range s.Ramps() {
@@ -109,22 +110,20 @@ func (d *demand) checkSchedules() error {
 		}
 	}
 	slices.Sort(times)
-	for i, t := range times {
+	for _, t := range times {
 		gpus := 0
 		for m := range d.cfg.Models {
-			model := &d.cfg.Models[m]
-			if model.Replicas == nil {
-				continue
+			if s := d.cfg.Models[m].Replicas; s != nil {
+				gpus += s.ReplicasAt(t) * d.cfg.Models[m].GPUsPerReplica
 			}
-			n := model.Replicas.ReplicasAt(t)
-			if i == 0 && t == 0 {
-				n = max(n, model.InitialReplicas())
-			}
-			gpus += n * model.GPUsPerReplica
 		}
 		if gpus > d.cfg.Facility.TotalGPUCapacity {
-			return fmt.Errorf("%w: models: the replica schedules need %d GPUs at t=%v s, but datacenter.total_gpu_capacity is %d",
-				datacenter.ErrInvalidInput, gpus, t, d.cfg.Facility.TotalGPUCapacity)
+			when := fmt.Sprintf("at t=%v s", t)
+			if t == beforeAll {
+				when = "at the start"
+			}
+			return fmt.Errorf("%w: models: the replica schedules need %d GPUs %s, but datacenter.total_gpu_capacity is %d",
+				datacenter.ErrInvalidInput, gpus, when, d.cfg.Facility.TotalGPUCapacity)
 		}
 	}
 	return nil

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"bytes"
-	"context"
 	"encoding/csv"
 	"math"
 	"os"
@@ -11,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -50,7 +50,7 @@ func runCSV(t *testing.T, s *Setup) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := RunFast(context.Background(), s.Replay, w.Write); err != nil {
+	if _, err := RunFast(t.Context(), s.Replay, w.Write); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.Close(); err != nil {
@@ -96,7 +96,9 @@ func equalCSV(t *testing.T, got, want []byte) {
 	}
 }
 
-var goldenRuns = []string{"one_model", "ten_thousand_servers", "three_models_noise_ramps_training", "uneven_servers_exact_latency"}
+func goldenRuns() []string {
+	return []string{"one_model", "ten_thousand_servers", "three_models_noise_ramps_training", "uneven_servers_exact_latency"}
+}
 
 func golden(t *testing.T, name string) []byte {
 	t.Helper()
@@ -108,7 +110,7 @@ func golden(t *testing.T, name string) []byte {
 }
 
 func TestReplayMatchesOpenG2G(t *testing.T) {
-	for _, name := range goldenRuns {
+	for _, name := range goldenRuns() {
 		t.Run(name, func(t *testing.T) { equalCSV(t, runCSV(t, setUp(t, name, nil)), golden(t, name)) })
 	}
 }
@@ -122,10 +124,10 @@ func TestBothLayoutsGiveTheSameRun(t *testing.T) {
 }
 
 func TestResetGivesTheSameRunAgain(t *testing.T) {
-	for _, name := range goldenRuns {
+	for _, name := range goldenRuns() {
 		s := setUp(t, name, nil)
 		for range 25 {
-			if _, err := s.Replay.Step(noWallTime); err != nil {
+			if _, err := s.Replay.Step(time.Time{}); err != nil {
 				t.Fatal(err)
 			}
 		}

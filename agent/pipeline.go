@@ -12,8 +12,6 @@ import (
 	"github.com/g2g-agent/g2g-agent/workload"
 )
 
-var nan = math.NaN()
-
 // noiseSeedOffset is added to a run's seed for the noise draws, as OpenG2G does.
 const noiseSeedOffset = 12345
 
@@ -119,7 +117,7 @@ func (p *Pipeline) Step(wallTime time.Time) (*datacenter.State, error) {
 	p.training.AddTo(&state.PowerW, t)
 	for m := range state.Models {
 		model := &power.Models[m]
-		itl := nan
+		itl := math.NaN()
 		if model.ActiveReplicas > 0 {
 			itl = p.source.ObservedITLS(m, model.ActiveReplicas)
 		}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/g2g-agent/g2g-agent/augment"
 	"github.com/g2g-agent/g2g-agent/datacenter"
@@ -120,7 +121,7 @@ func (s *replaySource) SetBatchSize(model, batchSize int, rampUpRate float64) er
 
 func (s *replaySource) ObservedITLS(model, activeReplicas int) float64 {
 	if !s.itl {
-		return nan
+		return math.NaN()
 	}
 	return s.samplers[model].Avg(s.rng, activeReplicas)
 }

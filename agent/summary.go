@@ -23,7 +23,7 @@ func (p *PowerSummary) MeanW() float64 {
 }
 
 func (p *PowerSummary) add(w, dtS float64) {
-	p.EnergyJ += w * dtS
+	p.EnergyJ += float64(w * dtS)
 	p.meanSum += w
 	if p.steps == 0 || w > p.PeakW {
 		p.PeakW = w

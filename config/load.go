@@ -270,7 +270,7 @@ func decodeProblems(err error) []Problem {
 		one = e
 	} else {
 		var all []Problem
-		if many, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // as above
+		if many, ok := err.(interface{ Unwrap() []error }); ok {
 			for _, e := range many.Unwrap() {
 				all = append(all, decodeProblems(e)...)
 			}

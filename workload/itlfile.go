@@ -3,6 +3,7 @@ package workload
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -203,12 +204,14 @@ func readJSON(file string, v any) error {
 }
 
 func jsonErrorLine(raw []byte, err error) int {
+	var syntax *json.SyntaxError
+	var mismatch *json.UnmarshalTypeError
 	var offset int64
-	switch e := err.(type) {
-	case *json.SyntaxError:
-		offset = e.Offset
-	case *json.UnmarshalTypeError:
-		offset = e.Offset
+	switch {
+	case errors.As(err, &syntax):
+		offset = syntax.Offset
+	case errors.As(err, &mismatch):
+		offset = mismatch.Offset
 	default:
 		return 0
 	}

@@ -52,7 +52,7 @@ func (g *Generator) Uint32() uint32 {
 
 // Random returns a double in [0, 1), as Generator.random.
 func (g *Generator) Random() float64 {
-	return float64(int64(g.Uint64()>>11)) * 0x1p-53
+	return float64(float64(int64(g.Uint64()>>11)) * 0x1p-53)
 }
 
 // Uniform returns a double in [low, high), as Generator.uniform.

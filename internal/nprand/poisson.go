@@ -48,7 +48,7 @@ func (g *Generator) poissonRejection(lam float64) int64 {
 			continue
 		}
 		logGamma, _ := math.Lgamma(k + 1)
-		if math.Log(v)+math.Log(invAlpha)-math.Log(a/float64(us*us)+b) <= -lam+float64(k*logLam)-logGamma {
+		if math.Log(v)+math.Log(invAlpha)-math.Log(a/float64(us*us)+b) <= float64(k*logLam)-lam-logGamma {
 			return int64(k)
 		}
 	}
