@@ -30,7 +30,7 @@ bench:
 	@go test -run='^$$' -bench=. -benchmem -count=$(COUNT) ./...
 
 # Speed side by side with OpenG2G; ARGS=--write puts the table into docs/performance.md.
-compare: build
+compare:
 	scripts/compare_openg2g.sh speed $(ARGS)
 
 # Lay the code out as fmt-check wants it.

@@ -30,8 +30,11 @@ func BenchmarkStep(b *testing.B) {
 				_, err := replay.Step(time.Time{})
 				if errors.Is(err, io.EOF) {
 					b.StopTimer()
-					err = replay.Reset()
+					if err = replay.Reset(); err != nil {
+						b.Fatal(err)
+					}
 					b.StartTimer()
+					_, err = replay.Step(time.Time{})
 				}
 				if err != nil {
 					b.Fatal(err)

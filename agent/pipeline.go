@@ -73,7 +73,7 @@ func newPipeline(cfg Config, pool *augment.Pool, source Source) (*Pipeline, erro
 	}
 	p := &Pipeline{
 		cfg: cfg, source: source, training: training, horizon: math.MaxInt64,
-		augmenter:  augment.NewAugmenter(pool, gpusPerReplica, cfg.Seed+noiseSeedOffset),
+		augmenter:  augment.NewAugmenter(pool, gpusPerReplica, source, cfg.Seed+noiseSeedOffset),
 		demand:     newDemand(&cfg),
 		batchSizes: make([]int, len(cfg.Models)),
 		replicas:   make([]int, len(cfg.Models)),
@@ -104,7 +104,7 @@ func (p *Pipeline) Step(wallTime time.Time) (*datacenter.State, error) {
 	t := p.cfg.DT.Times(p.step)
 	p.source.BeginStep(p.step)
 	p.demand.replicasAt(t, p.replicas)
-	power, err := p.augmenter.Augment(p.replicas, p.source)
+	power, err := p.augmenter.Augment(p.replicas)
 	if err != nil {
 		return nil, fmt.Errorf("at t=%v s: %w", t, err)
 	}

@@ -43,7 +43,8 @@ type replaySource struct {
 	seed      uint64
 	store     *workload.TemplateStore
 	itl       bool
-	stagger   []int32
+	stagger   []int32   // per server
+	offsets   [][]int32 // per model: the stagger of its servers
 	step      int32
 	templates [][]float64            // per model: the current batch size's
 	samplers  []*workload.ITLSampler // likewise; nil without fits
@@ -53,6 +54,7 @@ type replaySource struct {
 func newReplaySource(cfg *Config, store *workload.TemplateStore, itl bool, pool *augment.Pool) *replaySource {
 	return &replaySource{
 		models: cfg.Models, seed: cfg.Seed, store: store, itl: itl, stagger: pool.StaggerSteps(),
+		offsets:   make([][]int32, len(cfg.Models)),
 		templates: make([][]float64, len(cfg.Models)),
 		samplers:  make([]*workload.ITLSampler, len(cfg.Models)),
 	}
@@ -64,14 +66,21 @@ func (s *replaySource) BeginStep(step int64) {
 	s.step = int32(step % int64(s.store.Len()))
 }
 
-// PerGPUPower reads each server's template at the step, shifted by the server's
-// stagger offset and wrapped round.
-func (s *replaySource) PerGPUPower(model int, servers []int32, perGPUW []float64) {
-	template, stagger := s.templates[model], s.stagger
+func (s *replaySource) Assign(model int, servers []int32) {
+	s.offsets[model] = s.offsets[model][:0]
+	for _, server := range servers {
+		s.offsets[model] = append(s.offsets[model], s.stagger[server])
+	}
+}
+
+// PerGPUPower reads the model's template at the step, for each server shifted by
+// its stagger offset and wrapped round.
+func (s *replaySource) PerGPUPower(model int, perGPUW []float64) {
+	template, offsets := s.templates[model], s.offsets[model]
 	n := int32(len(template))
-	perGPUW = perGPUW[:len(servers)]
-	for i, server := range servers {
-		at := s.step + stagger[server]
+	perGPUW = perGPUW[:len(offsets)]
+	for i, offset := range offsets {
+		at := s.step + offset
 		if at >= n {
 			at -= n
 		}

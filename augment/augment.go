@@ -11,10 +11,13 @@ const noiseFloorW = 1.0
 
 // PowerSource supplies the readings to augment.
 type PowerSource interface {
-	// PerGPUPower sets perGPUW[i] to the power, in watts, of one GPU of
-	// servers[i] while it serves the given model, an index into the pool's
-	// models. The values must be finite. It must keep neither slice.
-	PerGPUPower(model int, servers []int32, perGPUW []float64)
+	// Assign tells which servers serve a model, an index into the pool's models,
+	// from this step on. It must not keep or change the slice.
+	Assign(model int, servers []int32)
+	// PerGPUPower sets perGPUW[i] to the power, in watts, of one GPU of the i-th
+	// server assigned to the model. The values must be finite. It must not keep
+	// the slice.
+	PerGPUPower(model int, perGPUW []float64)
 }
 
 // ModelPower is one model's share of a [Power].
@@ -43,6 +46,7 @@ type Power struct {
 // safe for use by several goroutines at once.
 type Augmenter struct {
 	pool           *Pool
+	source         PowerSource
 	seed           uint64
 	gpusPerReplica []int
 	rng            *nprand.Generator
@@ -62,12 +66,13 @@ type placement struct {
 }
 
 // NewAugmenter returns an augmenter over pool for models that need the given
-// numbers of GPUs per replica (in the pool's order), its noise drawn from
-// default_rng(seed).
-func NewAugmenter(pool *Pool, gpusPerReplica []int, seed uint64) *Augmenter {
+// numbers of GPUs per replica (in the pool's order), their power read from
+// source, its noise drawn from default_rng(seed).
+func NewAugmenter(pool *Pool, gpusPerReplica []int, source PowerSource, seed uint64) *Augmenter {
 	n := len(gpusPerReplica)
 	a := &Augmenter{
 		pool:           pool,
+		source:         source,
 		seed:           seed,
 		gpusPerReplica: gpusPerReplica,
 		wanted:         make([]int, n),
@@ -90,8 +95,7 @@ func (a *Augmenter) Reset() {
 }
 
 // Augment is one step: the power of the datacenter in which model m runs
-// replicas[m] replicas (below 0 counts as none) while source reads the power of
-// its GPUs.
+// replicas[m] replicas (below 0 counts as none).
 //
 // Model m takes ceil(replicas * gpus_per_replica / gpus_per_server) servers of
 // the pool. With p_s the reading for server s in W per GPU, G the GPUs per
@@ -108,7 +112,7 @@ func (a *Augmenter) Reset() {
 // The result belongs to the augmenter and holds until the next call. An error,
 // an [*OversubscribedError], means that the pool has too few servers; noise was
 // not drawn then.
-func (a *Augmenter) Augment(replicas []int, source PowerSource) (*Power, error) {
+func (a *Augmenter) Augment(replicas []int) (*Power, error) {
 	if err := a.allocate(replicas); err != nil {
 		return nil, err
 	}
@@ -123,7 +127,7 @@ func (a *Augmenter) Augment(replicas []int, source PowerSource) (*Power, error) 
 			continue
 		}
 		w := a.serverW[:len(model.Servers)]
-		source.PerGPUPower(m, model.Servers, w)
+		a.source.PerGPUPower(m, w)
 		phaseW := a.servers(w, model.Servers, &a.placed[m])
 		model.PowerW = npmath.Sum(w)
 		a.out.PhaseW.A += phaseW[datacenter.PhaseA]
@@ -178,6 +182,7 @@ func (a *Augmenter) allocate(replicas []int) error {
 	}
 	for _, m := range a.alloc.byLabel[first:] {
 		servers := a.alloc.servers[m]
+		a.source.Assign(m, servers)
 		a.out.Models[m] = ModelPower{
 			ActiveReplicas: len(servers) * gpusPerServer / a.gpusPerReplica[m],
 			PhaseShare:     a.placed[m].place(a.pool, servers),

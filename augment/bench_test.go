@@ -12,14 +12,22 @@ import (
 type templates struct {
 	stagger []int32
 	power   [][]float64
+	offsets [][]int32
 	step    int32
 }
 
-func (t *templates) PerGPUPower(model int, servers []int32, perGPUW []float64) {
+func (t *templates) Assign(model int, servers []int32) {
+	t.offsets[model] = t.offsets[model][:0]
+	for _, s := range servers {
+		t.offsets[model] = append(t.offsets[model], t.stagger[s])
+	}
+}
+
+func (t *templates) PerGPUPower(model int, perGPUW []float64) {
 	power := t.power[model]
 	n := int32(len(power))
-	for i, s := range servers {
-		at := t.step + t.stagger[s]
+	for i, offset := range t.offsets[model] {
+		at := t.step + offset
 		if at >= n {
 			at -= n
 		}
@@ -44,8 +52,8 @@ func benchmarkAugment(b *testing.B, servers int, ramping bool) {
 		Augmentation: datacenter.Augmentation{AmplitudeScaleRange: [2]float64{0.85, 1.15}, NoiseFraction: 0.03},
 		ModelLabels:  []string{"8B", "70B", "405B"},
 	})
-	a := NewAugmenter(pool, []int{1, 4, 8}, 1)
-	src := &templates{stagger: pool.StaggerSteps(), power: make([][]float64, 3)}
+	src := &templates{stagger: pool.StaggerSteps(), power: make([][]float64, 3), offsets: make([][]int32, 3)}
+	a := NewAugmenter(pool, []int{1, 4, 8}, src, 1)
 	for m := range src.power {
 		src.power[m] = make([]float64, steps)
 		for i := range src.power[m] {
@@ -62,7 +70,7 @@ func benchmarkAugment(b *testing.B, servers int, ramping bool) {
 		if ramping {
 			replicas[0] = full - 8*(i%64)*servers/10_000 - i%8*8
 		}
-		if _, err := a.Augment(replicas, src); err != nil {
+		if _, err := a.Augment(replicas); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -61,7 +61,7 @@ func TestAllocationMatchesOpenG2G(t *testing.T) {
 			pool.preferences = append(pool.preferences, byPhase(c.ModelPriorities[label], c.PhaseList))
 			gpusPerReplica[m] = 1 // so that replicas are GPUs
 		}
-		a := NewAugmenter(pool, gpusPerReplica, 0)
+		a := NewAugmenter(pool, gpusPerReplica, new(constant), 0)
 		if len(c.Results) == 0 {
 			t.Fatal("no golden results")
 		}
@@ -70,7 +70,7 @@ func TestAllocationMatchesOpenG2G(t *testing.T) {
 			for m, label := range labels {
 				replicas[m] = r.Demand[label]
 			}
-			power, err := a.Augment(replicas, constant(0))
+			power, err := a.Augment(replicas)
 			if over := (*OversubscribedError)(nil); r.Error != "" {
 				if !errors.As(err, &over) || !strings.Contains(r.Error, "'"+over.ModelLabel+"'") {
 					t.Errorf("demand %v: error %v, want %s", r.Demand, err, r.Error)
@@ -92,9 +92,13 @@ func TestAllocationMatchesOpenG2G(t *testing.T) {
 // constant reads the same power everywhere.
 type constant float64
 
-func (c constant) PerGPUPower(_ int, _ []int32, perGPUW []float64) {
+func watts(w constant) *constant { return &w }
+
+func (c *constant) Assign(int, []int32) {}
+
+func (c *constant) PerGPUPower(_ int, perGPUW []float64) {
 	for i := range perGPUW {
-		perGPUW[i] = float64(c)
+		perGPUW[i] = float64(*c)
 	}
 }
 
@@ -105,10 +109,15 @@ type rollingReadings struct {
 	stagger []float64
 	timeS   []float64
 	powerW  [][]float64 // per model
+	servers [][]int32   // per model
 }
 
-func (r *rollingReadings) PerGPUPower(model int, servers []int32, perGPUW []float64) {
-	for i, s := range servers {
+func (r *rollingReadings) Assign(model int, servers []int32) {
+	r.servers[model] = append(r.servers[model][:0], servers...)
+}
+
+func (r *rollingReadings) PerGPUPower(model int, perGPUW []float64) {
+	for i, s := range r.servers[model] {
 		at := r.now - r.stagger[s]
 		k := sort.Search(len(r.timeS), func(k int) bool { return r.timeS[k] > at })
 		perGPUW[i] = r.powerW[model][max(k-1, 0)]
@@ -188,8 +197,10 @@ func TestLiveArithmeticMatchesOpenG2G(t *testing.T) {
 			AmplitudeScaleRange: run.Augmentation.AmplitudeScaleRange, NoiseFraction: run.Augmentation.NoiseFraction,
 		},
 	})
-	a := NewAugmenter(pool, gpusPerReplica, run.Seed+12345)
-	readings := &rollingReadings{stagger: pool.StaggerSeconds(), powerW: make([][]float64, len(labels))}
+	readings := &rollingReadings{
+		stagger: pool.StaggerSeconds(), powerW: make([][]float64, len(labels)), servers: make([][]int32, len(labels)),
+	}
+	a := NewAugmenter(pool, gpusPerReplica, readings, run.Seed+12345)
 	latest := map[string]map[string]float64{}
 
 	f, err := os.Open("../testdata/golden/online/two_models.csv")
@@ -232,7 +243,7 @@ func TestLiveArithmeticMatchesOpenG2G(t *testing.T) {
 		for m := range labels {
 			replicas[m] = schedules[m].ReplicasAt(timeS)
 		}
-		power, err := a.Augment(replicas, readings)
+		power, err := a.Augment(replicas)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -280,13 +291,13 @@ func TestAllocationIsThatOfAFreshPool(t *testing.T) {
 	pool := testPool(50, 0, "b", "a", "c")
 	gpusPerReplica := []int{1, 4, 16}
 	rapid.Check(t, func(t *rapid.T) {
-		a := NewAugmenter(pool, gpusPerReplica, 1)
+		a := NewAugmenter(pool, gpusPerReplica, watts(100), 1)
 		for range rapid.IntRange(1, 8).Draw(t, "steps") {
 			replicas := []int{
 				rapid.IntRange(-2, 200).Draw(t, "b"), rapid.IntRange(0, 50).Draw(t, "a"), rapid.IntRange(0, 12).Draw(t, "c"),
 			}
-			got, gotErr := a.Augment(replicas, constant(100))
-			want, wantErr := NewAugmenter(pool, gpusPerReplica, 1).Augment(replicas, constant(100))
+			got, gotErr := a.Augment(replicas)
+			want, wantErr := NewAugmenter(pool, gpusPerReplica, watts(100), 1).Augment(replicas)
 			if (gotErr == nil) != (wantErr == nil) {
 				t.Fatalf("%v: error %v, a fresh pool says %v", replicas, gotErr, wantErr)
 			}
@@ -314,26 +325,26 @@ func TestAllocationIsThatOfAFreshPool(t *testing.T) {
 }
 
 func TestOversubscribedPool(t *testing.T) {
-	a := NewAugmenter(testPool(3, 0.1, "b", "a"), []int{8, 8}, 1)
-	_, err := a.Augment([]int{2, 2}, constant(1))
+	a := NewAugmenter(testPool(3, 0.1, "b", "a"), []int{8, 8}, watts(500), 1)
+	_, err := a.Augment([]int{2, 2})
 	var over *OversubscribedError
 	if !errors.As(err, &over) || *over != (OversubscribedError{"b", 2, 1}) {
 		t.Fatalf("error %v, want model b (after a) wanting 2 of 1 servers", err)
 	}
-	before, err := a.Augment([]int{1, 2}, constant(500))
+	before, err := a.Augment([]int{1, 2})
 	if err != nil {
 		t.Fatalf("after a refused step: %v", err)
 	}
-	fresh, err := NewAugmenter(testPool(3, 0.1, "b", "a"), []int{8, 8}, 1).Augment([]int{1, 2}, constant(500))
+	fresh, err := NewAugmenter(testPool(3, 0.1, "b", "a"), []int{8, 8}, watts(500), 1).Augment([]int{1, 2})
 	if err != nil || fresh.PhaseW != before.PhaseW {
 		t.Errorf("the refused step drew noise: %v, want %v (%v)", before.PhaseW, fresh.PhaseW, err)
 	}
 }
 
 func TestPowerIsNeverNegative(t *testing.T) {
-	a := NewAugmenter(testPool(30, 5, "a"), []int{8}, 1) // noise of five times the power
+	a := NewAugmenter(testPool(30, 5, "a"), []int{8}, watts(100), 1) // noise of five times the power
 	for range 50 {
-		p, err := a.Augment([]int{30}, constant(100))
+		p, err := a.Augment([]int{30})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -344,10 +355,12 @@ func TestPowerIsNeverNegative(t *testing.T) {
 }
 
 func TestResetRepeatsTheRun(t *testing.T) {
-	a := NewAugmenter(testPool(40, 0.05, "a", "b"), []int{1, 4}, 9)
+	power := watts(0)
+	a := NewAugmenter(testPool(40, 0.05, "a", "b"), []int{1, 4}, power, 9)
 	run := func() (out []datacenter.ThreePhase) {
 		for i := range 20 {
-			p, err := a.Augment([]int{100 - i, 20 + i}, constant(300+i))
+			*power = constant(300 + i)
+			p, err := a.Augment([]int{100 - i, 20 + i})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -366,11 +379,11 @@ func TestResetRepeatsTheRun(t *testing.T) {
 }
 
 func TestAugmentDoesNotAllocate(t *testing.T) {
-	a := NewAugmenter(testPool(1000, 0.05, "a", "b"), []int{1, 4}, 9)
+	a := NewAugmenter(testPool(1000, 0.05, "a", "b"), []int{1, 4}, watts(300), 9)
 	replicas := []int{3000, 900}
 	step := func() {
 		replicas[0] = 3000 - (replicas[0]+7)%64
-		if _, err := a.Augment(replicas, constant(300)); err != nil {
+		if _, err := a.Augment(replicas); err != nil {
 			t.Fatal(err)
 		}
 	}

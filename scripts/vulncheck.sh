@@ -7,7 +7,8 @@ cd "$(dirname "$0")/.."
 
 status=0
 report=$(go tool -modfile=tools/go.mod govulncheck "${@:-./...}" 2>&1) || status=$?
-if ((status != 0)) && grep -qE 'fetching vulnerabilities|vulnerability database|vuln\.go\.dev.*(dial|lookup|timeout|refused|reset|proxy|EOF|[0-9]{3})' <<<"$report" && ((status != 3)); then
+# Status 3 is a vulnerability found.
+if ((status != 0 && status != 3)) && grep -q 'fetching vulnerabilities' <<<"$report"; then
 	echo "vulncheck: skipped, the vulnerability database cannot be reached"
 	exit 0
 fi
