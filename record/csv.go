@@ -100,7 +100,7 @@ func ReadCSV(r io.Reader, name string) iter.Seq2[*datacenter.State, error] {
 		in.FieldsPerRecord = -1 // counted below, for an error that says what was expected
 		in.ReuseRecord = true
 		fields, err := in.Read()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = fmt.Errorf("the file is empty, want a header that begins with %s", strings.Join(csvColumns(nil), ","))
 		}
 		var labels []string
@@ -114,7 +114,7 @@ func ReadCSV(r io.Reader, name string) iter.Seq2[*datacenter.State, error] {
 		columns := csvColumns(labels)
 		for seq := int64(0); ; seq++ {
 			fields, err = in.Read()
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				if tail.last != '\n' {
 					yield(nil, inputError(name, errors.New("the last line does not end in a newline: the file is cut short")))
 				}

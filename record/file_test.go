@@ -111,7 +111,7 @@ func TestWhatWasThereSurvives(t *testing.T) {
 			}
 		},
 		"failing writer": func(t *testing.T, f *File) {
-			f.file.Close()
+			f.file.Abort() // closes the file below
 			if err := f.Commit(); err == nil || !strings.Contains(err.Error(), f.path) {
 				t.Errorf("got error %v, want one that names the file", err)
 			}

@@ -190,7 +190,7 @@ func ReadParquet(r io.ReaderAt, size int64, name string) iter.Seq2[*datacenter.S
 			yield(nil, inputError(name, err))
 			return
 		}
-		defer p.close()
+		defer func() { _ = p.close() }() // what was read is unaffected
 		for number := 1; ; {
 			states, err := p.read()
 			for _, s := range states {
@@ -199,7 +199,7 @@ func ReadParquet(r io.ReaderAt, size int64, name string) iter.Seq2[*datacenter.S
 					return
 				}
 			}
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				return
 			}
 			if err != nil {
@@ -350,11 +350,11 @@ func (p *parquetReader) read() (states []*datacenter.State, err error) {
 	}
 	p.left -= int64(n)
 	switch {
-	case err != nil && err != io.EOF:
+	case err != nil && !errors.Is(err, io.EOF):
 		return states, err
-	case err == nil && n == 0, err == io.EOF && p.left != 0:
+	case err == nil && n == 0, err != nil && p.left != 0:
 		return states, errors.New("the Parquet file is corrupt: its row counts differ")
-	case err == io.EOF:
+	case err != nil:
 		rows := p.rows
 		p.rows = nil
 		return states, rows.Close()

@@ -40,14 +40,14 @@ const (
 )
 
 // stateColumns are the columns of a state itself, in CSV order.
-func stateColumns() [4]string {
-	return [...]string{"time_s", "power_a_w", "power_b_w", "power_c_w"}
+func stateColumns() []string {
+	return []string{"time_s", "power_a_w", "power_b_w", "power_c_w"}
 }
 
 // modelColumns are the columns of each model, in CSV order; a column's name is
 // its model's label and one of these.
-func modelColumns() [7]string {
-	return [...]string{
+func modelColumns() []string {
+	return []string{
 		":power_w", ":active_replicas", ":batch_size", ":observed_itl_s",
 		":phase_share_a", ":phase_share_b", ":phase_share_c",
 	}

@@ -137,10 +137,14 @@ func TestLiveStatesKeepTheirTimeAndSource(t *testing.T) {
 }
 
 func TestParquetKeepsOrderOverManyRowGroups(t *testing.T) {
-	states := makeStates([]string{"b", "a"}, 2*rowsPerGroup+1)
-	got, err := decode(parquetEnding, encode(t, parquetEnding, []string{"b", "a"}, states))
-	if diff := cmp.Diff(states, got, sameBits); err != nil || diff != "" {
-		t.Fatal(err, diff)
+	labels := []string{"b", "a"}
+	states := makeStates(labels, 2*rowsPerGroup+1)
+	got, err := decode(parquetEnding, encode(t, parquetEnding, labels, states))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(encode(t, jsonlEnding, labels, got), encode(t, jsonlEnding, labels, states)) {
+		t.Errorf("%d states read back as %d others", len(states), len(got))
 	}
 }
 
@@ -182,11 +186,13 @@ func TestReadersSayWhatIsWrongAndWhere(t *testing.T) {
 		{"cut in the last number", csvEnding, header + row[:len(row)-1], "in: the last line does not end in a newline"},
 		{"cut", jsonlEnding, line + line[:len(line)/2], "in:2: "},
 		{"no object", jsonlEnding, "null\n", "in:1: "},
-		{"other object", jsonlEnding, "\n{}\n", "in:2: time_s or power_w is missing"},
+		{"other object", jsonlEnding, "\n{}\n", "in:2: is missing"},
 		{"two objects", jsonlEnding, strings.TrimSpace(line) + line, "in:1: "},
 		{"empty", parquetEnding, "", "in: "},
 		{"cut", parquetEnding, file[:len(file)/2], "in: "},
 		{"cut in the middle", parquetEnding, file[:100] + file[200:], "in: "},
+		{"footer larger than the file", parquetEnding, file[:len(file)-8] + "\xff\xff\xff\x7fPAR1", "in: the file does not end as a Parquet file"},
+		{"damaged page", parquetEnding, strings.ReplaceAll(file, "replay", "relpay"), "in: row 1: "},
 	} {
 		t.Run(c.ending+" "+c.name, func(t *testing.T) {
 			_, err := decode(c.ending, []byte(c.in))

@@ -13,5 +13,5 @@ if [[ -z $targets ]]; then
 fi
 while read -r package target; do
 	echo "$package $target"
-	go test -run='^$' -fuzz="^${target}\$" -fuzztime="${FUZZTIME:-5s}" "$package"
+	go test -run='^$' -fuzz="^${target}\$" -fuzztime="${FUZZTIME:-5s}" -fuzzminimizetime=20x "$package"
 done <<<"$targets"

@@ -1,9 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 
+	"github.com/g2g-agent/g2g-agent/internal/atomicfile"
 	"github.com/g2g-agent/g2g-agent/workload"
 )
 
@@ -59,9 +59,13 @@ func (cmd trainingTraceCmd) Run(term terminal) error {
 	if cmd.Out == "-" {
 		return workload.WriteTrainingTrace(term.stdout, trace)
 	}
-	var b bytes.Buffer
-	if err := workload.WriteTrainingTrace(&b, trace); err != nil {
+	file, err := atomicfile.Create(cmd.Out)
+	if err != nil {
+		return invalidf("%w", err)
+	}
+	defer file.Abort()
+	if err := workload.WriteTrainingTrace(file, trace); err != nil {
 		return err
 	}
-	return writeFile(cmd.Out, b.Bytes())
+	return file.Commit()
 }
