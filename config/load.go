@@ -1,8 +1,11 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -113,48 +116,94 @@ func readFile(file string) ([]byte, error) {
 func parse(raw []byte, environ []string, purpose Purpose) (*Config, []Problem) {
 	k := koanf.New(pathDelim)
 	if err := k.Load(rawbytes.Provider(raw), yaml.Parser()); err != nil {
-		return nil, []Problem{{"", strings.ReplaceAll(err.Error(), "\n", " ")}}
+		return nil, yamlProblems(err)
+	}
+	if line := secondDocument(raw); line > 0 {
+		return nil, []Problem{{"", fmt.Sprintf("line %d: a second YAML document begins; a config is a single one", line)}}
 	}
 	tree := k.Raw()
 	problems := applyEnv(tree, environ)
+	var t tidier
+	t.tidy(tree, reflect.TypeFor[Config](), "")
 	c := Default()
-	problems = append(problems, decode(tree, &c)...)
+	r := &rules{unread: slices.Concat(problems, t.missing, decode(tree, &c))}
+	c.validate(r, purpose)
+	problems = slices.Concat(r.unread, t.unknown, r.problems)
 	if len(problems) > 0 {
-		// A value that could not be read would only be complained of twice.
-		unread := map[string]bool{}
-		for _, p := range problems {
-			unread[p.Path] = true
-		}
-		for _, p := range c.validate(purpose) {
-			if !unread[p.Path] {
-				problems = append(problems, p)
-			}
-		}
-		return nil, problems
-	}
-	if problems = c.validate(purpose); len(problems) > 0 {
 		return nil, problems
 	}
 	return &c, nil
 }
 
+// yamlProblems words the YAML parser's errors: a sentence each, with its line.
+func yamlProblems(err error) []Problem {
+	text := strings.TrimPrefix(strings.TrimPrefix(err.Error(), "yaml: "), "unmarshal errors:\n")
+	var problems []Problem
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if at, _, found := strings.Cut(line, ": cannot unmarshal "); found && strings.HasSuffix(line, " into map[string]interface {}") {
+			line = at + ": a config is a map of keys, such as \"seed: 42\"; this file holds something else"
+		}
+		problems = append(problems, Problem{"", line})
+	}
+	return problems
+}
+
+// secondDocument returns the line where a YAML stream's second document begins,
+// 0 if there is none. Three hyphens at the start of a line mean nothing else.
+func secondDocument(raw []byte) int {
+	n, begun := 0, false
+	for line := range bytes.Lines(raw) {
+		n++
+		line = bytes.TrimRight(line, "\r\n")
+		marker, rest := bytes.HasPrefix(line, []byte("---")), bytes.TrimPrefix(line, []byte("---"))
+		switch {
+		case marker && (len(rest) == 0 || rest[0] == ' ' || rest[0] == '\t'):
+			if begun {
+				return n
+			}
+			begun = true
+		case len(bytes.TrimSpace(line)) > 0 && line[0] != '#' && line[0] != '%':
+			begun = true
+		}
+	}
+	return 0
+}
+
 // envValue is a value from the environment: text that is also read as YAML,
 // whichever the key asks for.
 type envValue struct {
-	text   string
-	parsed any
+	name, text string
+	parsed     any
 }
 
-// applyEnv sets the keys that the environment names in tree.
+// plain returns the value without envValues in it.
+func plain(value any) any {
+	switch value := value.(type) {
+	case envValue:
+		return value.parsed
+	case map[string]any:
+		for key, v := range value {
+			value[key] = plain(v)
+		}
+	case []any:
+		for i, v := range value {
+			value[i] = plain(v)
+		}
+	}
+	return value
+}
+
+// applyEnv sets the keys that the environment names in tree, outer ones first.
 func applyEnv(tree map[string]any, environ []string) []Problem {
 	k := koanf.New(pathDelim)
 	var problems []Problem
 	provider := env.Provider(pathDelim, env.Opt{
 		Prefix:      EnvPrefix,
-		EnvironFunc: func() []string { return environ },
+		EnvironFunc: func() []string { return slices.Sorted(slices.Values(environ)) },
 		TransformFunc: func(name, text string) (string, any) {
 			path := strings.Split(strings.ToLower(strings.TrimPrefix(name, EnvPrefix)), envLevels)
-			if err := setKey(tree, path, parseEnvValue(text)); err != nil {
+			if err := setKey(tree, path, parseEnvValue(name, text)); err != nil {
 				problems = append(problems, Problem{strings.Join(path, "."), fmt.Sprintf("%s: %v", name, err)})
 			}
 			return "", nil // set above, where lists can be indexed
@@ -166,11 +215,11 @@ func applyEnv(tree map[string]any, environ []string) []Problem {
 	return problems
 }
 
-func parseEnvValue(text string) envValue {
+func parseEnvValue(name, text string) envValue {
 	if m, err := yaml.Parser().Unmarshal([]byte("value: " + text)); err == nil && len(m) == 1 {
-		return envValue{text, m["value"]}
+		return envValue{name, text, m["value"]}
 	}
-	return envValue{text, text}
+	return envValue{name, text, text}
 }
 
 // setKey sets the value at path, making maps on the way; a number indexes a list
@@ -178,6 +227,8 @@ func parseEnvValue(text string) envValue {
 func setKey(node any, path []string, value envValue) error {
 	key, last := path[0], len(path) == 1
 	switch node := node.(type) {
+	case envValue:
+		return setKey(node.parsed, path, value)
 	case map[string]any:
 		if last {
 			node[key] = value
@@ -190,7 +241,7 @@ func setKey(node any, path []string, value envValue) error {
 	case []any:
 		i, err := strconv.Atoi(key)
 		if err != nil || i < 0 || i >= len(node) {
-			return fmt.Errorf("%q does not index a list of %d", key, len(node))
+			return fmt.Errorf("%q does not index a list of %d; elements count from 0", key, len(node))
 		}
 		if last {
 			node[i] = value
@@ -202,12 +253,74 @@ func setKey(node any, path []string, value envValue) error {
 	}
 }
 
-// decode fills c from the tree, strictly.
+// tidier walks a tree along the type it is meant for.
+type tidier struct{ unknown, missing []Problem }
+
+// tidy takes keys without a value out of the tree, so that they keep their
+// defaults, and notes unknown keys and numbers left out of lists and maps.
+func (w *tidier) tidy(node any, t reflect.Type, path string) {
+	if v, ok := node.(envValue); ok {
+		node = v.parsed
+	}
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch node := node.(type) {
+	case nil:
+		if k := t.Kind(); k == reflect.Int || k == reflect.Float64 {
+			w.missing = append(w.missing, Problem{path, "want " + kindWord(t) + ", got nothing"})
+		}
+	case map[string]any:
+		switch {
+		case t == reflect.TypeFor[datacenter.Seconds](): // a single value, which decode complains of
+		case t.Kind() == reflect.Struct:
+			w.tidySection(node, t, path)
+		case t.Kind() == reflect.Map:
+			for _, key := range slices.Sorted(maps.Keys(node)) {
+				w.tidy(node[key], t.Elem(), path+"."+key)
+			}
+		}
+	case []any:
+		if t.Kind() == reflect.Slice {
+			for i := range node {
+				w.tidy(node[i], t.Elem(), fmt.Sprintf("%s[%d]", path, i))
+			}
+		}
+	}
+}
+
+func (w *tidier) tidySection(node map[string]any, t reflect.Type, path string) {
+	fields := keysOf(t)
+	for _, key := range slices.Sorted(maps.Keys(node)) {
+		at := strings.TrimPrefix(path+"."+key, ".")
+		switch field, known := fields[key]; {
+		case !known:
+			w.unknown = append(w.unknown, Problem{at, "unknown key" + origin(node[key]) + "; " + suggestion(key, fields)})
+		case node[key] == nil, isEmptyEnv(node[key]) && field.Kind() != reflect.String:
+			delete(node, key)
+		default:
+			w.tidy(node[key], field, at)
+		}
+	}
+}
+
+func isEmptyEnv(value any) bool {
+	v, ok := value.(envValue)
+	return ok && v.parsed == nil
+}
+
+// origin names the environment variable a value came from.
+func origin(value any) string {
+	if v, ok := value.(envValue); ok {
+		return " from " + v.name
+	}
+	return ""
+}
+
+// decode fills c from the tidied tree, strictly.
 func decode(tree map[string]any, c *Config) []Problem {
-	var meta mapstructure.Metadata
 	decoder, err := mapstructure.NewDecoder(&mapstructure.DecoderConfig{
 		Result:     c,
-		Metadata:   &meta,
 		TagName:    "koanf",
 		MatchName:  func(key, field string) bool { return key == field },
 		DecodeHook: decodeHook,
@@ -217,12 +330,7 @@ func decode(tree map[string]any, c *Config) []Problem {
 	if err != nil {
 		return []Problem{{"", err.Error()}}
 	}
-	problems := decodeProblems(decoder.Decode(tree))
-	slices.Sort(meta.Unused)
-	for _, path := range meta.Unused {
-		problems = append(problems, Problem{path, "unknown key" + suggestion(path)})
-	}
-	return problems
+	return decodeProblems(decoder.Decode(tree))
 }
 
 // decodeHook reads the types of ours and refuses what mapstructure would bend.
@@ -232,32 +340,52 @@ func decodeHook(from, to reflect.Value) (any, error) {
 		if value = v.parsed; to.Kind() == reflect.String {
 			value = v.text
 		}
-		if value == nil {
-			return nil, nil
-		}
 		from = reflect.ValueOf(value)
 	}
-	if to.Type() == reflect.TypeFor[datacenter.Seconds]() {
-		switch v := value.(type) {
-		case string:
-			return datacenter.ParseSeconds(v)
-		case float64:
-			return datacenter.SecondsOf(v)
-		case int, int64, uint64:
-			return datacenter.ParseSeconds(fmt.Sprint(v))
-		default:
-			return nil, fmt.Errorf("want a number of seconds such as 0.1 or \"1/10\", got %s", describe(value))
+	switch {
+	case to.Type() == reflect.TypeFor[datacenter.Seconds]():
+		return decodeSeconds(value)
+	case to.Kind() == reflect.Interface:
+		return plain(value), nil
+	case to.Kind() == reflect.Slice && from.Kind() != reflect.Slice,
+		(to.Kind() == reflect.Struct || to.Kind() == reflect.Map) && from.Kind() != reflect.Map:
+		return nil, fmt.Errorf("want %s, got %s", kindWord(to.Type()), describe(value))
+	case to.CanInt() || to.CanUint():
+		return value, checkWhole(from, to.CanUint())
+	default:
+		return value, nil
+	}
+}
+
+func decodeSeconds(value any) (any, error) {
+	switch v := value.(type) {
+	case string:
+		return datacenter.ParseSeconds(v)
+	case float64:
+		return datacenter.SecondsOf(v)
+	case int, int64, uint64:
+		return datacenter.ParseSeconds(fmt.Sprint(v))
+	default:
+		return nil, fmt.Errorf("want a number of seconds such as 0.1 or \"1/10\", got %s", describe(value))
+	}
+}
+
+// checkWhole refuses numbers that a whole number cannot hold.
+func checkWhole(from reflect.Value, unsigned bool) error {
+	switch {
+	case from.CanFloat():
+		if f := from.Float(); f != math.Trunc(f) || !finite(f) {
+			return fmt.Errorf("want a whole number, got %v", f)
+		} else if math.Abs(f) >= math.MaxInt64 {
+			return fmt.Errorf("must be at most 2^63-1 in size, got %v", f)
 		}
+	case from.CanUint() && !unsigned && from.Uint() > math.MaxInt64:
+		return fmt.Errorf("must be at most 2^63-1 in size, got %d", from.Uint())
 	}
-	if from.Kind() == reflect.Float64 && (to.CanInt() || to.CanUint()) {
-		if f := from.Float(); f != float64(int64(f)) {
-			return nil, fmt.Errorf("want a whole number, got %v", f)
-		}
+	if unsigned && (from.CanInt() && from.Int() < 0 || from.CanFloat() && from.Float() < 0) {
+		return fmt.Errorf("must be >= 0, got %v", from.Interface())
 	}
-	if from.Kind() == reflect.Map && to.Kind() == reflect.Slice {
-		return nil, fmt.Errorf("want a list, got a map")
-	}
-	return value, nil
+	return nil
 }
 
 // decodeProblems words mapstructure's errors.
@@ -283,9 +411,22 @@ func decodeProblems(err error) []Problem {
 	}
 	var mismatch *mapstructure.UnconvertibleTypeError
 	if errors.As(one, &mismatch) {
-		return []Problem{{one.Name(), fmt.Sprintf("want %s, got %s", kindWord(mismatch.Expected.Type()), describe(mismatch.Value))}}
+		message := fmt.Sprintf("want %s, got %s", kindWord(mismatch.Expected.Type()), describe(mismatch.Value))
+		if kind := reflect.ValueOf(mismatch.Value).Kind(); mismatch.Expected.Kind() == reflect.String && kind != reflect.Slice && kind != reflect.Map {
+			message += "; put it in quotes"
+		}
+		return []Problem{{keyPath(one.Name()), message}}
 	}
-	return []Problem{{one.Name(), one.Unwrap().Error()}}
+	return []Problem{{keyPath(one.Name()), one.Unwrap().Error()}}
+}
+
+// keyPath spells mapstructure's name of a field as rules do, where the keys of
+// maps are parted by dots.
+func keyPath(name string) string {
+	if outer, label, found := strings.Cut(name, ".set_batch_size["); found {
+		return outer + ".set_batch_size." + strings.TrimSuffix(label, "]")
+	}
+	return name
 }
 
 func kindWord(t reflect.Type) string {

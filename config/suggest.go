@@ -1,38 +1,35 @@
 package config
 
 import (
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 )
 
-// suggestion returns "; did you mean …?" for the known key nearest to the last
-// part of path, if one is near.
-func suggestion(path string) string {
-	key := path[strings.LastIndex(path, ".")+1:]
-	best, bestDistance := "", 3
-	for _, known := range knownKeys(reflect.TypeFor[Config](), nil) {
-		if d := editDistance(key, known); d < bestDistance {
-			best, bestDistance = known, d
+// keysOf returns the keys of a section and what each is read into.
+func keysOf(section reflect.Type) map[string]reflect.Type {
+	keys := map[string]reflect.Type{}
+	for i := range section.NumField() {
+		keys[section.Field(i).Tag.Get("koanf")] = section.Field(i).Type
+	}
+	return keys
+}
+
+// suggestion names the known key nearest to key, or all of them if none is near.
+func suggestion(key string, known map[string]reflect.Type) string {
+	const near = 2
+	best, bestDistance := "", min(near, len(key)/2)+1
+	keys := slices.Sorted(maps.Keys(known))
+	for _, k := range keys {
+		if d := editDistance(key, k); d < bestDistance {
+			best, bestDistance = k, d
 		}
 	}
 	if best == "" {
-		return ""
+		return "known are " + strings.Join(keys, ", ")
 	}
-	return "; did you mean " + best + "?"
-}
-
-func knownKeys(t reflect.Type, keys []string) []string {
-	switch t.Kind() {
-	case reflect.Pointer, reflect.Slice:
-		return knownKeys(t.Elem(), keys)
-	case reflect.Struct:
-		for i := range t.NumField() {
-			if f := t.Field(i); f.Tag.Get("koanf") != "" {
-				keys = knownKeys(f.Type, append(keys, f.Tag.Get("koanf")))
-			}
-		}
-	}
-	return keys
+	return "did you mean " + best + "?"
 }
 
 // editDistance is the Levenshtein distance, in bytes.

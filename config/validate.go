@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -17,14 +18,39 @@ const (
 )
 
 // rules collects broken rules.
-type rules struct{ problems []Problem }
+type rules struct {
+	// unread are the values that could not be read: what their keys hold is of
+	// no meaning, and a complaint about it would only be a second one.
+	unread   []Problem
+	problems []Problem
+}
 
-// that notes the problem unless ok.
+// that notes the problem unless ok, or unless the key, one above it or one below
+// it could not be read.
 func (r *rules) that(ok bool, path, format string, args ...any) bool {
-	if !ok {
+	if !ok && r.read(path) {
 		r.problems = append(r.problems, Problem{path, fmt.Sprintf(format, args...)})
 	}
 	return ok
+}
+
+// read reports whether the key at path was read, with all above and below it.
+func (r *rules) read(path string) bool {
+	return !slices.ContainsFunc(r.unread, func(p Problem) bool { return isWithin(path, p.Path) || isWithin(p.Path, path) })
+}
+
+// isWithin reports whether path is outer or lies below it.
+func isWithin(path, outer string) bool {
+	rest, ok := strings.CutPrefix(path, outer)
+	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
+}
+
+// count checks a number of things.
+func (r *rules) count(path string, n, least int) bool {
+	if n == 0 && least > 0 {
+		return r.that(false, path, "is missing or 0; must be >= %d", least)
+	}
+	return r.that(n >= least, path, "must be >= %d, got %d", least, n) && r.that(n <= maxInt32, path, "must be at most %d, got %d", maxInt32, n)
 }
 
 func finite(f float64) bool { return !math.IsNaN(f) && !math.IsInf(f, 0) }
@@ -34,11 +60,10 @@ func withoutKind(err error) string {
 	return strings.TrimPrefix(err.Error(), datacenter.ErrInvalidInput.Error()+": ")
 }
 
-// validate returns every broken rule that the config alone can show.
-func (c *Config) validate(purpose Purpose) []Problem {
-	r := &rules{}
+// validate notes every broken rule that the config alone can show.
+func (c *Config) validate(r *rules, purpose Purpose) {
 	r.that(c.Seed <= math.MaxInt64, "seed", "must be at most 2^63-1, got %d", c.Seed)
-	r.that(!c.DT.IsZero(), "dt_s", "must be > 0")
+	r.that(!c.DT.IsZero(), "dt_s", "must be > 0, got 0")
 	c.Datacenter.validate(r)
 	c.Augmentation.validate(r)
 	r.that(len(c.Models) > 0, "models", "must list at least one model")
@@ -59,18 +84,18 @@ func (c *Config) validate(purpose Purpose) []Problem {
 	c.Replay.validate(r, c)
 	if purpose == ForReplay || c.Replay.DataDir != "" {
 		r.that(c.Replay.DataDir != "", "replay.data_dir", "is missing; a replay needs an OpenG2G data directory")
-		r.that(c.Datacenter.TotalGPUCapacity != 0, "datacenter.total_gpu_capacity", "is missing; a replay needs the number of GPUs the datacenter can host")
+		r.that(c.Datacenter.TotalGPUCapacity != 0, "datacenter.total_gpu_capacity", "is missing or 0; a replay needs the number of GPUs the datacenter can host")
 	}
 	c.Live.validate(r)
-	r.that((c.API.TLSCertFile == "") == (c.API.TLSKeyFile == ""), "api.tls_cert_file", "tls_cert_file and tls_key_file go together")
+	r.that(c.API.TLSCertFile != "" || c.API.TLSKeyFile == "", "api.tls_cert_file", "is missing; tls_key_file needs it")
+	r.that(c.API.TLSKeyFile != "" || c.API.TLSCertFile == "", "api.tls_key_file", "is missing; tls_cert_file needs it")
 	r.that(slices.Contains([]string{"trace", "debug", "info", "warn", "error"}, c.Log.Level), "log.level",
 		"must be trace, debug, info, warn or error, got %q", c.Log.Level)
 	r.that(slices.Contains([]string{"auto", "console", "json"}, c.Log.Format), "log.format", "must be auto, console or json, got %q", c.Log.Format)
-	return r.problems
 }
 
 func (d *Datacenter) validate(r *rules) {
-	if r.that(d.GPUsPerServer >= 1 && d.GPUsPerServer <= maxInt32, "datacenter.gpus_per_server", "must be >= 1, got %d", d.GPUsPerServer) {
+	if r.count("datacenter.gpus_per_server", d.GPUsPerServer, 1) && r.read("datacenter.gpus_per_server") {
 		r.that(d.TotalGPUCapacity/d.GPUsPerServer <= maxServers, "datacenter.total_gpu_capacity",
 			"is %d servers, at most %d are allowed", d.TotalGPUCapacity/d.GPUsPerServer, maxServers)
 	}
@@ -81,28 +106,29 @@ func (d *Datacenter) validate(r *rules) {
 
 func (a *Augmentation) validate(r *rules) {
 	const path = "augmentation.amplitude_scale_range"
-	if s := a.AmplitudeScaleRange; r.that(len(s) == 2, path, "must be two numbers [low, high], got %d", len(s)) {
-		r.that(finite(s[0]) && s[0] > 0, path, "low must be a finite number > 0, got %v", s[0])
-		r.that(finite(s[1]) && s[0] <= s[1], path, "low (%v) must be <= high (%v)", s[0], s[1])
+	if s := a.AmplitudeScaleRange; r.that(len(s) == 2, path, "must be two numbers [low, high], got %d of them", len(s)) {
+		r.that(0 < s[0] && s[0] <= s[1] && finite(s[1]), path, "must be two finite numbers [low, high], 0 < low <= high, got %v", s)
 	}
 	r.that(finite(a.NoiseFraction) && a.NoiseFraction >= 0, "augmentation.noise_fraction", "must be a finite number >= 0, got %v", a.NoiseFraction)
 }
 
 func (m *Model) validate(r *rules, path string) {
 	r.that(m.ModelLabel != "", path+".model_label", "is missing")
-	r.that(m.GPUsPerReplica >= 1 && m.GPUsPerReplica <= maxInt32, path+".gpus_per_replica", "must be >= 1, got %d", m.GPUsPerReplica)
-	r.that(finite(m.ITLDeadlineS) && m.ITLDeadlineS > 0, path+".itl_deadline_s", "must be a finite number > 0, got %v", m.ITLDeadlineS)
+	r.count(path+".gpus_per_replica", m.GPUsPerReplica, 1)
+	if r.that(m.ITLDeadlineS != 0, path+".itl_deadline_s", "is missing or 0; must be > 0") {
+		r.that(finite(m.ITLDeadlineS) && m.ITLDeadlineS > 0, path+".itl_deadline_s", "must be a finite number > 0, got %v", m.ITLDeadlineS)
+	}
 	if r.that(len(m.FeasibleBatchSizes) > 0, path+".feasible_batch_sizes", "must list at least one batch size") {
 		validBatchSizes(r, path+".feasible_batch_sizes", m.FeasibleBatchSizes)
-		if b := m.InitialBatchSize; b != nil {
+		if b := m.InitialBatchSize; b != nil && r.read(path+".feasible_batch_sizes") {
 			r.that(slices.Contains(m.FeasibleBatchSizes, *b), path+".initial_batch_size",
 				"%d must be in feasible_batch_sizes %v", *b, m.FeasibleBatchSizes)
 		}
 	}
 	validBatchSizes(r, path+".batch_sizes", m.BatchSizes)
 	validBatchSizes(r, path+".fit_exclude_batch_sizes", m.FitExcludeBatchSizes)
-	r.that(m.TensorParallel >= 0, path+".tensor_parallel", "must be >= 1, got %d", m.TensorParallel)
-	r.that(m.ExpertParallel >= 0, path+".expert_parallel", "must be >= 1, got %d", m.ExpertParallel)
+	r.that(m.TensorParallel >= 0, path+".tensor_parallel", "must be >= 1, or 0 for any, got %d", m.TensorParallel)
+	r.that(m.ExpertParallel >= 0, path+".expert_parallel", "must be >= 1, or 0 for any, got %d", m.ExpertParallel)
 	m.Replicas.validate(r, path+".replicas")
 	if m.Live != nil {
 		m.Live.validate(r, path+".live")
@@ -111,32 +137,43 @@ func (m *Model) validate(r *rules, path string) {
 
 func validBatchSizes(r *rules, path string, sizes []int) {
 	for i, b := range sizes {
-		r.that(b > 0 && b <= maxInt32, fmt.Sprintf("%s[%d]", path, i), "must be > 0, got %d", b)
-		r.that(!slices.Contains(sizes[:i], b), fmt.Sprintf("%s[%d]", path, i), "%d stands there twice", b)
+		at := fmt.Sprintf("%s[%d]", path, i)
+		if validBatchSize(r, at, b) {
+			r.that(!slices.Contains(sizes[:i], b), at, "%d stands there twice", b)
+		}
 	}
+}
+
+func validBatchSize(r *rules, path string, b int) bool {
+	return r.that(b > 0, path, "must be > 0, got %d", b) && r.that(b <= maxInt32, path, "must be at most %d, got %d", maxInt32, b)
 }
 
 func (p *Replicas) validate(r *rules, path string) {
 	if p == nil {
 		return
 	}
-	complete := r.that(p.Initial != nil, path+".initial", "is missing")
-	if p.Initial != nil {
-		complete = r.that(*p.Initial >= 0 && *p.Initial <= maxInt32, path+".initial", "must be >= 0, got %d", *p.Initial)
+	if r.that(p.Initial != nil, path+".initial", "is missing") {
+		r.count(path+".initial", *p.Initial, 0)
 	}
+	var valid []datacenter.Ramp
 	for i, ramp := range p.Ramps {
 		at := fmt.Sprintf("%s.ramps[%d]", path, i)
-		complete = r.that(ramp.Target != nil, at+".target", "is missing") && complete
+		complete := r.that(ramp.Target != nil, at+".target", "is missing")
 		complete = r.that(ramp.TStart != nil, at+".t_start", "is missing") && complete
 		complete = r.that(ramp.TEnd != nil, at+".t_end", "is missing") && complete
 		if ramp.Target != nil {
-			complete = r.that(*ramp.Target <= maxInt32, at+".target", "must be at most %d, got %d", maxInt32, *ramp.Target) && complete
+			complete = r.count(at+".target", *ramp.Target, 0) && complete
 		}
-	}
-	if complete {
-		if _, err := p.schedule(); err != nil {
-			r.that(false, path, "%s", withoutKind(err))
+		if !complete || !r.read(at) {
+			continue
 		}
+		with := append(slices.Clip(valid), datacenter.Ramp{Target: *ramp.Target, TStartS: *ramp.TStart, TEndS: *ramp.TEnd})
+		if _, err := datacenter.NewReplicaSchedule(0, with...); err != nil {
+			_, what, _ := strings.Cut(withoutKind(err), ": ") // the ramp's place among the valid ones is of no use
+			r.that(false, at, "%s", what)
+			continue
+		}
+		valid = with
 	}
 }
 
@@ -144,8 +181,9 @@ func (l *LiveModel) validate(r *rules, path string) {
 	r.that(l.SimulatedNumReplicas >= 0, path+".simulated_num_replicas", "must be >= 0, got %d", l.SimulatedNumReplicas)
 	for i, e := range l.GPUEndpoints {
 		at := fmt.Sprintf("%s.gpu_endpoints[%d]", path, i)
-		r.that((e.Host == "") != (e.Socket == ""), at, "needs either host or socket")
-		r.that(e.Port >= 0 && e.Port <= math.MaxUint16, at+".port", "must be a port, got %d", e.Port)
+		r.that(e.Host != "" || e.Socket != "", at, "needs host or socket, has neither")
+		r.that(e.Host == "" || e.Socket == "", at, "needs host or socket, has both")
+		r.that(e.Port >= 0 && e.Port <= math.MaxUint16, at+".port", "must be a port, 0 to %d, got %d", math.MaxUint16, e.Port)
 		for j, g := range e.GPUIndices {
 			r.that(g >= 0, fmt.Sprintf("%s.gpu_indices[%d]", at, j), "must be >= 0, got %d", g)
 		}
@@ -153,19 +191,22 @@ func (l *LiveModel) validate(r *rules, path string) {
 }
 
 func (t *Training) validate(r *rules, path string) {
+	r.count(path+".n_gpus", t.NGPUs, 1)
 	r.that(t.Trace != "", path+".trace", "is missing")
-	complete := r.that(t.TStart != nil, path+".t_start", "is missing")
-	complete = r.that(t.TEnd != nil, path+".t_end", "is missing") && complete
-	if complete {
-		run := t.Run()
-		if err := run.Validate(); err != nil {
-			r.that(false, path, "%s", withoutKind(err))
-		}
+	if p := t.TargetPeakWPerGPU; p != nil {
+		r.that(finite(*p) && *p >= 0, path+".target_peak_w_per_gpu", "must be a finite number >= 0, got %v", *p)
+	}
+	finiteTime := func(key string, v *float64) bool {
+		return r.that(v != nil, path+key, "is missing") && r.that(finite(*v), path+key, "must be a finite number, got %v", *v)
+	}
+	start, end := finiteTime(".t_start", t.TStart), finiteTime(".t_end", t.TEnd)
+	if start && end && r.read(path+".t_start") {
+		r.that(*t.TStart <= *t.TEnd, path+".t_end", "must be >= t_start (%v), got %v", *t.TStart, *t.TEnd)
 	}
 }
 
 func (p *Replay) validate(r *rules, c *Config) {
-	if r.that(!p.Duration.IsZero(), "replay.duration_s", "must be > 0") && !c.DT.IsZero() {
+	if r.that(!p.Duration.IsZero(), "replay.duration_s", "must be > 0, got 0") && !c.DT.IsZero() && r.read("dt_s") {
 		steps := c.DT.StepsWithin(p.Duration)
 		r.that(steps <= maxSteps, "replay.duration_s", "is %d steps of dt_s, at most %d are allowed", steps, maxSteps)
 	}
@@ -177,47 +218,56 @@ func (p *Replay) validate(r *rules, c *Config) {
 
 func (cmd *Command) validate(r *rules, path string, c *Config) {
 	r.that(cmd.T != nil, path+".t", "is missing")
-	r.that((cmd.SetBatchSize != nil) != (cmd.ShiftReplicas != nil), path, "needs either set_batch_size or shift_replicas")
-	labels := make([]string, 0, len(cmd.SetBatchSize))
-	for label := range cmd.SetBatchSize {
-		labels = append(labels, label)
-	}
-	slices.Sort(labels)
+	r.that(cmd.SetBatchSize != nil || cmd.ShiftReplicas != nil, path, "needs set_batch_size or shift_replicas, has neither")
+	r.that(cmd.SetBatchSize == nil || cmd.ShiftReplicas == nil, path, "needs set_batch_size or shift_replicas, has both")
+	r.that(cmd.SetBatchSize == nil || len(cmd.SetBatchSize) > 0, path+".set_batch_size", "must name at least one model")
+	labels := slices.Sorted(maps.Keys(cmd.SetBatchSize))
 	for _, label := range labels {
 		at, b := path+".set_batch_size."+label, cmd.SetBatchSize[label]
 		m := c.model(label)
-		if !r.that(m != nil, at, "unknown model; the models are %q", c.labels()) {
+		if m < 0 {
+			c.unknownModel(r, at, label)
 			continue
 		}
-		if r.that(b > 0 && b <= maxInt32, at, "must be > 0, got %d", b) && !c.Control.AllowInfeasibleBatchSizes {
-			r.that(slices.Contains(m.FeasibleBatchSizes, b), at,
-				"%d must be in feasible_batch_sizes %v (control.allow_infeasible_batch_sizes lifts this)", b, m.FeasibleBatchSizes)
+		feasible := fmt.Sprintf("models[%d].feasible_batch_sizes", m)
+		sizes := c.Models[m].FeasibleBatchSizes
+		if validBatchSize(r, at, b) && !c.Control.AllowInfeasibleBatchSizes && len(sizes) > 0 && r.read(feasible) {
+			r.that(slices.Contains(sizes, b), at,
+				"%d must be in feasible_batch_sizes %v (control.allow_infeasible_batch_sizes lifts this)", b, sizes)
 		}
 	}
 	if s := cmd.ShiftReplicas; s != nil {
 		at := path + ".shift_replicas"
-		r.that(c.model(s.ModelLabel) != nil, at+".model_label", "unknown model %q; the models are %q", s.ModelLabel, c.labels())
+		if r.that(s.ModelLabel != "", at+".model_label", "is missing") && c.model(s.ModelLabel) < 0 {
+			c.unknownModel(r, at+".model_label", s.ModelLabel)
+		}
 		if r.that(s.ReplicaDelta != nil, at+".replica_delta", "is missing") {
-			r.that(*s.ReplicaDelta >= -maxInt32 && *s.ReplicaDelta <= maxInt32, at+".replica_delta", "is too large: %d", *s.ReplicaDelta)
+			r.that(*s.ReplicaDelta >= -maxInt32 && *s.ReplicaDelta <= maxInt32, at+".replica_delta",
+				"must be at most %d in size, got %d", maxInt32, *s.ReplicaDelta)
 		}
 	}
 }
 
-func (c *Config) model(label string) *Model {
+// unknownModel notes that there is no such model, provided that all labels could
+// be read.
+func (c *Config) unknownModel(r *rules, path, label string) {
+	labels := []string{}
 	for i := range c.Models {
-		if c.Models[i].ModelLabel == label {
-			return &c.Models[i]
+		if m := &c.Models[i]; m.ModelLabel != "" && !slices.Contains(labels, m.ModelLabel) {
+			labels = append(labels, m.ModelLabel)
+		}
+		if !r.read(fmt.Sprintf("models[%d].model_label", i)) {
+			return
 		}
 	}
-	return nil
+	if len(labels) > 0 {
+		r.that(false, path, "unknown model %q; the models are %q", label, labels)
+	}
 }
 
-func (c *Config) labels() []string {
-	labels := make([]string, len(c.Models))
-	for i := range c.Models {
-		labels[i] = c.Models[i].ModelLabel
-	}
-	return labels
+// model returns the index of the model with that label, -1 if there is none.
+func (c *Config) model(label string) int {
+	return slices.IndexFunc(c.Models, func(m Model) bool { return m.ModelLabel == label })
 }
 
 func (l *Live) validate(r *rules) {

@@ -19,17 +19,9 @@ type Seconds struct{ num, denMinus1 int64 }
 // Numerator and denominator must fit 53 bits each, so that times computed from
 // them are correctly rounded.
 func ParseSeconds(text string) (Seconds, error) {
-	const maxText = 64 // keeps a short text like 1e999999999 from asking for gigabytes
-	text = strings.TrimSpace(text)
-	mantissa, exponent, hasExponent := strings.Cut(strings.ToLower(text), "e")
-	if hasExponent {
-		if e, err := strconv.Atoi(exponent); err != nil || e < -maxText || e > maxText || strings.Contains(mantissa, "/") {
-			return Seconds{}, fmt.Errorf("%q is not a number of seconds such as 0.1 or \"1/10\"", text)
-		}
-	}
-	r, ok := new(big.Rat).SetString(text)
-	if !ok || len(text) > maxText || strings.ContainsAny(text, "xXoObB_pP") {
-		return Seconds{}, fmt.Errorf("%q is not a number of seconds such as 0.1 or \"1/10\"", text)
+	r, ok := parseRat(strings.TrimSpace(text))
+	if !ok {
+		return Seconds{}, fmt.Errorf("%.64q is not a number of seconds such as 0.1 or \"1/10\"", text)
 	}
 	const limit = 1 << 53
 	switch num, den := r.Num(), r.Denom(); {
@@ -40,6 +32,29 @@ func ParseSeconds(text string) (Seconds, error) {
 	default:
 		return Seconds{num.Int64(), den.Int64() - 1}, nil
 	}
+}
+
+// parseRat reads a fraction of two whole numbers or a decimal number.
+func parseRat(text string) (*big.Rat, bool) {
+	const most = 64 // characters, and ten's exponent: 1e999999999 would ask for gigabytes
+	if len(text) > most || strings.ContainsAny(text, "xXoObB_pP") {
+		return nil, false
+	}
+	if num, den, isFraction := strings.Cut(text, "/"); isFraction {
+		// Rat.SetString would read 1/010 as one eighth.
+		n, ok1 := new(big.Int).SetString(num, 10)
+		d, ok2 := new(big.Int).SetString(den, 10)
+		if !ok1 || !ok2 || d.Sign() <= 0 || den[0] == '+' {
+			return nil, false
+		}
+		return new(big.Rat).SetFrac(n, d), true
+	}
+	if _, exponent, hasExponent := strings.Cut(strings.ToLower(text), "e"); hasExponent {
+		if e, err := strconv.Atoi(exponent); err != nil || e < -most || e > most {
+			return nil, false
+		}
+	}
+	return new(big.Rat).SetString(text)
 }
 
 // SecondsOf returns the seconds that f's shortest decimal form denotes: 0.1 is

@@ -158,57 +158,75 @@ func (m *byModel[T]) UnmarshalJSON(raw []byte) error {
 	return nil
 }
 
+// jsonNumber is a number that was there; null, which stands for none, is NaN.
+type jsonNumber struct {
+	value float64
+	there bool
+}
+
+func (n *jsonNumber) UnmarshalJSON(raw []byte) error {
+	n.value, n.there = math.NaN(), true
+	if string(raw) == "null" {
+		return nil
+	}
+	return json.Unmarshal(raw, &n.value)
+}
+
 // UnmarshalJSON reads what AppendJSON wrote. The models are those of
 // power_by_model_w, in its order; every other per-model member must have the
 // same ones.
 func (s *State) UnmarshalJSON(raw []byte) error {
 	var in struct {
-		Seq            int64               `json:"seq"`
-		TimeS          *float64            `json:"time_s"`
-		WallTime       *time.Time          `json:"wall_time"`
-		Source         SourceKind          `json:"source"`
-		PowerW         *ThreePhase         `json:"power_w"`
-		ModelPowerW    byModel[float64]    `json:"power_by_model_w"`
-		BatchSize      byModel[int]        `json:"batch_size_by_model"`
-		ActiveReplicas byModel[int]        `json:"active_replicas_by_model"`
-		ObservedITLS   byModel[*float64]   `json:"observed_itl_s_by_model"`
-		PhaseShare     byModel[[3]float64] `json:"phase_share_by_model"`
+		Seq            *int64                       `json:"seq"`
+		TimeS          *float64                     `json:"time_s"`
+		WallTime       *time.Time                   `json:"wall_time"`
+		Source         *SourceKind                  `json:"source"`
+		PowerW         struct{ A, B, C jsonNumber } `json:"power_w"`
+		ModelPowerW    *byModel[jsonNumber]         `json:"power_by_model_w"`
+		BatchSize      byModel[*int]                `json:"batch_size_by_model"`
+		ActiveReplicas byModel[*int]                `json:"active_replicas_by_model"`
+		ObservedITLS   byModel[jsonNumber]          `json:"observed_itl_s_by_model"`
+		PhaseShare     byModel[[]jsonNumber]        `json:"phase_share_by_model"`
 	}
 	if err := json.Unmarshal(raw, &in); err != nil {
 		return err
 	}
-	if in.TimeS == nil || in.PowerW == nil {
-		return fmt.Errorf("time_s or power_w is missing")
+	if in.Seq == nil || in.TimeS == nil || in.Source == nil || in.ModelPowerW == nil {
+		return fmt.Errorf("seq, time_s, source or power_by_model_w is missing")
 	}
-	*s = State{Seq: in.Seq, TimeS: *in.TimeS, Source: in.Source, PowerW: *in.PowerW}
-	if in.WallTime != nil {
-		s.WallTime = *in.WallTime
+	if p := in.PowerW; !p.A.there || !p.B.there || !p.C.there {
+		return fmt.Errorf("power_w is missing or lacks a, b or c")
 	}
 	labels := in.ModelPowerW.labels
-	for name, n := range map[string]int{
-		"batch_size_by_model": len(in.BatchSize.labels), "active_replicas_by_model": len(in.ActiveReplicas.labels),
-		"observed_itl_s_by_model": len(in.ObservedITLS.labels), "phase_share_by_model": len(in.PhaseShare.labels),
+	for _, member := range []struct {
+		name   string
+		labels []string
+	}{
+		{"batch_size_by_model", in.BatchSize.labels}, {"active_replicas_by_model", in.ActiveReplicas.labels},
+		{"observed_itl_s_by_model", in.ObservedITLS.labels}, {"phase_share_by_model", in.PhaseShare.labels},
 	} {
-		if n != len(labels) {
-			return fmt.Errorf("%s has %d models, power_by_model_w has %d", name, n, len(labels))
+		if len(member.labels) != len(labels) {
+			return fmt.Errorf("%s has %d models, power_by_model_w has %d", member.name, len(member.labels), len(labels))
 		}
+	}
+	read := State{
+		Seq: *in.Seq, TimeS: *in.TimeS, Source: *in.Source,
+		PowerW: ThreePhase{in.PowerW.A.value, in.PowerW.B.value, in.PowerW.C.value},
+	}
+	if in.WallTime != nil {
+		read.WallTime = *in.WallTime
 	}
 	for _, label := range labels {
-		batchSize, ok1 := in.BatchSize.values[label]
-		active, ok2 := in.ActiveReplicas.values[label]
-		itl, ok3 := in.ObservedITLS.values[label]
-		share, ok4 := in.PhaseShare.values[label]
-		if !(ok1 && ok2 && ok3 && ok4) {
-			return fmt.Errorf("model %q of power_by_model_w is missing elsewhere", label)
+		batchSize, active := in.BatchSize.values[label], in.ActiveReplicas.values[label]
+		itl, share := in.ObservedITLS.values[label], in.PhaseShare.values[label]
+		if batchSize == nil || active == nil || !itl.there || len(share) != NumPhases {
+			return fmt.Errorf("model %q lacks a batch size, active replicas, a latency or three phase shares", label)
 		}
-		m := ModelState{
-			ModelLabel: label, PowerW: in.ModelPowerW.values[label], BatchSize: batchSize, ActiveReplicas: active,
-			ObservedITLS: math.NaN(), PhaseShare: ThreePhase{share[0], share[1], share[2]},
-		}
-		if itl != nil {
-			m.ObservedITLS = *itl
-		}
-		s.Models = append(s.Models, m)
+		read.Models = append(read.Models, ModelState{
+			ModelLabel: label, PowerW: in.ModelPowerW.values[label].value, BatchSize: *batchSize, ActiveReplicas: *active,
+			ObservedITLS: itl.value, PhaseShare: ThreePhase{share[0].value, share[1].value, share[2].value},
+		})
 	}
+	*s = read
 	return nil
 }

@@ -186,7 +186,7 @@ func TestReadersSayWhatIsWrongAndWhere(t *testing.T) {
 		{"cut in the last number", csvEnding, header + row[:len(row)-1], "in: the last line does not end in a newline"},
 		{"cut", jsonlEnding, line + line[:len(line)/2], "in:2: "},
 		{"no object", jsonlEnding, "null\n", "in:1: "},
-		{"other object", jsonlEnding, "\n{}\n", "in:2: is missing"},
+		{"other object", jsonlEnding, "\n{}\n", "in:2: seq, time_s, source or power_by_model_w is missing"},
 		{"two objects", jsonlEnding, strings.TrimSpace(line) + line, "in:1: "},
 		{"empty", parquetEnding, "", "in: "},
 		{"cut", parquetEnding, file[:len(file)/2], "in: "},

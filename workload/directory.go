@@ -52,8 +52,9 @@ type ModelData struct {
 	Traces map[int]*InferenceTrace
 	// ITL are the latency fits by batch size, nil if they were not asked for.
 	ITL map[int]ITLMixture
-	// Origin is the file or folder the data came from, for messages.
-	Origin string
+	// Origin and ITLOrigin are the files the traces and the fits came from, for
+	// messages.
+	Origin, ITLOrigin string
 }
 
 // InferenceData is the data of several models, in the order they were asked for.
@@ -169,6 +170,7 @@ func loadV01(dir string, queries []DataQuery, itl bool) (*InferenceData, error) 
 		return nil, err
 	}
 	for i, q := range queries {
+		data.Models[i].ITLOrigin = file
 		if data.Models[i].ITL = fits[q.ModelLabel]; data.Models[i].ITL == nil {
 			return nil, fileErrorf(file, 0, "has no ITL fits of model %q; it has %s", q.ModelLabel, quoted(sortedKeys(fits)))
 		}
@@ -208,7 +210,10 @@ func readSummary(file string, wanted map[string]*ModelData) ([]string, error) {
 		if !ok {
 			return nil
 		}
-		path := filepath.Join(filepath.Dir(file), filepath.FromSlash(name))
+		path := filepath.FromSlash(name)
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(filepath.Dir(file), path)
+		}
 		if !exists(path) {
 			return row.errorf("trace_file: %s does not exist", path)
 		}
@@ -288,7 +293,8 @@ func loadV02(dir string, measurements []measurement, queries []DataQuery, itl bo
 			return nil, err
 		}
 		if itl {
-			if model.ITL, err = LoadITLFit(filepath.Join(m.dir, itlFitFile)); err != nil {
+			model.ITLOrigin = filepath.Join(m.dir, itlFitFile)
+			if model.ITL, err = LoadITLFit(model.ITLOrigin); err != nil {
 				return nil, err
 			}
 		}
@@ -440,6 +446,9 @@ func readMeasurement(file string, measuredGPUs int) (map[int]*InferenceTrace, er
 }
 
 func quoted(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
 	parts := make([]string, len(names))
 	for i, n := range names {
 		parts[i] = strconv.Quote(n)

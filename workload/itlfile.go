@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"reflect"
 	"slices"
 	"strconv"
 
@@ -42,15 +43,16 @@ func itlParams() []itlParam {
 	}
 }
 
-// validate returns what is wrong with the mixture.
-func (m *ITLMixture) validate() error {
+// validate returns what is wrong with the mixture; prefix comes before the names
+// of its parameters.
+func (m *ITLMixture) validate(prefix string) error {
 	for _, p := range itlParams() {
 		if v := *p.at(m); !(v >= 0) || math.IsInf(v, 0) {
-			return fmt.Errorf("%s must be a finite number >= 0, got %v", p.name, v)
+			return fmt.Errorf("%s%s must be a finite number >= 0, got %v", prefix, p.name, v)
 		}
 	}
 	if !(m.PiSteady+m.PiStall > 0) {
-		return fmt.Errorf("pi_steady and pi_stall are both 0")
+		return fmt.Errorf("%spi_steady and %spi_stall are both 0; one must be above 0", prefix, prefix)
 	}
 	return nil
 }
@@ -93,8 +95,8 @@ func LoadITLFits(file string) (ITLFits, error) {
 				return err
 			}
 		}
-		if err := m.validate(); err != nil {
-			return row.errorf("itl_mix_%w", err)
+		if err := m.validate("itl_mix_"); err != nil {
+			return row.errorf("%w", err)
 		}
 		if !fits.add(label, batchSize, m) {
 			return row.errorf("a second fit for model %q at batch size %d", label, batchSize)
@@ -154,7 +156,7 @@ func LoadITLFit(file string) (map[int]ITLMixture, error) {
 	fits := map[int]ITLMixture{}
 	for _, key := range sortedKeys(content.PerBatch) {
 		batchSize, err := strconv.Atoi(key)
-		if err != nil || batchSize < 1 {
+		if err != nil || batchSize < 1 || strconv.Itoa(batchSize) != key {
 			return nil, fileErrorf(file, 0, "per_batch: %q is not a batch size", key)
 		}
 		var m ITLMixture
@@ -165,8 +167,8 @@ func LoadITLFit(file string) (map[int]ITLMixture, error) {
 			}
 			*p.at(&m) = *v
 		}
-		if err := m.validate(); err != nil {
-			return nil, fileErrorf(file, 0, "per_batch.%s.%w", key, err)
+		if err := m.validate("per_batch." + key + "."); err != nil {
+			return nil, &FileError{file, 0, err}
 		}
 		fits[batchSize] = m
 	}
@@ -198,9 +200,32 @@ func readJSON(file string, v any) error {
 		return openError(file, err)
 	}
 	if err := json.Unmarshal(raw, v); err != nil {
-		return &FileError{file, jsonErrorLine(raw, err), err}
+		return &FileError{file, jsonErrorLine(raw, err), jsonError(err)}
 	}
 	return nil
+}
+
+// jsonError words a value of the wrong type in the file's terms.
+func jsonError(err error) error {
+	var mismatch *json.UnmarshalTypeError
+	if !errors.As(err, &mismatch) {
+		return err
+	}
+	want := "an object"
+	switch mismatch.Type.Kind() {
+	case reflect.Int:
+		want = "a whole number"
+	case reflect.Float64:
+		want = "a finite number"
+	case reflect.String:
+		want = "a string"
+	case reflect.Slice:
+		want = "an array"
+	}
+	if mismatch.Field == "" {
+		return fmt.Errorf("want %s, got %s", want, mismatch.Value)
+	}
+	return fmt.Errorf("%s: want %s, got %s", mismatch.Field, want, mismatch.Value)
 }
 
 func jsonErrorLine(raw []byte, err error) int {

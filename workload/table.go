@@ -141,7 +141,7 @@ func (t *table) readError(err error) error {
 	case errors.Is(err, io.EOF):
 		return io.EOF
 	case errors.As(err, &parse):
-		return &FileError{t.file, parse.Line, parse.Err}
+		return &FileError{t.file, parse.StartLine, parse.Err} // where an unclosed quote opens, not where the file ends
 	default:
 		return openError(t.file, err)
 	}

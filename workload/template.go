@@ -1,6 +1,7 @@
 package workload
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
@@ -73,7 +74,7 @@ func (s *TemplateStore) Template(m, batchSize int) ([]float64, error) {
 func (s *TemplateStore) ITL(m, batchSize int) (ITLMixture, error) {
 	fit, ok := s.data[m].ITL[batchSize]
 	if !ok {
-		return ITLMixture{}, &MissingBatchError{"ITL fit", s.labels[m], batchSize, sortedKeys(s.data[m].ITL), s.data[m].Origin}
+		return ITLMixture{}, &MissingBatchError{"ITL fit", s.labels[m], batchSize, sortedKeys(s.data[m].ITL), cmp.Or(s.data[m].ITLOrigin, s.data[m].Origin)}
 	}
 	return fit, nil
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -45,7 +46,9 @@ func main() {
 	err := run(ctx, os.Args[1:], terminal{os.Stdout, os.Stderr, os.Environ()})
 	stop()
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "g2g-agent: %v\n", err)
+		// That the input is at fault shows in the exit status and in the message itself.
+		message := strings.ReplaceAll(err.Error(), datacenter.ErrInvalidInput.Error()+": ", "")
+		fmt.Fprintf(os.Stderr, "g2g-agent: %s\n", message)
 	}
 	os.Exit(exitStatus(err))
 }

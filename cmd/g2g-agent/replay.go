@@ -16,7 +16,7 @@ import (
 type replayCmd struct {
 	Config string `required:"" placeholder:"FILE" help:"Config of the run."`
 	Out    string `placeholder:"FILE" help:"Where the states go; the ending picks the format: .csv, .jsonl or .parquet. - is CSV on standard output."`
-	Pace   string `default:"0" enum:"0,1,step" help:"0: as fast as possible. 1: in real time. step: wait to be advanced over the control API."`
+	Pace   string `default:"0" enum:"0,1,step" help:"0: as fast as possible. 1: in real time. (step is for the control API, which this version does not have yet.)"`
 }
 
 // stdoutPath as --out is CSV on standard output.
@@ -111,7 +111,7 @@ func (cmd replayCmd) output(models []datacenter.ModelSpec, term terminal) (outpu
 		return noOutput{}, nil
 	case stdoutPath:
 		w, err := record.NewCSVWriter(term.stdout, labels)
-		return stdoutOutput{w}, err
+		return stdoutOutput{w, cmd.Pace == "1"}, err
 	default:
 		return record.Create(cmd.Out, labels)
 	}
@@ -123,7 +123,18 @@ func (noOutput) Write(*datacenter.State) error { return nil }
 func (noOutput) Commit() error                 { return nil }
 func (noOutput) Abort()                        {}
 
-type stdoutOutput struct{ *record.CSVWriter }
+// stdoutOutput is CSV on standard output, in a paced run each row at once.
+type stdoutOutput struct {
+	*record.CSVWriter
+	paced bool
+}
+
+func (o stdoutOutput) Write(s *datacenter.State) error {
+	if err := o.CSVWriter.Write(s); err != nil || !o.paced {
+		return err
+	}
+	return o.Flush()
+}
 
 func (o stdoutOutput) Commit() error { return o.Close() }
 func (stdoutOutput) Abort()          {}

@@ -42,6 +42,10 @@ func Create(path string) (*File, error) {
 		f.file, err = os.OpenFile(f.temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 	}
 	if err != nil {
+		// The temporary file's name would only confuse.
+		if pathErr := (*fs.PathError)(nil); errors.As(err, &pathErr) {
+			err = pathErr.Err
+		}
 		return nil, fmt.Errorf("create %s: %w", path, err)
 	}
 	if exists && f.temporary != "" {
