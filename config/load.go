@@ -138,13 +138,15 @@ func parse(raw []byte, environ []string, purpose Purpose) (*Config, []Problem) {
 // yamlProblems words the YAML parser's errors: a sentence each, with its line.
 func yamlProblems(err error) []Problem {
 	text := strings.TrimPrefix(strings.TrimPrefix(err.Error(), "yaml: "), "unmarshal errors:\n")
+	// The value quoted in this one may itself span lines.
+	if at, _, found := strings.Cut(text, ": cannot unmarshal "); found && strings.HasSuffix(strings.TrimSpace(text), " into map[string]interface {}") {
+		return []Problem{{"", strings.TrimSpace(at) + ": a config is a map of keys, such as \"seed: 42\"; this file holds something else"}}
+	}
 	var problems []Problem
 	for line := range strings.Lines(text) {
-		line = strings.TrimSpace(line)
-		if at, _, found := strings.Cut(line, ": cannot unmarshal "); found && strings.HasSuffix(line, " into map[string]interface {}") {
-			line = at + ": a config is a map of keys, such as \"seed: 42\"; this file holds something else"
+		if line = strings.TrimSpace(line); line != "" {
+			problems = append(problems, Problem{"", line})
 		}
-		problems = append(problems, Problem{"", line})
 	}
 	return problems
 }
