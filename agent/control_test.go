@@ -92,12 +92,22 @@ func TestNewReplayRefusesWhatWouldFailLater(t *testing.T) {
 			c.Models[1].Replicas = s // 20 GPUs, 3 servers
 			s, _ = datacenter.NewReplicaSchedule(8, datacenter.Ramp{Target: 10, TStartS: 50, TEndS: 60})
 			c.Models[0].Replicas = s // 16 to 20 GPUs, 2 to 3 servers
-		}, "models: the replica schedules need 6 servers at t=53 s, but datacenter.total_gpu_capacity 40 fills 5 servers of 8 GPUs"},
+		}, "models: the replica schedules need 38 GPUs in 6 servers at t=53 s, but datacenter.total_gpu_capacity is 40 GPUs, which fill 5 servers of 8"},
 		{"a shift", func(c *ReplayConfig) { c.Commands = []datacenter.ScriptedCommand{at(t, "10", shift("b", 3))} },
-			"replay.commands[0].shift_replicas: with this shift the models need 44 GPUs at t=10 s, but datacenter.total_gpu_capacity is 40, of which 8 are free"},
+			"replay.commands[0].shift_replicas: with this shift, before which 8 GPUs are free, the models need 44 GPUs in 6 servers at t=10 s, but datacenter.total_gpu_capacity is 40 GPUs, which fill 5 servers of 8"},
 		{"a shift, at a later ramp", func(c *ReplayConfig) {
 			c.Commands = []datacenter.ScriptedCommand{at(t, "70", batch("a", 16)), at(t, "10", shift("b", 2))}
-		}, "replay.commands[1].shift_replicas: with this shift the models need 6 servers at t=52 s, but datacenter.total_gpu_capacity 40 fills 5 servers of 8 GPUs"},
+		}, "replay.commands[1].shift_replicas: with this shift, before which 8 GPUs are free, the models need 42 GPUs in 6 servers at t=52 s, but datacenter.total_gpu_capacity is 40 GPUs, which fill 5 servers of 8"},
+		{"GPUs that servers would have room for, within a ramp", func(c *ReplayConfig) {
+			c.Facility.TotalGPUCapacity = 33 // which fill 5 servers of 8
+			c.Models[0].Replicas, _ = datacenter.NewReplicaSchedule(4, datacenter.Ramp{Target: 12, TStartS: 0, TEndS: 100})
+			c.Models[1].Replicas, _ = datacenter.NewReplicaSchedule(4, datacenter.Ramp{Target: 0, TStartS: 90, TEndS: 90})
+			c.Commands = []datacenter.ScriptedCommand{at(t, "0", shift("b", -1)), at(t, "80", shift("b", 1))}
+		}, "replay.commands[1].shift_replicas: with this shift, before which 1 GPUs are free, the models need 36 GPUs in 5 servers at t=80 s, but datacenter.total_gpu_capacity is 33 GPUs, which fill 5 servers of 8"},
+		{"everything at once", func(c *ReplayConfig) {
+			c.Models[0].InitialBatchSize = 32
+			c.Commands = []datacenter.ScriptedCommand{at(t, "10", shift("b", 30))}
+		}, `models[0].initial_batch_size: no trace for model "a" at batch size 32`},
 		{"initial batch size without a trace", func(c *ReplayConfig) { c.Models[0].InitialBatchSize = 32 },
 			`models[0].initial_batch_size: no trace for model "a" at batch size 32 in made up; there are [8 16]`},
 		{"commanded batch size without a trace", func(c *ReplayConfig) { c.Commands = []datacenter.ScriptedCommand{at(t, "10", batch("b", 64))} },
@@ -217,6 +227,18 @@ func TestCommandsAreCheckedWhole(t *testing.T) {
 	}
 	if m := s.Models[2]; m.PowerW != 0 || m.ActiveReplicas != 0 {
 		t.Errorf("a model that starts without replicas is %+v, OpenG2G never gives it any", m)
+	}
+}
+
+func TestNumbersThatOverflowEndTheRun(t *testing.T) {
+	cfg := twoModels(t)
+	cfg.Facility.BaseKWPerPhase = 1e308
+	replay, err := NewReplay(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := replay.Step(time.Time{}); !errors.Is(err, datacenter.ErrInvalidInput) || !strings.Contains(err.Error(), "the power at t=0 s is not a finite number") {
+		t.Errorf("error %v", err)
 	}
 }
 

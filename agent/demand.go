@@ -3,9 +3,6 @@ package agent
 import (
 	"fmt"
 	"math"
-	"slices"
-
-	"github.com/g2g-agent/g2g-agent/datacenter"
 )
 
 // demand is how many replicas the models ask for over time: their schedules,
@@ -40,27 +37,28 @@ func (d *demand) gpusAt(tS float64) int {
 	return gpus
 }
 
-// overload is a step at which more servers are asked for than there are.
+// overload is a step at which more is asked for than there is.
 type overload struct {
-	timeS  float64
-	wanted int // servers
+	timeS         float64
+	gpus, servers int // asked for
 }
 
-// firstOverload returns the first step in [from, to) at which the pool's servers
-// do not suffice, nil if there is none. Servers go to one model each, so they
-// may run out before GPUs do.
+// firstOverload returns the first step in [from, to) at which the capacity or
+// the pool's servers do not suffice, nil if there is none. Servers go to one
+// model each, so they may run out before GPUs do.
 func (d *demand) firstOverload(from, to int64) *overload {
-	servers := d.cfg.Facility.NumServers()
+	f := &d.cfg.Facility
 	replicas := make([]int, len(d.cfg.Models))
 	for k := from; k < to; {
 		t := d.cfg.DT.Times(k)
 		d.replicasAt(t, replicas)
-		wanted := 0
+		gpus, servers := 0, 0
 		for m, n := range replicas {
-			wanted += d.cfg.Facility.ServersFor(&d.cfg.Models[m], n)
+			gpus += n * d.cfg.Models[m].GPUsPerReplica
+			servers += f.ServersFor(&d.cfg.Models[m], n)
 		}
-		if wanted > servers {
-			return &overload{t, wanted}
+		if gpus > f.TotalGPUCapacity || servers > f.NumServers() {
+			return &overload{t, gpus, servers}
 		}
 		next, ramping := d.nextRamp(t)
 		switch {
@@ -96,35 +94,9 @@ func (d *demand) nextRamp(tS float64) (start float64, ramping bool) {
 	return start, ramping
 }
 
-// checkSchedules returns an error, wrapping [datacenter.ErrInvalidInput], if the
-// GPUs of the schedules alone exceed the capacity at the start or where any ramp
-// begins or ends, be it after the end of the run.
-func (d *demand) checkSchedules() error {
-	beforeAll := math.Inf(-1)
-	times := []float64{beforeAll}
-	for m := range d.cfg.Models {
-		if s := d.cfg.Models[m].Replicas; s != nil {
-			for _, r := range s.Ramps() {
-				times = append(times, r.TStartS, r.TEndS)
-			}
-		}
-	}
-	slices.Sort(times)
-	for _, t := range times {
-		gpus := 0
-		for m := range d.cfg.Models {
-			if s := d.cfg.Models[m].Replicas; s != nil {
-				gpus += s.ReplicasAt(t) * d.cfg.Models[m].GPUsPerReplica
-			}
-		}
-		if gpus > d.cfg.Facility.TotalGPUCapacity {
-			when := fmt.Sprintf("at t=%v s", t)
-			if t == beforeAll {
-				when = "at the start"
-			}
-			return fmt.Errorf("%w: models: the replica schedules need %d GPUs %s, but datacenter.total_gpu_capacity is %d",
-				datacenter.ErrInvalidInput, gpus, when, d.cfg.Facility.TotalGPUCapacity)
-		}
-	}
-	return nil
+// describe says what is asked for and what there is.
+func (d *demand) describe(o *overload) string {
+	f := &d.cfg.Facility
+	return fmt.Sprintf("%d GPUs in %d servers at t=%v s, but datacenter.total_gpu_capacity is %d GPUs, which fill %d servers of %d",
+		o.gpus, o.servers, o.timeS, f.TotalGPUCapacity, f.NumServers(), f.GPUsPerServer)
 }

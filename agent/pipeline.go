@@ -98,8 +98,9 @@ func (p *Pipeline) Reset() error {
 }
 
 // Step computes the next state. wallTime is the time of day the step is due,
-// zero when it follows no clock. An error (an [*augment.OversubscribedError])
-// leaves the pipeline at the step that failed.
+// zero when it follows no clock. An error (an [*augment.OversubscribedError], or
+// one wrapping [datacenter.ErrInvalidInput] for numbers that overflow) leaves the
+// pipeline at the step that failed.
 func (p *Pipeline) Step(wallTime time.Time) (*datacenter.State, error) {
 	t := p.cfg.DT.Times(p.step)
 	p.source.BeginStep(p.step)
@@ -126,8 +127,28 @@ func (p *Pipeline) Step(wallTime time.Time) (*datacenter.State, error) {
 			BatchSize: p.batchSizes[m], ObservedITLS: itl, PhaseShare: model.PhaseShare,
 		}
 	}
+	if err := checkFinite(state); err != nil {
+		return nil, err
+	}
 	p.step++
 	return state, nil
+}
+
+// checkFinite refuses a state whose numbers have outgrown a double, which only
+// absurd input can bring about.
+func checkFinite(s *datacenter.State) error {
+	outgrown := func(what string) error {
+		return fmt.Errorf("%w: %s at t=%v s is not a finite number: check the magnitudes in the config and the data", datacenter.ErrInvalidInput, what, s.TimeS)
+	}
+	if total := s.PowerW.Total(); math.IsNaN(total) || math.IsInf(total, 0) {
+		return outgrown("the power")
+	}
+	for i := range s.Models {
+		if math.IsInf(s.Models[i].ObservedITLS, 0) {
+			return outgrown("the inter-token latency of " + s.Models[i].ModelLabel)
+		}
+	}
+	return nil
 }
 
 // Apply checks a command whole and, only if nothing is wrong with it, applies
@@ -220,9 +241,6 @@ func (p *Pipeline) checkRoom(m int, c datacenter.ShiftReplicas) error {
 	p.demand.shift[m] += c.ReplicaDelta
 	defer func() { p.demand.shift[m] -= c.ReplicaDelta }()
 	over := p.demand.firstOverload(p.step, p.horizon)
-	if over == nil && p.demand.gpusAt(t) > capacity {
-		over = &overload{timeS: t}
-	}
 	if over == nil {
 		return nil
 	}

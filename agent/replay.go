@@ -57,16 +57,13 @@ func NewReplay(cfg ReplayConfig) (*Replay, error) {
 	}
 	slices.SortStableFunc(r.commands, func(a, b datedCommand) int { return cmp.Compare(a.step, b.step) })
 
-	d := newDemand(&cfg.Config)
-	if err := d.checkSchedules(); err != nil {
-		return nil, err
-	}
-	if err := r.checkCapacity(&d); err != nil {
-		return nil, err
+	if err := datacenter.CheckScheduleCapacity(&cfg.Facility, cfg.Models); err != nil {
+		return nil, fmt.Errorf("%w: models: %w", datacenter.ErrInvalidInput, err)
 	}
 	pool := cfg.newPool(stagger)
 	source := newReplaySource(&cfg.Config, store, cfg.ITL, pool)
-	if err := r.checkBatchSizes(&cfg.Config, source); err != nil {
+	d := newDemand(&cfg.Config)
+	if err := errors.Join(r.checkCapacity(&d), r.checkBatchSizes(&cfg.Config, source)); err != nil {
 		return nil, err
 	}
 	if r.Pipeline, err = newPipeline(cfg.Config, pool, source); err != nil {
@@ -86,8 +83,7 @@ func (r *Replay) checkCapacity(d *demand) error {
 			to = min(r.commands[i].step, r.steps)
 		}
 		if over := d.firstOverload(from, to); over != nil {
-			return fmt.Errorf("%w: %s %d servers at t=%v s, but datacenter.total_gpu_capacity %d fills %d servers of %d GPUs",
-				datacenter.ErrInvalidInput, blame, over.wanted, over.timeS, d.cfg.Facility.TotalGPUCapacity, d.cfg.Facility.NumServers(), d.cfg.Facility.GPUsPerServer)
+			return fmt.Errorf("%w: %s %s", datacenter.ErrInvalidInput, blame, d.describe(over))
 		}
 		if to == r.steps {
 			return nil
@@ -101,14 +97,10 @@ func (r *Replay) checkCapacity(d *demand) error {
 		if m < 0 {
 			continue // refused when it is applied, and by the config before
 		}
-		t := d.cfg.DT.Times(from)
-		free := d.cfg.Facility.TotalGPUCapacity - d.gpusAt(t)
+		free := d.cfg.Facility.TotalGPUCapacity - d.gpusAt(d.cfg.DT.Times(from))
 		d.shift[m] += shift.ReplicaDelta
-		blame = fmt.Sprintf("replay.commands[%d].shift_replicas: with this shift the models need", r.commands[i].index)
-		if gpus := d.gpusAt(t); shift.ReplicaDelta > 0 && gpus > d.cfg.Facility.TotalGPUCapacity {
-			return fmt.Errorf("%w: %s %d GPUs at t=%v s, but datacenter.total_gpu_capacity is %d, of which %d are free",
-				datacenter.ErrInvalidInput, blame, gpus, t, d.cfg.Facility.TotalGPUCapacity, max(free, 0))
-		}
+		blame = fmt.Sprintf("replay.commands[%d].shift_replicas: with this shift, before which %d GPUs are free, the models need",
+			r.commands[i].index, max(free, 0))
 	}
 }
 

@@ -40,7 +40,7 @@ func SetUpReplay(c *config.Config, onEvent func(datacenter.Event)) (*Setup, erro
 	}
 	data, err := workload.LoadInferenceData(c.Replay.DataDir, queries, c.Replay.ITL)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("replay.data_dir: %w", err)
 	}
 	training, err := loadTraining(c)
 	if err != nil {

@@ -20,6 +20,7 @@ import (
 // Stagger says from where a server's offset into the recorded power is drawn,
 // so that servers showing one recording do not all peak together.
 type Stagger struct {
+	inSeconds  bool
 	belowSteps int64
 	belowS     float64
 }
@@ -28,7 +29,7 @@ type Stagger struct {
 func StaggerSteps(below int64) Stagger { return Stagger{belowSteps: below} }
 
 // StaggerSeconds draws seconds in [0, below), as a live run does.
-func StaggerSeconds(below float64) Stagger { return Stagger{belowS: below} }
+func StaggerSeconds(below float64) Stagger { return Stagger{inSeconds: true, belowS: below} }
 
 // PoolConfig is what a pool is laid out from.
 type PoolConfig struct {
@@ -68,7 +69,7 @@ func NewPool(cfg PoolConfig) *Pool {
 	}
 	rng := nprand.New(cfg.Seed)
 	nprand.Shuffle(rng, p.phases)
-	if cfg.Stagger.belowS > 0 {
+	if cfg.Stagger.inSeconds {
 		p.staggerS = make([]float64, n)
 		for i := range p.staggerS {
 			p.staggerS[i] = rng.Uniform(0, cfg.Stagger.belowS)

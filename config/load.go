@@ -15,7 +15,6 @@ import (
 
 	"github.com/go-viper/mapstructure/v2"
 	"github.com/knadh/koanf/parsers/yaml"
-	"github.com/knadh/koanf/providers/env/v2"
 	"github.com/knadh/koanf/providers/rawbytes"
 	"github.com/knadh/koanf/v2"
 
@@ -197,22 +196,19 @@ func plain(value any) any {
 }
 
 // applyEnv sets the keys that the environment names in tree, outer ones first.
+// (koanf's own provider for this knows no elements of lists.)
 func applyEnv(tree map[string]any, environ []string) []Problem {
-	k := koanf.New(pathDelim)
 	var problems []Problem
-	provider := env.Provider(pathDelim, env.Opt{
-		Prefix:      EnvPrefix,
-		EnvironFunc: func() []string { return slices.Sorted(slices.Values(environ)) },
-		TransformFunc: func(name, text string) (string, any) {
-			path := strings.Split(strings.ToLower(strings.TrimPrefix(name, EnvPrefix)), envLevels)
-			if err := setKey(tree, path, parseEnvValue(name, text)); err != nil {
-				problems = append(problems, Problem{strings.Join(path, "."), fmt.Sprintf("%s: %v", name, err)})
-			}
-			return "", nil // set above, where lists can be indexed
-		},
-	})
-	if err := k.Load(provider, nil); err != nil {
-		problems = append(problems, Problem{"", err.Error()})
+	for _, variable := range slices.Sorted(slices.Values(environ)) {
+		name, text, _ := strings.Cut(variable, "=")
+		key, ours := strings.CutPrefix(name, EnvPrefix)
+		if !ours {
+			continue
+		}
+		path := strings.Split(strings.ToLower(key), envLevels)
+		if err := setKey(tree, path, parseEnvValue(name, text)); err != nil {
+			problems = append(problems, Problem{strings.Join(path, "."), fmt.Sprintf("%s: %v", name, err)})
+		}
 	}
 	return problems
 }

@@ -12,7 +12,7 @@ import (
 
 // Bounds that keep a mistyped number from asking for more memory than there is.
 const (
-	maxServers = 100_000_000
+	maxServers = 10_000_000
 	maxSteps   = 100_000_000
 	maxInt32   = math.MaxInt32
 )
@@ -55,6 +55,11 @@ func (r *rules) count(path string, n, least int) bool {
 
 func finite(f float64) bool { return !math.IsNaN(f) && !math.IsInf(f, 0) }
 
+// clean reports whether nothing is wrong with the key at path and those below.
+func (r *rules) clean(path string) bool {
+	return r.read(path) && !slices.ContainsFunc(r.problems, func(p Problem) bool { return isWithin(p.Path, path) })
+}
+
 // withoutKind is err's text without the kind of error it begins with.
 func withoutKind(err error) string {
 	return strings.TrimPrefix(err.Error(), datacenter.ErrInvalidInput.Error()+": ")
@@ -86,12 +91,27 @@ func (c *Config) validate(r *rules, purpose Purpose) {
 		r.that(c.Replay.DataDir != "", "replay.data_dir", "is missing; a replay needs an OpenG2G data directory")
 		r.that(c.Datacenter.TotalGPUCapacity != 0, "datacenter.total_gpu_capacity", "is missing or 0; a replay needs the number of GPUs the datacenter can host")
 	}
+	if purpose == ForReplay && r.clean("models") && r.clean("datacenter") {
+		c.validateCapacity(r)
+	}
 	c.Live.validate(r)
 	r.that(c.API.TLSCertFile != "" || c.API.TLSKeyFile == "", "api.tls_cert_file", "is missing; tls_key_file needs it")
 	r.that(c.API.TLSKeyFile != "" || c.API.TLSCertFile == "", "api.tls_key_file", "is missing; tls_cert_file needs it")
 	r.that(slices.Contains([]string{"trace", "debug", "info", "warn", "error"}, c.Log.Level), "log.level",
 		"must be trace, debug, info, warn or error, got %q", c.Log.Level)
 	r.that(slices.Contains([]string{"auto", "console", "json"}, c.Log.Format), "log.format", "must be auto, console or json, got %q", c.Log.Format)
+}
+
+// validateCapacity checks that the replica schedules fit the datacenter.
+func (c *Config) validateCapacity(r *rules) {
+	models, err := c.ModelSpecs()
+	if err == nil {
+		f := c.Facility()
+		err = datacenter.CheckScheduleCapacity(&f, models)
+	}
+	if err != nil {
+		r.that(false, "models", "%s", withoutKind(err))
+	}
 }
 
 func (d *Datacenter) validate(r *rules) {

@@ -1,6 +1,7 @@
 package datacenter
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -53,15 +54,7 @@ func (s *ReplicaSchedule) add(r Ramp) error {
 	}
 	// Ramps that start together keep the order they came in.
 	s.ramps = append(s.ramps, r)
-	slices.SortStableFunc(s.ramps, func(a, b Ramp) int {
-		switch {
-		case a.TStartS < b.TStartS:
-			return -1
-		case a.TStartS > b.TStartS:
-			return 1
-		}
-		return 0
-	})
+	slices.SortStableFunc(s.ramps, func(a, b Ramp) int { return cmp.Compare(a.TStartS, b.TStartS) })
 	return nil
 }
 

@@ -9,28 +9,27 @@ import (
 	"strings"
 )
 
-// Seconds is an exact, non-negative number of seconds, num/den in lowest terms.
-// Steps of a tenth of a second stay exact however many there are. The zero
-// value is zero seconds.
-type Seconds struct{ num, denMinus1 int64 }
+// Seconds is an exact, non-negative number of seconds. Steps of a tenth of a
+// second stay exact however many there are. The zero value is zero seconds.
+type Seconds struct {
+	// The number in lowest terms if both fit 53 bits, else in exact.
+	num, denMinus1 int64
+	exact          *big.Rat
+}
 
 // ParseSeconds reads "1/10", "0.1", "1e-1" or "3".
-//
-// Numerator and denominator must fit 53 bits each, so that times computed from
-// them are correctly rounded.
 func ParseSeconds(text string) (Seconds, error) {
 	r, ok := parseRat(strings.TrimSpace(text))
 	if !ok {
 		return Seconds{}, fmt.Errorf("%.64q is not a number of seconds such as 0.1 or \"1/10\"", text)
 	}
-	const limit = 1 << 53
 	switch num, den := r.Num(), r.Denom(); {
 	case r.Sign() < 0:
-		return Seconds{}, fmt.Errorf("%q is negative", text)
-	case !num.IsInt64() || num.Int64() > limit || !den.IsInt64() || den.Int64() > limit:
-		return Seconds{}, fmt.Errorf("%q has too many digits to be exact: numerator and denominator must be below 2^53", text)
+		return Seconds{}, fmt.Errorf("%q is negative, want a number of seconds >= 0", text)
+	case num.BitLen() > 53 || den.BitLen() > 53:
+		return Seconds{exact: r}, nil
 	default:
-		return Seconds{num.Int64(), den.Int64() - 1}, nil
+		return Seconds{num: num.Int64(), denMinus1: den.Int64() - 1}, nil
 	}
 }
 
@@ -63,10 +62,20 @@ func SecondsOf(f float64) (Seconds, error) {
 	return ParseSeconds(strconv.FormatFloat(f, 'g', -1, 64))
 }
 
-func (s Seconds) rat() *big.Rat { return big.NewRat(s.num, s.denMinus1+1) }
+func (s Seconds) rat() *big.Rat {
+	if s.exact != nil {
+		return s.exact
+	}
+	return big.NewRat(s.num, s.denMinus1+1)
+}
+
+// times is k times s, exactly.
+func (s Seconds) times(k int64) *big.Rat {
+	return new(big.Rat).Mul(new(big.Rat).SetInt64(k), s.rat())
+}
 
 // IsZero reports whether s is no time at all.
-func (s Seconds) IsZero() bool { return s.num == 0 }
+func (s Seconds) IsZero() bool { return s.num == 0 && s.exact == nil }
 
 // Float64 returns the nearest double.
 func (s Seconds) Float64() float64 { return s.Times(1) }
@@ -74,26 +83,23 @@ func (s Seconds) Float64() float64 { return s.Times(1) }
 // Times returns the double nearest to k times s, for k >= 0: the time at step k
 // of a run that steps by s.
 func (s Seconds) Times(k int64) float64 {
-	den := s.denMinus1 + 1
-	if hi, lo := bits.Mul64(uint64(k), uint64(s.num)); hi == 0 && lo <= 1<<53 {
+	if hi, lo := bits.Mul64(uint64(k), uint64(s.num)); hi == 0 && lo <= 1<<53 && s.exact == nil {
 		// Both operands are exact, so one division rounds once.
-		return float64(lo) / float64(den)
+		return float64(lo) / float64(s.denMinus1+1)
 	}
-	r := new(big.Rat).SetFrac(new(big.Int).Mul(big.NewInt(k), big.NewInt(s.num)), big.NewInt(den))
-	f, _ := r.Float64()
+	f, _ := s.times(k).Float64()
 	return f
 }
 
 // Cmp compares k times s with other exactly: -1 if less, 0 if equal, +1 if more.
 func (s Seconds) Cmp(k int64, other Seconds) int {
-	r := new(big.Rat).SetFrac(new(big.Int).Mul(big.NewInt(k), big.NewInt(s.num)), big.NewInt(s.denMinus1+1))
-	return r.Cmp(other.rat())
+	return s.times(k).Cmp(other.rat())
 }
 
 // StepsWithin returns how many steps of s start before the end of duration:
 // the k with k*s < duration. A zero s gives no steps.
 func (s Seconds) StepsWithin(duration Seconds) int64 {
-	if s.num == 0 {
+	if s.IsZero() {
 		return 0
 	}
 	q := new(big.Rat).Quo(duration.rat(), s.rat())

@@ -1,6 +1,7 @@
 package datacenter
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 )
@@ -48,14 +49,6 @@ type TrainingSchedule []TrainingRun
 // NewTrainingSchedule returns the runs sorted into a schedule.
 func NewTrainingSchedule(runs ...TrainingRun) TrainingSchedule {
 	s := slices.Clone(runs)
-	slices.SortStableFunc(s, func(a, b TrainingRun) int {
-		switch {
-		case a.TStartS < b.TStartS:
-			return -1
-		case a.TStartS > b.TStartS:
-			return 1
-		}
-		return 0
-	})
+	slices.SortStableFunc(s, func(a, b TrainingRun) int { return cmp.Compare(a.TStartS, b.TStartS) })
 	return s
 }

@@ -26,6 +26,9 @@ const (
 	manifestFile      = "_manifest.json"     // both
 )
 
+// manifestSchema is the schema of 0.2's manifests that is understood.
+const manifestSchema = 3
+
 // DataQuery names a model whose data is wanted.
 type DataQuery struct {
 	ModelLabel     string
@@ -101,6 +104,7 @@ func exists(path string) bool {
 
 // manifest is the part of _manifest.json that is read.
 type manifest struct {
+	SchemaVersion  int    `json:"schema_version"` // 0.2 only
 	OpenG2GVersion string `json:"openg2g_version"`
 	Spec           *spec  `json:"spec"` // 0.2 only
 }
@@ -288,6 +292,9 @@ func loadV02(dir string, measurements []measurement, queries []DataQuery, itl bo
 				"model %q was measured with gpus_per_replica %d, the config says %d", q.ModelLabel, s.GPUsPerReplica, q.GPUsPerReplica)
 		}
 		data.Warnings = append(data.Warnings, versionWarning(m.dir, "0.2", m.manifest.OpenG2GVersion)...)
+		if v := m.manifest.SchemaVersion; v != 0 && v != manifestSchema {
+			data.Warnings = append(data.Warnings, fmt.Sprintf("%s: schema_version is %d, this program knows %d", filepath.Join(m.dir, manifestFile), v, manifestSchema))
+		}
 		model := ModelData{Origin: filepath.Join(m.dir, traceFile)}
 		if model.Traces, err = readMeasurement(model.Origin, q.GPUsPerReplica); err != nil {
 			return nil, err

@@ -258,6 +258,13 @@ func TestVersionWarnings(t *testing.T) {
 	if want := []string{dir + "/h1: written by openg2g 0.3.1, while its layout is that of 0.2"}; !slices.Equal(data.Warnings, want) {
 		t.Errorf("the warnings are %q, want %q", data.Warnings, want)
 	}
+	dir = folder(t, with(v02(), "h1/_manifest.json", strings.Replace(manifestText, "{", `{"schema_version": 4, `, 1)))
+	if data, err = LoadInferenceData(dir, []DataQuery{query()}, true); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{dir + "/h1/_manifest.json: schema_version is 4, this program knows 3"}; !slices.Equal(data.Warnings, want) {
+		t.Errorf("the warnings are %q, want %q", data.Warnings, want)
+	}
 }
 
 func TestCacheHashNamesGoldenFolders(t *testing.T) {

@@ -80,9 +80,9 @@ func (s *ITLSampler) One(rng *nprand.Generator) float64 {
 	return s.loc + rng.LogNormal(s.logStall, s.sigStall)
 }
 
-// MaxExactReplicas is how many replicas ITLSampler.Avg draws one by one; for
+// maxExactReplicas is how many replicas ITLSampler.Avg draws one by one; for
 // more it takes their mean as normal.
-const MaxExactReplicas = 30
+const maxExactReplicas = 30
 
 // Avg draws the latency averaged over the given number of replicas, in seconds;
 // NaN for none.
@@ -90,8 +90,8 @@ func (s *ITLSampler) Avg(rng *nprand.Generator, replicas int) float64 {
 	switch {
 	case replicas <= 0:
 		return math.NaN()
-	case replicas <= MaxExactReplicas:
-		var draws [MaxExactReplicas]float64
+	case replicas <= maxExactReplicas:
+		var draws [maxExactReplicas]float64
 		for i := range replicas {
 			draws[i] = s.One(rng)
 		}

@@ -22,7 +22,7 @@ func (cmd checkCmd) Run(term terminal) error {
 	}
 	setup, err := agent.SetUpReplay(c, nil)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", cmd.Config, err)
 	}
 	for _, w := range setup.Warnings {
 		fmt.Fprintf(term.stdout, "warning: %s\n", w)

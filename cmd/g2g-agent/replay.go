@@ -35,7 +35,7 @@ func (cmd replayCmd) Run(ctx context.Context, term terminal) error {
 		log.Debug().Float64("time_s", e.TimeS).Interface("data", e.Data).Msg(e.Topic)
 	})
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", cmd.Config, err)
 	}
 	for _, w := range setup.Warnings {
 		log.Warn().Msg(w)
