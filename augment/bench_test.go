@@ -27,10 +27,8 @@ func (t *templates) PerGPUPower(model int, perGPUW []float64) {
 	power := t.power[model]
 	n := int32(len(power))
 	for i, offset := range t.offsets[model] {
-		at := t.step + offset
-		if at >= n {
-			at -= n
-		}
+		at := t.step + offset - n
+		at += n & (at >> 31)
 		perGPUW[i] = power[at]
 	}
 }
