@@ -1,7 +1,6 @@
 package record
 
 import (
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -230,7 +229,7 @@ func corrupt(err *error) {
 
 func openParquet(r io.ReaderAt, size int64) (p *parquetReader, err error) {
 	defer corrupt(&err)
-	if err := checkFooterSize(r, size); err != nil {
+	if err := checkFooter(r, size); err != nil {
 		return nil, err
 	}
 	file, err := parquet.OpenFile(r, size, parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true))
@@ -255,22 +254,6 @@ func openParquet(r io.ReaderAt, size int64) (p *parquetReader, err error) {
 		p.columns[leaf.ColumnIndex] = c
 	}
 	return p, nil
-}
-
-// checkFooterSize refuses a footer larger than the file, for which the library
-// would reserve up to 4 GiB before it finds out.
-func checkFooterSize(r io.ReaderAt, size int64) error {
-	var end [8]byte // the footer's size and the magic bytes
-	if size < int64(len(end)) {
-		return errors.New("the file is too short to be a Parquet file")
-	}
-	if _, err := r.ReadAt(end[:], size-int64(len(end))); err != nil && err != io.EOF {
-		return err
-	}
-	if footer := int64(binary.LittleEndian.Uint32(end[:4])); string(end[4:]) != "PAR1" || footer > size-int64(len(end)) {
-		return errors.New("the file does not end as a Parquet file: it is cut short or of another kind")
-	}
-	return nil
 }
 
 // checkCodecs refuses compressions that Parquet writers do not use by default:
