@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every fuzz target of the module for FUZZTIME (5s). Usage: fuzz.sh [PACKAGES]
+# Runs every fuzz target of the module for FUZZTIME (20000x). Usage: fuzz.sh [PACKAGES]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,5 +13,5 @@ if [[ -z $targets ]]; then
 fi
 while read -r package target; do
 	echo "$package $target"
-	go test -run='^$' -fuzz="^${target}\$" -fuzztime="${FUZZTIME:-5s}" -fuzzminimizetime=20x "$package"
+	go test -run='^$' -fuzz="^${target}\$" -fuzztime="${FUZZTIME:-20000x}" -fuzzminimizetime=20x "$package"
 done <<<"$targets"
