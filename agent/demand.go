@@ -75,7 +75,7 @@ func (d *demand) firstOverload(from, to int64) *overload {
 }
 
 // nextRamp returns the start of the first ramp after tS (+Inf if there is none)
-// and whether one is under way at tS or has just ended.
+// and whether one is under way at tS.
 func (d *demand) nextRamp(tS float64) (start float64, ramping bool) {
 	start = math.Inf(1)
 	for m := range d.cfg.Models {

@@ -99,6 +99,9 @@ func (r *Replay) checkCapacity(d *demand) error {
 		}
 		free := d.cfg.Facility.TotalGPUCapacity - d.gpusAt(d.cfg.DT.Times(from))
 		d.shift[m] += shift.ReplicaDelta
+		if shift.ReplicaDelta <= 0 {
+			continue // it made room
+		}
 		blame = fmt.Sprintf("replay.commands[%d].shift_replicas: with this shift, before which %d GPUs are free, the models need",
 			r.commands[i].index, max(free, 0))
 	}

@@ -25,16 +25,12 @@ func SetUpReplay(c *config.Config, onEvent func(datacenter.Event)) (*Setup, erro
 	}
 	queries := make([]workload.DataQuery, len(c.Models))
 	for i, m := range c.Models {
-		sizes := m.BatchSizes
-		if sizes == nil && m.GPUModel != "" && m.Task != "" {
-			sizes = m.FeasibleBatchSizes // OpenG2G's default the other way round
-		}
 		queries[i] = workload.DataQuery{
-			ModelLabel: m.ModelLabel, ModelID: m.ModelID, GPUsPerReplica: m.GPUsPerReplica,
+			ModelLabel: m.ModelLabel, ModelID: m.ModelID, GPUsPerReplica: m.GPUsPerReplica, FeasibleBatchSizes: m.FeasibleBatchSizes,
 			Spec: workload.SpecFilter{
 				Hash: m.SpecHash, GPUModel: m.GPUModel, Task: m.Task, Precision: m.Precision,
 				TensorParallel: m.TensorParallel, ExpertParallel: m.ExpertParallel,
-				BatchSizes: sizes, FitExcludeBatchSizes: m.FitExcludeBatchSizes,
+				BatchSizes: m.BatchSizes, FitExcludeBatchSizes: m.FitExcludeBatchSizes,
 			},
 		}
 	}

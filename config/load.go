@@ -388,34 +388,35 @@ func checkWhole(from reflect.Value, unsigned bool) error {
 
 // decodeProblems words mapstructure's errors.
 func decodeProblems(err error) []Problem {
-	if err == nil {
+	switch e := err.(type) { //nolint:errorlint // the tree is walked node by node
+	case nil:
 		return nil
-	}
-	var one *mapstructure.DecodeError
-	if e, ok := err.(*mapstructure.DecodeError); ok { //nolint:errorlint // the tree is walked node by node
-		one = e
-	} else {
+	case *mapstructure.DecodeError:
+		return []Problem{decodeProblem(e)}
+	case interface{ Unwrap() []error }:
 		var all []Problem
-		if many, ok := err.(interface{ Unwrap() []error }); ok {
-			for _, e := range many.Unwrap() {
-				all = append(all, decodeProblems(e)...)
-			}
-			return all
+		for _, inner := range e.Unwrap() {
+			all = append(all, decodeProblems(inner)...)
 		}
-		if inner := errors.Unwrap(err); inner != nil {
-			return decodeProblems(inner)
-		}
+		return all
+	case interface{ Unwrap() error }:
+		return decodeProblems(e.Unwrap())
+	default:
 		return []Problem{{"", err.Error()}}
 	}
+}
+
+func decodeProblem(err *mapstructure.DecodeError) Problem {
+	path := keyPath(err.Name())
 	var mismatch *mapstructure.UnconvertibleTypeError
-	if errors.As(one, &mismatch) {
-		message := fmt.Sprintf("want %s, got %s", kindWord(mismatch.Expected.Type()), describe(mismatch.Value))
-		if kind := reflect.ValueOf(mismatch.Value).Kind(); mismatch.Expected.Kind() == reflect.String && kind != reflect.Slice && kind != reflect.Map {
-			message += "; put it in quotes"
-		}
-		return []Problem{{keyPath(one.Name()), message}}
+	if !errors.As(err, &mismatch) {
+		return Problem{path, err.Unwrap().Error()}
 	}
-	return []Problem{{keyPath(one.Name()), one.Unwrap().Error()}}
+	message := fmt.Sprintf("want %s, got %s", kindWord(mismatch.Expected.Type()), describe(mismatch.Value))
+	if kind := reflect.ValueOf(mismatch.Value).Kind(); mismatch.Expected.Kind() == reflect.String && kind != reflect.Slice && kind != reflect.Map {
+		message += "; put it in quotes"
+	}
+	return Problem{path, message}
 }
 
 // keyPath spells mapstructure's name of a field as rules do, where the keys of

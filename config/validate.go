@@ -90,9 +90,9 @@ func (c *Config) validate(r *rules, purpose Purpose) {
 	if purpose == ForReplay || c.Replay.DataDir != "" {
 		r.that(c.Replay.DataDir != "", "replay.data_dir", "is missing; a replay needs an OpenG2G data directory")
 		r.that(c.Datacenter.TotalGPUCapacity != 0, "datacenter.total_gpu_capacity", "is missing or 0; a replay needs the number of GPUs the datacenter can host")
-	}
-	if purpose == ForReplay && r.clean("models") && r.clean("datacenter") {
-		c.validateCapacity(r)
+		if r.clean("models") && r.clean("datacenter") {
+			c.validateCapacity(r)
+		}
 	}
 	c.Live.validate(r)
 	r.that(c.API.TLSCertFile != "" || c.API.TLSKeyFile == "", "api.tls_cert_file", "is missing; tls_key_file needs it")

@@ -24,7 +24,8 @@ func CheckScheduleCapacity(f *Facility, models []ModelSpec) error {
 		gpus := 0
 		for i := range models {
 			if s := models[i].Replicas; s != nil {
-				gpus += s.ReplicasAt(t) * models[i].GPUsPerReplica
+				// Absurd counts add up to much, not round to little.
+				gpus = min(gpus+s.ReplicasAt(t)*models[i].GPUsPerReplica, math.MaxInt64/2)
 			}
 		}
 		if gpus > f.TotalGPUCapacity {

@@ -34,6 +34,8 @@ type DataQuery struct {
 	ModelLabel     string
 	ModelID        string
 	GPUsPerReplica int
+	// FeasibleBatchSizes stand in for the measured ones where Spec names none.
+	FeasibleBatchSizes []int
 	// Spec narrows the choice where a 0.2 directory holds several measurements
 	// of the model.
 	Spec SpecFilter
@@ -355,7 +357,10 @@ func (q *DataQuery) spec() (s spec, complete bool) {
 		GPUsPerReplica: q.GPUsPerReplica, TensorParallel: cmp.Or(f.TensorParallel, 1), ExpertParallel: cmp.Or(f.ExpertParallel, 1),
 		BatchSizes: f.BatchSizes, FitExcludeBatchSizes: f.FitExcludeBatchSizes,
 	}
-	return s, f.GPUModel != "" && f.Task != "" && f.BatchSizes != nil
+	if s.BatchSizes == nil {
+		s.BatchSizes = q.FeasibleBatchSizes
+	}
+	return s, f.GPUModel != "" && f.Task != ""
 }
 
 func (f *SpecFilter) matches(s *spec) bool {

@@ -339,6 +339,9 @@ func TestChoiceAmongMeasurements(t *testing.T) {
 		"all fields, with OpenG2G's defaults": {func(q *DataQuery) {
 			q.Spec = SpecFilter{GPUModel: "H100", Task: "chat", BatchSizes: []int{8}}
 		}, 100},
+		"GPU model and task, with fewer feasible sizes than were measured": {func(q *DataQuery) {
+			q.FeasibleBatchSizes, q.Spec = []int{8}, SpecFilter{GPUModel: "B200", Task: "qa"}
+		}, 200},
 	} {
 		t.Run(name, func(t *testing.T) {
 			q := query()

@@ -55,13 +55,12 @@ func main() {
 
 // run parses args and runs the verb they name.
 func run(ctx context.Context, args []string, term terminal) error {
-	type exited struct{ code int }
-	var help *exited
+	helped := false
 	parser, err := kong.New(&commandLine{},
 		kong.Name("g2g-agent"),
 		kong.Description("Datacenter power for grid simulation: replay recorded traces, or run live on GPU hosts."),
 		kong.Writers(term.stdout, term.stderr),
-		kong.Exit(func(code int) { help = &exited{code} }),
+		kong.Exit(func(int) { helped = true }), // --help has been printed
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.Bind(term),
 	)
@@ -69,8 +68,8 @@ func run(ctx context.Context, args []string, term terminal) error {
 		return err
 	}
 	verb, err := parser.Parse(underscoresToDashes(args))
-	if help != nil {
-		return nil // --help has been printed
+	if helped {
+		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w (g2g-agent --help lists verbs and flags)", datacenter.ErrInvalidInput, err)
