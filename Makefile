@@ -21,9 +21,9 @@ check: fmt-check lint vet test-race generated tidy cross no-fma fuzz bench-once 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/g2g-agent ./cmd/g2g-agent
 
-# The tests, quickly.
+# The tests, as the README says.
 test:
-	go test ./...
+	go test -race ./...
 
 # Benchmarks, in the form benchstat compares: `make bench > new.txt`, then
 # `go tool -modfile=tools/go.mod benchstat old.txt new.txt`.
