@@ -77,10 +77,16 @@ type Ramp struct {
 
 // LiveModel is where a model really runs.
 type LiveModel struct {
-	VLLMBaseURL          string         `koanf:"vllm_base_url"`
-	SimulatedNumReplicas int            `koanf:"simulated_num_replicas"`
-	GPUEndpoints         []GPUEndpoint  `koanf:"gpu_endpoints"`
-	RequestExtraBody     map[string]any `koanf:"request_extra_body"`
+	VLLMBaseURL string `koanf:"vllm_base_url"`
+	// APIKeyFile holds the key of a vLLM server started with --api-key.
+	APIKeyFile string `koanf:"api_key_file"`
+	// SimulatedNumReplicas is the number of replicas that the real ones stand for.
+	SimulatedNumReplicas int `koanf:"simulated_num_replicas"`
+	// BatchSizeActuator is how batch sizes are set: auto, set_max_num_seqs,
+	// runtime_config or concurrency.
+	BatchSizeActuator string         `koanf:"batch_size_actuator"`
+	GPUEndpoints      []GPUEndpoint  `koanf:"gpu_endpoints"`
+	RequestExtraBody  map[string]any `koanf:"request_extra_body"`
 }
 
 // GPUEndpoint is a zeusd daemon and the GPUs of it that serve the model.
@@ -140,6 +146,11 @@ type Live struct {
 	WarmupTimeoutS          float64 `koanf:"warmup_timeout_s"`
 	SaturationThreshold     float64 `koanf:"saturation_threshold"`
 	StaleAfterS             float64 `koanf:"stale_after_s"`
+	// StaleErrorAfterS ends the run when a model's power has been stale for that
+	// long; 0 never does.
+	StaleErrorAfterS float64 `koanf:"stale_error_after_s"`
+	// RestoreBatchSizes sets the initial batch sizes again when the run ends.
+	RestoreBatchSizes bool `koanf:"restore_batch_sizes"`
 }
 
 // API is the control API's listener.
@@ -172,7 +183,7 @@ func Default() Config {
 		Replay:       Replay{Duration: seconds(600), ITL: true},
 		Live: Live{
 			PrometheusPollIntervalS: 0.5, MaxOutputTokens: 512, ITLWindowS: 1, StaggerS: 10,
-			WarmupTimeoutS: 60, SaturationThreshold: 0.95, StaleAfterS: 2,
+			WarmupTimeoutS: 60, SaturationThreshold: 0.95, StaleAfterS: 2, RestoreBatchSizes: true,
 		},
 		API: API{Listen: "127.0.0.1:8480"},
 		Log: Log{Level: "info", Format: "auto"},
@@ -186,6 +197,19 @@ func (c *Config) Facility() datacenter.Facility {
 		Name: d.Name, GPUsPerServer: d.GPUsPerServer, BaseKWPerPhase: d.BaseKWPerPhase,
 		PowerFactor: d.PowerFactor, TotalGPUCapacity: d.TotalGPUCapacity,
 	}
+}
+
+// LiveFacility is [Config.Facility] as a live run has it: it can host the
+// simulated replicas and no more.
+func (c *Config) LiveFacility() datacenter.Facility {
+	f := c.Facility()
+	f.TotalGPUCapacity = 0
+	for i := range c.Models {
+		if l := c.Models[i].Live; l != nil {
+			f.TotalGPUCapacity += l.SimulatedNumReplicas * c.Models[i].GPUsPerReplica
+		}
+	}
+	return f
 }
 
 // AugmentationConfig returns the augmentation in the vocabulary of package
@@ -208,6 +232,24 @@ func (c *Config) ModelSpecs() ([]datacenter.ModelSpec, error) {
 			ModelLabel: m.ModelLabel, ModelID: m.ModelID, GPUsPerReplica: m.GPUsPerReplica,
 			ITLDeadlineS: m.ITLDeadlineS, FeasibleBatchSizes: m.FeasibleBatchSizes,
 			InitialBatchSize: m.initialBatchSize(), Replicas: schedule,
+		}
+	}
+	return specs, nil
+}
+
+// LiveModelSpecs is [Config.ModelSpecs] as a live run has them: models without a
+// replica schedule keep their simulated replicas.
+func (c *Config) LiveModelSpecs() ([]datacenter.ModelSpec, error) {
+	specs, err := c.ModelSpecs()
+	if err != nil {
+		return nil, err
+	}
+	for i := range specs {
+		if specs[i].Replicas != nil {
+			continue
+		}
+		if specs[i].Replicas, err = datacenter.NewReplicaSchedule(c.Models[i].Live.SimulatedNumReplicas); err != nil {
+			return nil, err
 		}
 	}
 	return specs, nil

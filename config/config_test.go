@@ -28,8 +28,11 @@ func TestInvalidFiles(t *testing.T) {
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".yaml"), func(t *testing.T) {
 			purpose := ForAnything
-			if strings.HasPrefix(filepath.Base(file), "invalid-for-replay-") {
+			switch name := filepath.Base(file); {
+			case strings.HasPrefix(name, "invalid-for-replay-"):
 				purpose = ForReplay
+			case strings.HasPrefix(name, "invalid-for-live-"):
+				purpose = ForLive
 			}
 			c, err := Load(file, nil, purpose)
 			var invalid *Error

@@ -75,10 +75,12 @@ func (e *Error) Unwrap() error { return datacenter.ErrInvalidInput }
 // Purpose is what a config is loaded for.
 type Purpose int
 
-// The purposes. A replay needs a data directory and a capacity.
+// The purposes. A replay needs a data directory and a capacity; a live run needs
+// each model's vLLM server and GPUs.
 const (
 	ForAnything Purpose = iota
 	ForReplay
+	ForLive
 )
 
 // Load reads the config file, lets the environment (as os.Environ gives it)
@@ -95,6 +97,16 @@ func Load(file string, environ []string, purpose Purpose) (*Config, error) {
 		return c, nil
 	}
 	return nil, &Error{file, problems}
+}
+
+// Parse is [Load] for a config that is at hand as text; name stands for the file
+// in errors, and relative paths stay as they are.
+func Parse(name string, text []byte, environ []string, purpose Purpose) (*Config, error) {
+	c, problems := parse(text, environ, purpose)
+	if len(problems) > 0 {
+		return nil, &Error{name, problems}
+	}
+	return c, nil
 }
 
 func readFile(file string) ([]byte, error) {
@@ -472,6 +484,7 @@ func (c *Config) resolvePaths(dir string) {
 		if c.Models[i].Live == nil {
 			continue
 		}
+		paths = append(paths, &c.Models[i].Live.APIKeyFile)
 		for j := range c.Models[i].Live.GPUEndpoints {
 			paths = append(paths, &c.Models[i].Live.GPUEndpoints[j].TokenFile)
 		}

@@ -106,7 +106,7 @@ func TestEveryKeyIsRead(t *testing.T) {
 			SpecHash: "abc", GPUModel: "H100", Task: "chat", Precision: "fp8", TensorParallel: 2, ExpertParallel: 3,
 			BatchSizes: []int{8}, FitExcludeBatchSizes: []int{512},
 			Live: &LiveModel{
-				"http://node1:8000", 720,
+				"http://node1:8000", "/key", 720, "concurrency",
 				[]GPUEndpoint{{"node1", 4938, "", "/t", []int{0, 1}}, {Socket: "/run/zeusd.sock"}},
 				map[string]any{"temperature": 0.5, "stop": []any{"x", nil}, "nothing": nil},
 			},
@@ -117,7 +117,7 @@ func TestEveryKeyIsRead(t *testing.T) {
 			{&half, map[string]int{"Llama-3.1-8B": 12}, nil},
 			{&half, nil, &ShiftReplicas{"Llama-3.1-8B", whole(-20)}},
 		}},
-		Live: Live{"/r", 0, 100, 2, 3, 4, 0.5, 6},
+		Live: Live{"/r", 0, 100, 2, 3, 4, 0.5, 6, 7, false},
 		API:  API{"0.0.0.0:1", "/tok", "/c", "/k"},
 		Log:  Log{"debug", "json"},
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -15,6 +16,8 @@ const (
 	maxServers = 10_000_000
 	maxSteps   = 100_000_000
 	maxInt32   = math.MaxInt32
+	// maxStaggerS bounds the power history that a live run keeps.
+	maxStaggerS = 3600
 )
 
 // rules collects broken rules.
@@ -95,6 +98,9 @@ func (c *Config) validate(r *rules, purpose Purpose) {
 		}
 	}
 	c.Live.validate(r)
+	if purpose == ForLive {
+		c.validateForLive(r)
+	}
 	r.that(c.API.TLSCertFile != "" || c.API.TLSKeyFile == "", "api.tls_cert_file", "is missing; tls_key_file needs it")
 	r.that(c.API.TLSKeyFile != "" || c.API.TLSCertFile == "", "api.tls_key_file", "is missing; tls_cert_file needs it")
 	r.that(slices.Contains([]string{"trace", "debug", "info", "warn", "error"}, c.Log.Level), "log.level",
@@ -111,6 +117,43 @@ func (c *Config) validateCapacity(r *rules) {
 	}
 	if err != nil {
 		r.that(false, "models", "%s", withoutKind(err))
+	}
+}
+
+// validateForLive checks what only a live run needs.
+func (c *Config) validateForLive(r *rules) {
+	r.that(c.Live.WarmupTimeoutS > c.Live.StaggerS, "live.warmup_timeout_s",
+		"must be greater than stagger_s (%v), which the warm-up takes at least, got %v", c.Live.StaggerS, c.Live.WarmupTimeoutS)
+	servers := 0
+	for i := range c.Models {
+		m := &c.Models[i]
+		path := fmt.Sprintf("models[%d]", i)
+		r.that(m.ModelID != "", path+".model_id", "is missing; a live run asks the vLLM server for it")
+		if !r.that(m.Live != nil, path+".live", "is missing; a live run needs each model's vllm_base_url, simulated_num_replicas and gpu_endpoints") {
+			continue
+		}
+		path += ".live"
+		r.that(m.Live.VLLMBaseURL != "", path+".vllm_base_url", "is missing; a live run loads a vLLM server")
+		if r.that(m.Live.SimulatedNumReplicas != 0, path+".simulated_num_replicas", "is missing or 0; must be >= 1") {
+			// Both are at most 2^31: the product holds, and the sum is cut below.
+			servers = min(servers+m.Live.SimulatedNumReplicas*m.GPUsPerReplica/max(c.Datacenter.GPUsPerServer, 1), math.MaxInt32)
+		}
+		r.that(len(m.Live.GPUEndpoints) > 0, path+".gpu_endpoints", "must list at least one zeusd daemon; a live run reads its GPUs' power")
+		for j, e := range m.Live.GPUEndpoints {
+			r.that(len(e.GPUIndices) > 0, fmt.Sprintf("%s.gpu_endpoints[%d].gpu_indices", path, j), "must list at least one GPU")
+		}
+	}
+	r.that(servers <= maxServers, "models", "simulate more than %d servers", maxServers)
+	if !r.clean("models") || !r.clean("datacenter") {
+		return
+	}
+	models, err := c.LiveModelSpecs()
+	if err == nil {
+		f := c.LiveFacility()
+		err = datacenter.CheckScheduleCapacity(&f, models)
+	}
+	if err != nil {
+		r.that(false, "models", "%s (in a live run, the sum of simulated_num_replicas times gpus_per_replica)", withoutKind(err))
 	}
 }
 
@@ -198,16 +241,39 @@ func (p *Replicas) validate(r *rules, path string) {
 }
 
 func (l *LiveModel) validate(r *rules, path string) {
-	r.that(l.SimulatedNumReplicas >= 0, path+".simulated_num_replicas", "must be >= 0, got %d", l.SimulatedNumReplicas)
+	r.count(path+".simulated_num_replicas", l.SimulatedNumReplicas, 0)
+	if l.VLLMBaseURL != "" {
+		u, err := url.Parse(l.VLLMBaseURL)
+		r.that(err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "", path+".vllm_base_url",
+			"must be an http or https URL such as http://node1:8000, got %q", l.VLLMBaseURL)
+	}
+	r.that(l.BatchSizeActuator == "" || slices.Contains(batchSizeActuators(), l.BatchSizeActuator), path+".batch_size_actuator",
+		"must be one of %q, got %q", batchSizeActuators(), l.BatchSizeActuator)
+	type gpu struct {
+		host   string
+		port   int
+		socket string
+		index  int
+	}
+	seen := map[gpu]bool{}
 	for i, e := range l.GPUEndpoints {
 		at := fmt.Sprintf("%s.gpu_endpoints[%d]", path, i)
 		r.that(e.Host != "" || e.Socket != "", at, "needs host or socket, has neither")
 		r.that(e.Host == "" || e.Socket == "", at, "needs host or socket, has both")
 		r.that(e.Port >= 0 && e.Port <= math.MaxUint16, at+".port", "must be a port, 0 to %d, got %d", math.MaxUint16, e.Port)
 		for j, g := range e.GPUIndices {
-			r.that(g >= 0, fmt.Sprintf("%s.gpu_indices[%d]", at, j), "must be >= 0, got %d", g)
+			index := fmt.Sprintf("%s.gpu_indices[%d]", at, j)
+			r.that(g >= 0, index, "must be >= 0, got %d", g)
+			id := gpu{e.Host, e.Port, e.Socket, g}
+			r.that(g < 0 || !seen[id], index, "GPU %d of this endpoint stands there twice", g)
+			seen[id] = true
 		}
 	}
+}
+
+// batchSizeActuators are the values of batch_size_actuator.
+func batchSizeActuators() []string {
+	return []string{"auto", "set_max_num_seqs", "runtime_config", "concurrency"}
 }
 
 func (t *Training) validate(r *rules, path string) {
@@ -291,15 +357,18 @@ func (c *Config) model(label string) int {
 }
 
 func (l *Live) validate(r *rules) {
-	positive := func(path string, v float64) {
-		r.that(finite(v) && v > 0, "live."+path, "must be a finite number > 0, got %v", v)
+	positive := func(path string, v float64) bool {
+		return r.that(finite(v) && v > 0, "live."+path, "must be a finite number > 0, got %v", v)
 	}
 	r.that(finite(l.PrometheusPollIntervalS) && l.PrometheusPollIntervalS >= 0, "live.prometheus_poll_interval_s",
 		"must be a finite number >= 0, got %v", l.PrometheusPollIntervalS)
 	r.that(l.MaxOutputTokens > 0, "live.max_output_tokens", "must be > 0, got %d", l.MaxOutputTokens)
 	positive("itl_window_s", l.ITLWindowS)
-	positive("stagger_s", l.StaggerS)
+	if positive("stagger_s", l.StaggerS) {
+		r.that(l.StaggerS <= maxStaggerS, "live.stagger_s", "must be at most %d, got %v", maxStaggerS, l.StaggerS)
+	}
 	positive("warmup_timeout_s", l.WarmupTimeoutS)
 	positive("stale_after_s", l.StaleAfterS)
+	r.that(finite(l.StaleErrorAfterS) && l.StaleErrorAfterS >= 0, "live.stale_error_after_s", "must be a finite number >= 0, got %v", l.StaleErrorAfterS)
 	r.that(l.SaturationThreshold > 0 && l.SaturationThreshold <= 1, "live.saturation_threshold", "must be in (0, 1], got %v", l.SaturationThreshold)
 }

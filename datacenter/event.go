@@ -8,7 +8,8 @@ type Event struct {
 	Data  EventData `json:"data"`
 }
 
-// EventData is what an event reports: [BatchSizesUpdated] or [ReplicasShifted].
+// EventData is what an event reports: [BatchSizesUpdated], [ReplicasShifted],
+// [DataStale] or [DataFresh].
 type EventData interface{ Topic() string }
 
 // NewEvent returns the event of data at timeS.
@@ -25,6 +26,24 @@ type ReplicasShifted struct {
 	ReplicaDelta      int    `json:"replica_delta"`
 	EffectiveReplicas int    `json:"effective_replicas"`
 }
+
+// DataStale reports that a model's power readings have been missing for AgeS
+// seconds, longer than allowed; the last ones are held.
+type DataStale struct {
+	ModelLabel string  `json:"model_label"`
+	AgeS       float64 `json:"age_s"`
+}
+
+// DataFresh reports that a model's power is being read again.
+type DataFresh struct {
+	ModelLabel string `json:"model_label"`
+}
+
+// Topic is the event's name; OpenG2G has no such event.
+func (DataStale) Topic() string { return "datacenter.power.stale" }
+
+// Topic is the event's name; OpenG2G has no such event.
+func (DataFresh) Topic() string { return "datacenter.power.fresh" }
 
 // Topic is OpenG2G's name of the event.
 func (BatchSizesUpdated) Topic() string { return "datacenter.batch_size.updated" }

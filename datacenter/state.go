@@ -31,6 +31,9 @@ type State struct {
 	// PowerW is the whole datacenter's power on each phase, in watts: servers,
 	// base load and training.
 	PowerW ThreePhase
+	// MeasuredPowerW is, in a live run, what the real GPUs draw, spread evenly
+	// over the phases, plus the base load, in watts.
+	MeasuredPowerW ThreePhase
 	// Models are the models in config order.
 	Models []ModelState
 }
@@ -49,6 +52,39 @@ type ModelState struct {
 	ObservedITLS float64
 	// PhaseShare is the part of its servers on each phase, 1/3 each without servers.
 	PhaseShare ThreePhase
+	// Live is what only a live run knows; zero in a replay.
+	Live LiveModelState
+}
+
+// LiveModelState is what the hardware behind a model shows at one step.
+type LiveModelState struct {
+	// MeasuredPowerW is the power of the model's real GPUs, in watts.
+	MeasuredPowerW float64
+	// AugmentationFactor is simulated replicas per real one.
+	AugmentationFactor float64
+	// Server is the load of its vLLM server, nil when that is not known.
+	Server *ServerLoad
+	// ITLPercentilesS are of the latencies that ObservedITLS is the mean of.
+	ITLPercentilesS ITLPercentiles
+	// Stale says that power readings have been missing for longer than is
+	// allowed, StaleAgeS for how many seconds. The power is the last one read.
+	Stale     bool
+	StaleAgeS float64
+}
+
+// ServerLoad is the load of a vLLM server, by the names of its metrics.
+type ServerLoad struct {
+	// NumRequestsRunning is the batch size achieved.
+	NumRequestsRunning  float64
+	NumRequestsWaiting  float64
+	KVCacheUsagePerc    float64 // a fraction
+	NumPreemptionsTotal float64
+}
+
+// ITLPercentiles are percentiles of inter-token latencies in seconds, NaN (JSON
+// null) where there are none.
+type ITLPercentiles struct {
+	P50, P90, P95, P99 float64
 }
 
 // AppendJSON appends the state as one JSON object, its per-model members in
@@ -68,13 +104,7 @@ func (s *State) AppendJSON(b []byte) []byte {
 	}
 	b = append(b, `,"source":`...)
 	b = appendJSONString(b, string(s.Source))
-	b = append(b, `,"power_w":{"a":`...)
-	b = appendJSONFloat(b, s.PowerW.A)
-	b = append(b, `,"b":`...)
-	b = appendJSONFloat(b, s.PowerW.B)
-	b = append(b, `,"c":`...)
-	b = appendJSONFloat(b, s.PowerW.C)
-	b = append(b, '}')
+	b = appendPhases(append(b, `,"power_w":`...), s.PowerW)
 	b = s.appendByModel(b, "power_by_model_w", func(b []byte, m *ModelState) []byte {
 		return appendJSONFloat(b, m.PowerW)
 	})
@@ -93,6 +123,47 @@ func (s *State) AppendJSON(b []byte) []byte {
 		}
 		return append(b, ']')
 	})
+	if s.Source == SourceLive {
+		b = s.appendLive(b)
+	}
+	return append(b, '}')
+}
+
+// appendLive appends the members that only a live run has.
+func (s *State) appendLive(b []byte) []byte {
+	b = appendPhases(append(b, `,"measured_power_w":`...), s.MeasuredPowerW)
+	b = s.appendByModel(b, "measured_power_w_by_model", func(b []byte, m *ModelState) []byte {
+		return appendJSONFloat(b, m.Live.MeasuredPowerW)
+	})
+	b = s.appendByModel(b, "augmented_power_w_by_model", func(b []byte, m *ModelState) []byte {
+		return appendJSONFloat(b, m.PowerW)
+	})
+	b = s.appendByModel(b, "augmentation_factor_by_model", func(b []byte, m *ModelState) []byte {
+		return appendJSONFloat(b, m.Live.AugmentationFactor)
+	})
+	b = s.appendByModel(b, "prometheus_metrics_by_model", func(b []byte, m *ModelState) []byte {
+		l := m.Live.Server
+		if l == nil {
+			return append(b, "null"...)
+		}
+		return appendNumbers(b, []string{"num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "num_preemptions_total"},
+			l.NumRequestsRunning, l.NumRequestsWaiting, l.KVCacheUsagePerc, l.NumPreemptionsTotal)
+	})
+	b = s.appendByModel(b, "itl_percentiles_s_by_model", func(b []byte, m *ModelState) []byte {
+		p := &m.Live.ITLPercentilesS
+		return appendNumbers(b, []string{"p50", "p90", "p95", "p99"}, p.P50, p.P90, p.P95, p.P99)
+	})
+	b = append(b, `,"stale_by_model":{`...)
+	first := true
+	for i := range s.Models {
+		if m := &s.Models[i]; m.Live.Stale {
+			if !first {
+				b = append(b, ',')
+			}
+			first = false
+			b = appendJSONFloat(append(appendJSONString(b, m.ModelLabel), ':'), m.Live.StaleAgeS)
+		}
+	}
 	return append(b, '}')
 }
 
@@ -107,6 +178,19 @@ func (s *State) appendByModel(b []byte, name string, value func([]byte, *ModelSt
 		}
 		b = appendJSONString(b, s.Models[i].ModelLabel)
 		b = value(append(b, ':'), &s.Models[i])
+	}
+	return append(b, '}')
+}
+
+func appendPhases(b []byte, p ThreePhase) []byte {
+	return appendNumbers(b, []string{"a", "b", "c"}, p.A, p.B, p.C)
+}
+
+// appendNumbers appends an object of numbers.
+func appendNumbers(b []byte, names []string, values ...float64) []byte {
+	for i, v := range values {
+		b = append(append(append(b, "{,"[min(i, 1)], '"'), names[i]...), '"', ':')
+		b = appendJSONFloat(b, v)
 	}
 	return append(b, '}')
 }
@@ -172,21 +256,56 @@ func (n *jsonNumber) UnmarshalJSON(raw []byte) error {
 	return json.Unmarshal(raw, &n.value)
 }
 
+// jsonPhases is an object of three numbers.
+type jsonPhases struct{ A, B, C jsonNumber }
+
+func (p *jsonPhases) there() bool { return p.A.there && p.B.there && p.C.there }
+
+func (p *jsonPhases) phases() ThreePhase { return ThreePhase{p.A.value, p.B.value, p.C.value} }
+
+type jsonPercentile struct{ P50, P90, P95, P99 jsonNumber }
+
+// jsonServerLoad is a [ServerLoad] whose numbers may be null.
+type jsonServerLoad struct {
+	Running     jsonNumber `json:"num_requests_running"`
+	Waiting     jsonNumber `json:"num_requests_waiting"`
+	KVCache     jsonNumber `json:"kv_cache_usage_perc"`
+	Preemptions jsonNumber `json:"num_preemptions_total"`
+}
+
+func (l *jsonServerLoad) complete() bool {
+	return l.Running.there && l.Waiting.there && l.KVCache.there && l.Preemptions.there
+}
+
+func (l *jsonServerLoad) load() *ServerLoad {
+	if l == nil {
+		return nil
+	}
+	return &ServerLoad{l.Running.value, l.Waiting.value, l.KVCache.value, l.Preemptions.value}
+}
+
 // UnmarshalJSON reads what AppendJSON wrote. The models are those of
 // power_by_model_w, in its order; every other per-model member must have the
 // same ones.
 func (s *State) UnmarshalJSON(raw []byte) error {
 	var in struct {
-		Seq            *int64                       `json:"seq"`
-		TimeS          *float64                     `json:"time_s"`
-		WallTime       *time.Time                   `json:"wall_time"`
-		Source         *SourceKind                  `json:"source"`
-		PowerW         struct{ A, B, C jsonNumber } `json:"power_w"`
-		ModelPowerW    *byModel[jsonNumber]         `json:"power_by_model_w"`
-		BatchSize      byModel[*int]                `json:"batch_size_by_model"`
-		ActiveReplicas byModel[*int]                `json:"active_replicas_by_model"`
-		ObservedITLS   byModel[jsonNumber]          `json:"observed_itl_s_by_model"`
-		PhaseShare     byModel[[]jsonNumber]        `json:"phase_share_by_model"`
+		Seq            *int64                `json:"seq"`
+		TimeS          *float64              `json:"time_s"`
+		WallTime       *time.Time            `json:"wall_time"`
+		Source         *SourceKind           `json:"source"`
+		PowerW         jsonPhases            `json:"power_w"`
+		ModelPowerW    *byModel[jsonNumber]  `json:"power_by_model_w"`
+		BatchSize      byModel[*int]         `json:"batch_size_by_model"`
+		ActiveReplicas byModel[*int]         `json:"active_replicas_by_model"`
+		ObservedITLS   byModel[jsonNumber]   `json:"observed_itl_s_by_model"`
+		PhaseShare     byModel[[]jsonNumber] `json:"phase_share_by_model"`
+
+		MeasuredPowerW      jsonPhases               `json:"measured_power_w"`
+		ModelMeasuredPowerW byModel[jsonNumber]      `json:"measured_power_w_by_model"`
+		AugmentationFactor  byModel[jsonNumber]      `json:"augmentation_factor_by_model"`
+		Server              byModel[*jsonServerLoad] `json:"prometheus_metrics_by_model"`
+		ITLPercentilesS     byModel[jsonPercentile]  `json:"itl_percentiles_s_by_model"`
+		Stale               byModel[jsonNumber]      `json:"stale_by_model"`
 	}
 	if err := json.Unmarshal(raw, &in); err != nil {
 		return err
@@ -194,24 +313,38 @@ func (s *State) UnmarshalJSON(raw []byte) error {
 	if in.Seq == nil || in.TimeS == nil || in.Source == nil || in.ModelPowerW == nil {
 		return fmt.Errorf("seq, time_s, source or power_by_model_w is missing")
 	}
-	if p := in.PowerW; !p.A.there || !p.B.there || !p.C.there {
+	live := *in.Source == SourceLive
+	if !in.PowerW.there() {
 		return fmt.Errorf("power_w is missing or lacks a, b or c")
 	}
+	if live && !in.MeasuredPowerW.there() {
+		return fmt.Errorf("measured_power_w is missing or lacks a, b or c")
+	}
 	labels := in.ModelPowerW.labels
-	for _, member := range []struct {
+	type member struct {
 		name   string
 		labels []string
-	}{
+	}
+	members := []member{
 		{"batch_size_by_model", in.BatchSize.labels}, {"active_replicas_by_model", in.ActiveReplicas.labels},
 		{"observed_itl_s_by_model", in.ObservedITLS.labels}, {"phase_share_by_model", in.PhaseShare.labels},
-	} {
+	}
+	if live {
+		members = append(members, member{"measured_power_w_by_model", in.ModelMeasuredPowerW.labels},
+			member{"augmentation_factor_by_model", in.AugmentationFactor.labels},
+			member{"prometheus_metrics_by_model", in.Server.labels}, member{"itl_percentiles_s_by_model", in.ITLPercentilesS.labels})
+	}
+	for _, member := range members {
 		if len(member.labels) != len(labels) {
 			return fmt.Errorf("%s has %d models, power_by_model_w has %d", member.name, len(member.labels), len(labels))
 		}
 	}
 	read := State{
 		Seq: *in.Seq, TimeS: *in.TimeS, Source: *in.Source,
-		PowerW: ThreePhase{in.PowerW.A.value, in.PowerW.B.value, in.PowerW.C.value},
+		PowerW: in.PowerW.phases(),
+	}
+	if live {
+		read.MeasuredPowerW = in.MeasuredPowerW.phases()
 	}
 	if in.WallTime != nil {
 		read.WallTime = *in.WallTime
@@ -222,10 +355,24 @@ func (s *State) UnmarshalJSON(raw []byte) error {
 		if batchSize == nil || active == nil || !itl.there || len(share) != NumPhases {
 			return fmt.Errorf("model %q lacks a batch size, active replicas, a latency or three phase shares", label)
 		}
-		read.Models = append(read.Models, ModelState{
+		m := ModelState{
 			ModelLabel: label, PowerW: in.ModelPowerW.values[label].value, BatchSize: *batchSize, ActiveReplicas: *active,
 			ObservedITLS: itl.value, PhaseShare: ThreePhase{share[0].value, share[1].value, share[2].value},
-		})
+		}
+		if live {
+			measured, factor, p := in.ModelMeasuredPowerW.values[label], in.AugmentationFactor.values[label], in.ITLPercentilesS.values[label]
+			server, known := in.Server.values[label]
+			if !measured.there || !factor.there || !known || server != nil && !server.complete() || !p.P50.there || !p.P90.there || !p.P95.there || !p.P99.there {
+				return fmt.Errorf("model %q lacks a measured power, an augmentation factor, metrics or latency percentiles", label)
+			}
+			stale, isStale := in.Stale.values[label]
+			m.Live = LiveModelState{
+				MeasuredPowerW: measured.value, AugmentationFactor: factor.value, Server: server.load(),
+				ITLPercentilesS: ITLPercentiles{p.P50.value, p.P90.value, p.P95.value, p.P99.value},
+				Stale:           isStale, StaleAgeS: stale.value,
+			}
+		}
+		read.Models = append(read.Models, m)
 	}
 	*s = read
 	return nil

@@ -50,9 +50,34 @@ func TestStateJSON(t *testing.T) {
 	}
 	none := &State{Source: SourceLive, PowerW: ThreePhase{math.NaN(), math.Inf(1), math.Inf(-1)}}
 	const want = `{"seq":0,"time_s":0.0,"wall_time":null,"source":"live","power_w":{"a":null,"b":null,"c":null},"power_by_model_w":{},` +
-		`"batch_size_by_model":{},"active_replicas_by_model":{},"observed_itl_s_by_model":{},"phase_share_by_model":{}}`
+		`"batch_size_by_model":{},"active_replicas_by_model":{},"observed_itl_s_by_model":{},"phase_share_by_model":{},` +
+		`"measured_power_w":{"a":0.0,"b":0.0,"c":0.0},"measured_power_w_by_model":{},"augmented_power_w_by_model":{},` +
+		`"augmentation_factor_by_model":{},"prometheus_metrics_by_model":{},"itl_percentiles_s_by_model":{},"stale_by_model":{}}`
 	if diff := cmp.Diff(want, string(none.AppendJSON(nil))); diff != "" {
 		t.Error(diff)
+	}
+}
+
+const aLiveModelJSON = `,"measured_power_w":{"a":1000.0,"b":1001.0,"c":1002.0},"measured_power_w_by_model":{"m":2400.5},` +
+	`"augmented_power_w_by_model":{"m":9000.0},"augmentation_factor_by_model":{"m":180.0},` +
+	`"prometheus_metrics_by_model":{"m":{"num_requests_running":128.0,"num_requests_waiting":3.0,"kv_cache_usage_perc":0.5,"num_preemptions_total":7.0}},` +
+	`"itl_percentiles_s_by_model":{"m":{"p50":0.01,"p90":0.02,"p95":null,"p99":0.04}},"stale_by_model":{"m":2.5}}`
+
+func TestLiveStateJSON(t *testing.T) {
+	s := &State{Source: SourceLive, MeasuredPowerW: ThreePhase{1000, 1001, 1002}, Models: []ModelState{{
+		ModelLabel: "m", PowerW: 9000, Live: LiveModelState{
+			MeasuredPowerW: 2400.5, AugmentationFactor: 180, Server: &ServerLoad{128, 3, 0.5, 7},
+			ITLPercentilesS: ITLPercentiles{0.01, 0.02, math.NaN(), 0.04}, Stale: true, StaleAgeS: 2.5,
+		},
+	}}}
+	if got := string(s.AppendJSON(nil)); !strings.HasSuffix(got, aLiveModelJSON) {
+		t.Errorf("the state is %s, want the end %s", got, aLiveModelJSON)
+	}
+	s.Models[0].Live.Stale, s.Models[0].Live.Server = false, nil
+	for _, want := range []string{`"prometheus_metrics_by_model":{"m":null}`, `"stale_by_model":{}`} {
+		if got := string(s.AppendJSON(nil)); !strings.Contains(got, want) {
+			t.Errorf("%s lacks %s", got, want)
+		}
 	}
 }
 
@@ -68,8 +93,26 @@ func drawState(t *rapid.T) *State {
 	if rapid.Bool().Draw(t, "has wall time") {
 		s.WallTime = time.Unix(rapid.Int64Range(0, 1<<33).Draw(t, "s"), rapid.Int64Range(0, 999_999_999).Draw(t, "ns")).UTC()
 	}
+	live := s.Source == SourceLive
+	if live {
+		s.MeasuredPowerW = phases("measured power")
+	}
 	for _, label := range rapid.SliceOfNDistinct(rapid.String(), 0, 4, rapid.ID).Draw(t, "labels") {
+		var l LiveModelState
+		if live {
+			l = LiveModelState{
+				MeasuredPowerW: number.Draw(t, "measured"), AugmentationFactor: number.Draw(t, "factor"),
+				ITLPercentilesS: ITLPercentiles{number.Draw(t, "p50"), number.Draw(t, "p90"), number.Draw(t, "p95"), number.Draw(t, "p99")},
+			}
+			if l.Stale = rapid.Bool().Draw(t, "stale"); l.Stale {
+				l.StaleAgeS = rapid.Float64().Draw(t, "age")
+			}
+			if rapid.Bool().Draw(t, "has metrics") {
+				l.Server = &ServerLoad{number.Draw(t, "running"), number.Draw(t, "waiting"), number.Draw(t, "kv"), number.Draw(t, "preemptions")}
+			}
+		}
 		s.Models = append(s.Models, ModelState{
+			Live:       l,
 			ModelLabel: label, PowerW: number.Draw(t, "power"), ActiveReplicas: rapid.Int().Draw(t, "replicas"),
 			BatchSize: rapid.Int().Draw(t, "batch size"), ObservedITLS: number.Draw(t, "ITL"), PhaseShare: phases("share"),
 		})
@@ -99,7 +142,7 @@ func TestStateJSONIsReadInAnyLayout(t *testing.T) {
 	if err := json.Unmarshal([]byte(aStateJSON), &compact); err != nil {
 		t.Fatal(err)
 	}
-	compact["measured_power_w"] = 5 // members to come are passed over
+	compact["member_to_come"] = 5 // members to come are passed over
 	delete(compact, "wall_time")
 	sorted, err := json.MarshalIndent(compact, "", "\t")
 	if err != nil {
@@ -154,6 +197,7 @@ func TestStateJSONRefuses(t *testing.T) {
 		"two shares":           {`[0.5,0.25,0.25]`, `[0.5,0.5]`, `model "z" lacks`},
 		"four shares":          {`[0.5,0.25,0.25]`, `[0.5,0.25,0.25,0]`, `model "z" lacks`},
 		"null shares":          {`[0.5,0.25,0.25]`, `null`, `model "z" lacks`},
+		"live without members": {`"replay"`, `"live"`, "measured_power_w is missing"},
 		"shares as text":       {`[0.5,0.25,0.25]`, `"x"`, "cannot unmarshal string"},
 	} {
 		raw := strings.Replace(aStateJSON, c.old, c.new, 1)
