@@ -1,0 +1,23 @@
+package zeusd
+
+import "time"
+
+const (
+	backoffFirst = 50 * time.Millisecond
+	backoffMost  = time.Second
+	// stableAfter is how long a connection must have lived for the next attempt to
+	// come without the delay that earlier failures earned.
+	stableAfter = 5 * time.Second
+)
+
+// backoffDelay returns the time from the start of a failed attempt to the next:
+// u times a ceiling that doubles with each failure in a row, the first being 0,
+// from 50 ms up to 1 s. With u uniform in [0, 1), clients that lost one daemon
+// together do not come back together.
+func backoffDelay(failures int, u float64) time.Duration {
+	ceiling := backoffMost
+	if failures < 5 { // 50 ms * 2^5 is beyond 1 s
+		ceiling = min(ceiling, backoffFirst<<max(failures, 0))
+	}
+	return time.Duration(u * float64(ceiling))
+}

@@ -1,0 +1,186 @@
+package zeusd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// Config is what a [Client] is made from.
+type Config struct {
+	// Targets may name an endpoint several times; it gets one connection.
+	Targets []Target
+	// AskAfter is how long a device may be silent before the daemon is asked for
+	// it; 0 is 1 s. A peer that is dead without a word is noticed after AskAfter
+	// plus RequestTimeout.
+	AskAfter time.Duration
+	// RequestTimeout bounds each request but the streams; 0 is 1 s.
+	RequestTimeout time.Duration
+	// OnReading, if not nil, gets each value as it comes. Calls for one endpoint
+	// come one after the other, the times of a device do not decrease; calls for
+	// different endpoints come at the same time. It must not block.
+	OnReading func(Reading)
+	// OnStatus, if not nil, gets an endpoint's status after it connected, lost its
+	// connection or was refused for good. It must not block.
+	OnStatus func(EndpointStatus)
+	Log      zerolog.Logger
+
+	// For tests.
+	dial   dialer
+	random func() float64
+}
+
+// Reading is the power of one device at one moment.
+type Reading struct {
+	// Endpoint is the daemon's address, without token.
+	Endpoint Endpoint
+	Kind     Kind
+	Index    int
+	// PowerW is the power of the GPU, or of the CPU package.
+	PowerW float64
+	// DRAMW is the power of a CPU's memory, NaN where it is not measured; 0 for a
+	// GPU.
+	DRAMW float64
+	// At is when the daemon measured it, on this host's monotonic clock. It is
+	// never after the value's arrival.
+	At time.Time
+}
+
+// EndpointStatus is the state of the connection to one daemon, and counts since
+// the start.
+type EndpointStatus struct {
+	// Endpoint is the daemon's address, without token.
+	Endpoint Endpoint
+	// Connected: the stream of the GPUs (for CPU-only targets, of the CPUs) is open.
+	Connected bool
+	// Since is when Connected last changed.
+	Since time.Time
+	// Err is what is wrong: why there is no connection, or which GPUs fail or do
+	// not exist while there is one; nil when all is well.
+	Err error
+	// CPUErr is why the CPUs, wanted beside GPUs, are not read, or one of the CPUs
+	// is not.
+	CPUErr error
+	// Final: the daemon refuses the token, and the client does not try again.
+	Final bool
+	// UnknownGPUs are the wanted GPUs that the daemon does not have.
+	UnknownGPUs []int
+	// FailedGPUs are those that the daemon could not read when it was last asked.
+	FailedGPUs []int
+
+	// Reconnects counts the connections after the first one.
+	Reconnects uint64
+	// Events counts the events of the streams, BadEvents those among the events and
+	// answers that were skipped: malformed, too long, cut off.
+	Events, BadEvents uint64
+	// Answers counts the answers to get_power, FailedAsks the requests without one.
+	Answers, FailedAsks uint64
+	// LateEvents counts the events overtaken by an answer that is surely newer;
+	// they are skipped. UnwantedReadings counts values of devices nobody asked for.
+	LateEvents, UnwantedReadings uint64
+	// ClockSteps counts how often the daemon's clock was found to have moved;
+	// ImplausibleTimes the events whose time cannot be, which were given the time
+	// of their arrival.
+	ClockSteps, ImplausibleTimes uint64
+
+	// ClockOffset is this host's wall clock less the daemon's when last measured.
+	ClockOffset time.Duration
+	// RoundTrip is how long the daemon took to tell its time, the median of five.
+	RoundTrip time.Duration
+}
+
+// Client keeps a connection to each of many daemons. Its methods are safe for use
+// by many goroutines.
+type Client struct {
+	conns     []*conn
+	byAddress map[Endpoint]*conn
+	running   atomic.Bool
+}
+
+// NewClient checks the config; all that is wrong with it is reported together. It
+// connects to nothing yet.
+func NewClient(cfg Config) (*Client, error) {
+	targets, err := mergeTargets(cfg.Targets)
+	if cfg.AskAfter < 0 {
+		err = errors.Join(err, fmt.Errorf("AskAfter is %v, want more than 0", cfg.AskAfter))
+	}
+	if cfg.RequestTimeout < 0 {
+		err = errors.Join(err, fmt.Errorf("RequestTimeout is %v, want more than 0", cfg.RequestTimeout))
+	}
+	if err != nil {
+		return nil, err
+	}
+	if cfg.AskAfter == 0 {
+		cfg.AskAfter = time.Second
+	}
+	if cfg.RequestTimeout == 0 {
+		cfg.RequestTimeout = time.Second
+	}
+	if cfg.OnReading == nil {
+		cfg.OnReading = func(Reading) {}
+	}
+	if cfg.OnStatus == nil {
+		cfg.OnStatus = func(EndpointStatus) {}
+	}
+	if cfg.random == nil {
+		cfg.random = rand.Float64
+	}
+	c := &Client{byAddress: make(map[Endpoint]*conn)}
+	for _, t := range targets {
+		conn := newConn(&cfg, t)
+		c.conns = append(c.conns, conn)
+		c.byAddress[t.Endpoint.address()] = conn
+	}
+	return c, nil
+}
+
+// Run keeps the connections until ctx ends, and returns nil when all its
+// goroutines have ended. What goes wrong with an endpoint stands in its status
+// and does not concern the others. A client runs once.
+func (c *Client) Run(ctx context.Context) error {
+	if c.running.Swap(true) {
+		return errors.New("zeusd: the client was run before; a client runs once")
+	}
+	var wg sync.WaitGroup
+	for _, conn := range c.conns {
+		wg.Go(func() { conn.run(ctx) })
+	}
+	wg.Wait()
+	return nil
+}
+
+// Latest returns the last value of a GPU, however old, and when it was last known
+// to hold: the time of its event, or of the latest answer that confirmed it. ok is
+// false before the first value, and for a GPU that is no target.
+func (c *Client) Latest(endpoint Endpoint, gpu int) (r Reading, confirmedAt time.Time, ok bool) {
+	return c.latest(endpoint, deviceKey{GPU, gpu})
+}
+
+// LatestCPU is [Client.Latest] for a CPU package.
+func (c *Client) LatestCPU(endpoint Endpoint, cpu int) (r Reading, confirmedAt time.Time, ok bool) {
+	return c.latest(endpoint, deviceKey{CPU, cpu})
+}
+
+func (c *Client) latest(endpoint Endpoint, key deviceKey) (Reading, time.Time, bool) {
+	conn := c.byAddress[endpoint.address()]
+	if conn == nil {
+		return Reading{}, time.Time{}, false
+	}
+	return conn.latest(key)
+}
+
+// Status returns the state of each endpoint, in the order of their first mention
+// in the config.
+func (c *Client) Status() []EndpointStatus {
+	all := make([]EndpointStatus, len(c.conns))
+	for i, conn := range c.conns {
+		all[i] = conn.currentStatus()
+	}
+	return all
+}

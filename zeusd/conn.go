@@ -1,0 +1,387 @@
+package zeusd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// lateMargin is how much older than a question an event must be to count as
+// older than its answer. It covers the error of the clock.
+const lateMargin = 25 * time.Millisecond
+
+// deviceKey names a device of a daemon.
+type deviceKey struct {
+	kind  Kind
+	index int
+}
+
+// device is what is known of one device.
+type device struct {
+	reading     Reading
+	known       bool
+	confirmedAt time.Time
+	eventAt     time.Time // when its last event arrived
+	askedAt     time.Time // when the question was sent that brought the latest answer
+	triedAt     time.Time // when it was last asked for, with or without success
+	// streamPowerW is the power that the stream implies: that of its last event, or
+	// of the snapshot at its start.
+	streamPowerW float64
+	failure      error // why the daemon could not read it when last asked
+}
+
+// conn keeps the connection to one daemon, and what came over it.
+type conn struct {
+	cfg    *Config
+	target Target
+	peer   *peer
+	clock  *clock
+	log    zerolog.Logger
+
+	emit sync.Mutex // held while OnReading is called, so that readings stay in order
+
+	mu         sync.Mutex
+	devices    map[deviceKey]*device
+	status     EndpointStatus
+	everUp     bool
+	unknownErr error           // which GPUs do not exist
+	lastEvent  [2]time.Time    // by kind: when the latest event arrived
+	logged     map[string]bool // what was logged since the connection was last stable
+	downLogged bool
+
+	// patience is, by kind, how many questions in a row must show that the stream
+	// misses changes before it is opened anew. It doubles each time that did not
+	// help.
+	patience [2]int
+}
+
+const (
+	patienceLeast = 2
+	patienceMost  = 64
+)
+
+func newConn(cfg *Config, target Target) *conn {
+	address := target.Endpoint.address()
+	c := &conn{
+		cfg:      cfg,
+		target:   target,
+		peer:     newPeer(target.Endpoint, cfg.RequestTimeout, cfg.dial),
+		clock:    newClock(time.Now()),
+		log:      cfg.Log.With().Str("zeusd", address.String()).Logger(),
+		devices:  make(map[deviceKey]*device),
+		status:   EndpointStatus{Endpoint: address},
+		logged:   make(map[string]bool),
+		patience: [2]int{patienceLeast, patienceLeast},
+	}
+	for _, gpu := range target.GPUs {
+		c.devices[deviceKey{GPU, gpu}] = &device{}
+	}
+	return c
+}
+
+// run keeps the connection until ctx ends or the daemon refuses it for good.
+func (c *conn) run(ctx context.Context) {
+	failures := 0
+	for {
+		from := time.Now()
+		err := c.session(ctx)
+		now := time.Now()
+		lived := c.down(ctx, err, now)
+		if ctx.Err() != nil || errors.Is(err, ErrRefused) {
+			return
+		}
+		if lived >= stableAfter {
+			failures = 0
+		}
+		if lived > 0 {
+			from = now
+		}
+		// An attempt that took long has waited already: a peer that comes back is
+		// met soon, even if the attempts before it hung.
+		delay := backoffDelay(failures, c.cfg.random()) - now.Sub(from)
+		failures++
+		if !wait(ctx, delay) {
+			return
+		}
+	}
+}
+
+// wait returns false if the context ended first.
+func wait(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// up records that the connection stands.
+func (c *conn) up() {
+	c.mu.Lock()
+	if c.status.Connected {
+		c.mu.Unlock()
+		return
+	}
+	if c.everUp {
+		c.status.Reconnects++
+	}
+	c.everUp = true
+	c.status.Connected, c.status.Since, c.status.Err = true, time.Now(), nil
+	log := c.downLogged || !c.logged["up"]
+	c.logged["up"] = true
+	c.downLogged = false
+	c.mu.Unlock()
+	if log {
+		c.log.Info().Msg("zeusd connected")
+	}
+	c.cfg.OnStatus(c.currentStatus())
+}
+
+// down records why the connection is gone, or did not come about, and returns how
+// long it stood.
+func (c *conn) down(ctx context.Context, err error, now time.Time) (lived time.Duration) {
+	c.mu.Lock()
+	changed := c.status.Connected
+	if changed {
+		lived = now.Sub(c.status.Since)
+	}
+	if lived >= stableAfter {
+		clear(c.logged)
+	}
+	if changed || c.status.Since.IsZero() {
+		c.status.Since = now
+	}
+	c.status.Connected, c.status.Err = false, err
+	c.status.Final = errors.Is(err, ErrRefused) && ctx.Err() == nil
+	changed = changed || c.status.Final
+	// Each reason once, not once per attempt; and only so many.
+	why := reason(err)
+	log := ctx.Err() == nil && !c.logged[why] && len(c.logged) < 16
+	if log {
+		c.logged[why], c.downLogged = true, true
+	}
+	final := c.status.Final
+	c.mu.Unlock()
+	switch {
+	case log && final:
+		c.log.Error().Err(err).Msg("zeusd refuses us; not trying again")
+	case log:
+		c.log.Warn().Err(err).Msg("zeusd not connected; trying again")
+	}
+	if changed {
+		c.cfg.OnStatus(c.currentStatus())
+	}
+	return lived
+}
+
+// reason is an error's text without what differs from attempt to attempt, such as
+// our port.
+func reason(err error) string {
+	if op := (*net.OpError)(nil); errors.As(err, &op) {
+		return op.Op + ": " + op.Err.Error()
+	}
+	return err.Error()
+}
+
+func (c *conn) currentStatus() EndpointStatus {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.status
+	s.UnknownGPUs = slices.Clone(s.UnknownGPUs)
+	for _, gpu := range c.target.GPUs {
+		if failure := c.devices[deviceKey{GPU, gpu}].failure; failure != nil {
+			s.FailedGPUs = append(s.FailedGPUs, gpu)
+			if s.Connected && s.Err == nil && c.unknownErr == nil {
+				s.Err = failure
+			}
+		}
+	}
+	if s.Connected && c.unknownErr != nil {
+		s.Err = c.unknownErr
+	}
+	for key, d := range c.devices {
+		if key.kind == CPU && s.CPUErr == nil {
+			s.CPUErr = d.failure
+		}
+	}
+	e := c.clock.estimate.Load()
+	s.ClockOffset, s.RoundTrip = e.wallOffset, e.roundTrip
+	return s
+}
+
+func (c *conn) latest(key deviceKey) (Reading, time.Time, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	d := c.devices[key]
+	if d == nil || !d.known {
+		return Reading{}, time.Time{}, false
+	}
+	return d.reading, d.confirmedAt, true
+}
+
+// count changes the counts of the status.
+func (c *conn) count(change func(*EndpointStatus)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change(&c.status)
+}
+
+// bad counts an event that was skipped. The first one is logged.
+func (c *conn) bad(err error) {
+	c.mu.Lock()
+	c.status.BadEvents++
+	log := !c.logged["bad event"]
+	c.logged["bad event"] = true
+	c.mu.Unlock()
+	if log {
+		c.log.Warn().Err(err).Msg("zeusd sent a bad event; it is skipped and, like the next ones, counted")
+	}
+}
+
+// event takes over the readings of an event of a stream.
+func (c *conn) event(kind Kind, devices []devicePower, at, arrived time.Time) {
+	c.emit.Lock()
+	defer c.emit.Unlock()
+	c.mu.Lock()
+	c.status.Events++
+	c.lastEvent[kind] = arrived
+	c.patience[kind] = patienceLeast
+	c.mu.Unlock()
+	for _, p := range devices {
+		c.mu.Lock()
+		d := c.devices[deviceKey{kind, p.index}]
+		switch {
+		case d == nil:
+			c.status.UnwantedReadings++
+		case at.Before(d.askedAt.Add(-lateMargin)):
+			c.status.LateEvents++
+			d = nil
+		default:
+			d.eventAt = arrived
+			c.take(d, kind, p, at)
+			d.streamPowerW = d.reading.PowerW
+		}
+		c.unlockAndReport(d)
+	}
+}
+
+// answer takes over the readings of an answer to get_power. The value of a device
+// that had an event since the question is left alone: which of the two is newer
+// cannot be known, and the stream will tell of any change after it. first is set
+// for the snapshot at the start of a stream. missed tells that a device's power
+// differs from what the stream implies.
+func (c *conn) answer(kind Kind, asked []int, answer *powerEvent, trip roundTrip, first bool) (missed bool) {
+	at := c.clock.at(answer.timestampMS)
+	if at.Before(trip.sent) {
+		at = trip.sent
+	}
+	if at.After(trip.received) {
+		at = trip.received
+	}
+	c.emit.Lock()
+	defer c.emit.Unlock()
+	c.count(func(s *EndpointStatus) { s.Answers++ })
+	for _, p := range answer.devices {
+		c.mu.Lock()
+		d := c.devices[deviceKey{kind, p.index}]
+		switch {
+		case d == nil || !slices.Contains(asked, p.index):
+			c.status.UnwantedReadings++
+			d = nil
+		case !d.eventAt.Before(trip.sent):
+			d = nil
+		default:
+			d.askedAt = trip.sent
+			c.take(d, kind, p, at)
+			if first || d.failure != nil {
+				d.streamPowerW = d.reading.PowerW
+			}
+			missed = missed || d.streamPowerW != d.reading.PowerW
+		}
+		c.unlockAndReport(d)
+	}
+	return missed
+}
+
+// take sets a device's reading. c.mu is held.
+func (c *conn) take(d *device, kind Kind, p devicePower, at time.Time) {
+	if d.known && at.Before(d.reading.At) {
+		at = d.reading.At // the clock's estimate moved a little
+	}
+	dramW := p.dramMW / 1e3
+	if kind == CPU && !p.hasDRAM {
+		dramW = math.NaN()
+	}
+	d.reading = Reading{Endpoint: c.status.Endpoint, Kind: kind, Index: p.index, PowerW: p.powerMW / 1e3, DRAMW: dramW, At: at}
+	d.known = true
+	d.confirmedAt = at
+}
+
+// unlockAndReport releases c.mu and reports the device's reading, if there is one.
+func (c *conn) unlockAndReport(d *device) {
+	if d == nil {
+		c.mu.Unlock()
+		return
+	}
+	r := d.reading
+	c.mu.Unlock()
+	c.cfg.OnReading(r)
+}
+
+// fail records that the daemon could not read a device, nil that it could.
+func (c *conn) fail(key deviceKey, failure error) {
+	c.mu.Lock()
+	d := c.devices[key]
+	changed := d != nil && (d.failure == nil) != (failure == nil)
+	if d != nil {
+		d.failure = failure
+	}
+	c.mu.Unlock()
+	if !changed {
+		return
+	}
+	name := fmt.Sprintf("%s %d", key.kind, key.index)
+	if failure != nil {
+		c.log.Warn().Err(failure).Str("device", name).Msg("zeusd cannot read a device; its last value is kept")
+	} else {
+		c.log.Info().Str("device", name).Msg("zeusd reads the device again")
+	}
+}
+
+// silent returns those of the devices without news since AskAfter, and notes that
+// they are being asked for. The ones that failed the last time come apart: they
+// would spoil the answer for the others.
+func (c *conn) silent(kind Kind, indices []int, now time.Time) (quiet, failed []int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, i := range indices {
+		d := c.devices[deviceKey{kind, i}]
+		switch {
+		case now.Sub(d.confirmedAt) < c.cfg.AskAfter, now.Sub(d.triedAt) < c.cfg.AskAfter:
+			continue
+		case d.failure != nil:
+			failed = append(failed, i)
+		default:
+			quiet = append(quiet, i)
+		}
+		d.triedAt = now
+	}
+	return quiet, failed
+}
+
+// eventSince tells whether any stream brought an event after the time.
+func (c *conn) eventSince(t time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lastEvent[GPU].After(t) || c.lastEvent[CPU].After(t)
+}

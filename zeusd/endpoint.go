@@ -1,0 +1,142 @@
+package zeusd
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// DefaultPort is the TCP port of a zeusd unless it was told another.
+const DefaultPort = 4938
+
+// Endpoint is where a daemon listens: a TCP address or a Unix socket. It is
+// comparable; two endpoints of one address are one daemon, whatever their tokens.
+type Endpoint struct {
+	// Host is a name or an IP address; empty for a Unix socket.
+	Host string
+	// Port is the TCP port, 0 for [DefaultPort].
+	Port int
+	// Socket is the path of a Unix socket; empty for TCP.
+	Socket string
+	// Token is sent as bearer token if not empty. It is never logged or printed.
+	Token string `json:"-"`
+}
+
+// String returns the address without the token: "node1:4938" or a socket's path.
+func (e Endpoint) String() string {
+	if e.Socket != "" {
+		return e.Socket
+	}
+	return net.JoinHostPort(e.Host, strconv.Itoa(cmp.Or(e.Port, DefaultPort)))
+}
+
+// GoString is String, so that no way of printing shows the token.
+func (e Endpoint) GoString() string { return "zeusd.Endpoint(" + e.String() + ")" }
+
+// url is the root of the daemon's API.
+func (e Endpoint) url() string {
+	if e.Socket != "" {
+		return "http://localhost" // for the Host header; the path of the socket is no host name
+	}
+	return (&url.URL{Scheme: "http", Host: e.String()}).String()
+}
+
+// address is the endpoint in the one form that names its daemon, which is the key
+// of everything kept per daemon.
+func (e Endpoint) address() Endpoint {
+	if e.Socket != "" {
+		return Endpoint{Socket: filepath.Clean(e.Socket)}
+	}
+	return Endpoint{Host: strings.ToLower(e.Host), Port: cmp.Or(e.Port, DefaultPort)}
+}
+
+func (e Endpoint) validate() error {
+	switch {
+	case e.Host == "" && e.Socket == "":
+		return errors.New("endpoint has neither host nor socket; it needs one")
+	case e.Host != "" && e.Socket != "":
+		return fmt.Errorf("endpoint has both host %q and socket %q; it needs one", e.Host, e.Socket)
+	case e.Socket != "" && e.Port != 0:
+		return fmt.Errorf("endpoint has socket %q and port %d; a socket has no port", e.Socket, e.Port)
+	case e.Port < 0 || e.Port > 65535:
+		return fmt.Errorf("endpoint %s: port is %d, want 1 to 65535", e.Host, e.Port)
+	case !e.hasValidHost():
+		return fmt.Errorf("endpoint has the host %q, want a name or an IP address alone", e.Host)
+	case strings.ContainsFunc(e.Token, func(r rune) bool { return r <= ' ' || r > '~' }):
+		return fmt.Errorf("endpoint %s: the token has blanks, line ends or other characters that no token has", e)
+	}
+	return nil
+}
+
+func (e Endpoint) hasValidHost() bool {
+	if e.Socket != "" {
+		return true
+	}
+	u, err := url.Parse(e.url())
+	return err == nil && u.Hostname() == e.Host
+}
+
+// Target is what to read from a daemon.
+type Target struct {
+	Endpoint Endpoint
+	// GPUs are the indices of the GPUs to read.
+	GPUs []int
+	// CPU asks for all CPUs of the host as well. Beside GPUs they are read if the
+	// daemon allows it; alone they are what the endpoint is for, and a refusal is
+	// an error of the endpoint.
+	CPU bool
+}
+
+// maxIndex bounds the index of a device.
+const maxIndex = 1<<16 - 1
+
+// mergeTargets joins the targets of one daemon, in the order of their first
+// mention, with their GPUs sorted.
+func mergeTargets(targets []Target) ([]Target, error) {
+	var merged []Target
+	var errs []error
+	at := make(map[Endpoint]int)
+	for i, t := range targets {
+		if err := t.Endpoint.validate(); err != nil {
+			errs = append(errs, fmt.Errorf("zeusd target %d: %w", i, err))
+			continue
+		}
+		if len(t.GPUs) == 0 && !t.CPU {
+			errs = append(errs, fmt.Errorf("zeusd target %d (%s): names no GPU and no CPU", i, t.Endpoint))
+		}
+		for _, gpu := range t.GPUs {
+			if gpu < 0 || gpu > maxIndex {
+				errs = append(errs, fmt.Errorf("zeusd target %d (%s): GPU index is %d, want 0 to %d", i, t.Endpoint, gpu, maxIndex))
+			}
+		}
+		address := t.Endpoint.address()
+		k, known := at[address]
+		if !known {
+			k = len(merged)
+			at[address] = k
+			address.Token = t.Endpoint.Token
+			merged = append(merged, Target{Endpoint: address})
+		}
+		m := &merged[k]
+		m.GPUs = append(m.GPUs, t.GPUs...)
+		m.CPU = m.CPU || t.CPU
+		switch token := t.Endpoint.Token; {
+		case token == "" || token == m.Endpoint.Token:
+		case m.Endpoint.Token == "":
+			m.Endpoint.Token = token
+		default:
+			errs = append(errs, fmt.Errorf("zeusd target %d (%s): another target gives this endpoint another token; one connection has one", i, t.Endpoint))
+		}
+	}
+	for i := range merged {
+		slices.Sort(merged[i].GPUs)
+		merged[i].GPUs = slices.Compact(merged[i].GPUs)
+	}
+	return merged, errors.Join(errs...)
+}

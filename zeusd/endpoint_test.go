@@ -1,0 +1,78 @@
+package zeusd
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestEndpointString(t *testing.T) {
+	for _, c := range []struct {
+		e    Endpoint
+		want string
+	}{
+		{Endpoint{Host: "node1", Token: "secret"}, "node1:4938"},
+		{Endpoint{Host: "::1", Port: 80, Token: "secret"}, "[::1]:80"},
+		{Endpoint{Socket: "/run/zeusd/zeusd.sock", Token: "secret"}, "/run/zeusd/zeusd.sock"},
+	} {
+		for _, format := range []string{"%v", "%+v", "%s"} {
+			if got := fmt.Sprintf(format, c.e); got != c.want {
+				t.Errorf("%s: %q, want %q", format, got, c.want)
+			}
+		}
+		if got := fmt.Sprintf("%#v %v", c.e, Target{Endpoint: c.e}); strings.Contains(got, "secret") {
+			t.Error(got)
+		}
+	}
+}
+
+func TestTargetsOfOneEndpointAreMerged(t *testing.T) {
+	got, err := mergeTargets([]Target{
+		{Endpoint: Endpoint{Host: "Node1"}, GPUs: []int{3, 1}},
+		{Endpoint: Endpoint{Socket: "/run//zeusd.sock"}, CPU: true},
+		{Endpoint: Endpoint{Host: "node1", Port: DefaultPort, Token: "t"}, GPUs: []int{1, 0}, CPU: true},
+		{Endpoint: Endpoint{Host: "node1", Port: 1}, GPUs: []int{0}},
+		{Endpoint: Endpoint{Socket: "/run/zeusd.sock"}, GPUs: []int{0}},
+	})
+	want := []Target{
+		{Endpoint: Endpoint{Host: "node1", Port: DefaultPort, Token: "t"}, GPUs: []int{0, 1, 3}, CPU: true},
+		{Endpoint: Endpoint{Socket: "/run/zeusd.sock"}, GPUs: []int{0}, CPU: true},
+		{Endpoint: Endpoint{Host: "node1", Port: 1}, GPUs: []int{0}},
+	}
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Error(err, diff)
+	}
+}
+
+func TestConfigErrors(t *testing.T) {
+	_, err := NewClient(Config{AskAfter: -1, RequestTimeout: -1, Targets: []Target{
+		{GPUs: []int{0}},
+		{Endpoint: Endpoint{Host: "a", Socket: "/b"}, GPUs: []int{0}},
+		{Endpoint: Endpoint{Host: "a", Port: 70000}, GPUs: []int{0}},
+		{Endpoint: Endpoint{Socket: "/b", Port: 1}, GPUs: []int{0}},
+		{Endpoint: Endpoint{Host: "http://a"}, GPUs: []int{0}},
+		{Endpoint: Endpoint{Host: "a", Token: "se\ncret"}, GPUs: []int{0}},
+		{Endpoint: Endpoint{Host: "a"}},
+		{Endpoint: Endpoint{Host: "a", Token: "secret1"}, GPUs: []int{-1}},
+		{Endpoint: Endpoint{Host: "A", Token: "secret2"}, GPUs: []int{0}},
+	}})
+	if err == nil {
+		t.Fatal("no error")
+	}
+	want := `zeusd target 0: endpoint has neither host nor socket; it needs one
+zeusd target 1: endpoint has both host "a" and socket "/b"; it needs one
+zeusd target 2: endpoint a: port is 70000, want 1 to 65535
+zeusd target 3: endpoint has socket "/b" and port 1; a socket has no port
+zeusd target 4: endpoint has the host "http://a", want a name or an IP address alone
+zeusd target 5: endpoint a:4938: the token has blanks, line ends or other characters that no token has
+zeusd target 6 (a:4938): names no GPU and no CPU
+zeusd target 7 (a:4938): GPU index is -1, want 0 to 65535
+zeusd target 8 (A:4938): another target gives this endpoint another token; one connection has one
+AskAfter is -1ns, want more than 0
+RequestTimeout is -1ns, want more than 0`
+	if diff := cmp.Diff(want, err.Error()); diff != "" {
+		t.Error(diff)
+	}
+}

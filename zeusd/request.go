@@ -1,0 +1,407 @@
+package zeusd
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// The API groups of a daemon that this package reads.
+const (
+	GroupGPURead = "gpu-read"
+	GroupCPURead = "cpu-read"
+)
+
+// maxBodyBytes bounds an answer; that of a host with many GPUs has some kilobytes.
+const maxBodyBytes = 1 << 20
+
+var (
+	// ErrRefused is wrapped by the errors that no retry can mend: the daemon does
+	// not accept the token (401), or the token lacks the scope (403).
+	ErrRefused = errors.New("refused")
+
+	errNoAnswer = errors.New("no answer in time")
+)
+
+// StatusError is an answer of a daemon other than 200. It wraps [ErrRefused] for
+// 401 and 403.
+type StatusError struct {
+	Path   string
+	Status int
+	// Message is what the daemon says of it, shortened.
+	Message string
+	// ofDevices: the daemon understood the question and tells which devices failed.
+	ofDevices bool
+}
+
+// Error returns the path, the status, the daemon's words, and for the frequent
+// ones what to do.
+func (e *StatusError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "GET %s: status %d", e.Path, e.Status)
+	if e.Message != "" {
+		fmt.Fprintf(&b, ": %s", e.Message)
+	}
+	group := GroupGPURead
+	if strings.HasPrefix(e.Path, "/cpu/") {
+		group = GroupCPURead
+	}
+	switch {
+	case e.Status == http.StatusUnauthorized:
+		b.WriteString(" (the daemon wants another token)")
+	case e.Status == http.StatusForbidden && !e.ofDevices:
+		fmt.Fprintf(&b, " (the token needs the scope %s)", group)
+	case e.Status == http.StatusNotFound && (strings.HasPrefix(e.Path, "/gpu/") || strings.HasPrefix(e.Path, "/cpu/")):
+		fmt.Fprintf(&b, " (the API group %s is off there: start zeusd with it enabled)", group)
+	case e.Status == http.StatusNotFound:
+		b.WriteString(" (is this a zeusd of 0.3 or later?)")
+	}
+	return b.String()
+}
+
+// Is reports that 401 and 403 are ErrRefused.
+func (e *StatusError) Is(target error) bool {
+	return target == ErrRefused && (e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden && !e.ofDevices)
+}
+
+// GPUInfo is a GPU of a daemon's host.
+type GPUInfo struct {
+	Index int
+	// Name and PCIAddress are empty before zeusd 0.5.
+	Name, PCIAddress string
+	// CumulativeEnergyAvailable is false before zeusd 0.5.
+	CumulativeEnergyAvailable bool
+}
+
+// CPUInfo is a CPU package of a daemon's host.
+type CPUInfo struct {
+	Index int
+	// DRAMAvailable tells whether the power of its memory is measured; false
+	// where the daemon does not say.
+	DRAMAvailable bool
+}
+
+// Discovery is what a daemon says of itself.
+type Discovery struct {
+	GPUs []GPUInfo
+	CPUs []CPUInfo
+	// APIGroups are those enabled, such as "gpu-read"; nil if the daemon does not
+	// say.
+	APIGroups    []string
+	AuthRequired bool
+	// PlainIDs tells that devices came as plain ids, as zeusd 0.3 and 0.4 do.
+	PlainIDs bool
+}
+
+func (d Discovery) gpuIndices() []int {
+	indices := make([]int, len(d.GPUs))
+	for i, g := range d.GPUs {
+		indices[i] = g.Index
+	}
+	return indices
+}
+
+func (d Discovery) cpuIndices() []int {
+	indices := make([]int, len(d.CPUs))
+	for i, c := range d.CPUs {
+		indices[i] = c.Index
+	}
+	return indices
+}
+
+// checkGroup returns an error if the daemon says that the API group is off.
+func (d Discovery) checkGroup(group string) error {
+	if d.APIGroups == nil || slices.Contains(d.APIGroups, group) {
+		return nil
+	}
+	return fmt.Errorf("the API group %s is off there (on: %s): start zeusd with it enabled", group, orNone(d.APIGroups))
+}
+
+// checkGPUs splits the wanted GPUs into those that exist and those that do not,
+// with an error that says which exist.
+func (d Discovery) checkGPUs(wanted []int) (existing, missing []int, err error) {
+	have := d.gpuIndices()
+	for _, gpu := range wanted {
+		if slices.Contains(have, gpu) {
+			existing = append(existing, gpu)
+		} else {
+			missing = append(missing, gpu)
+		}
+	}
+	if missing != nil {
+		err = fmt.Errorf("has no GPU %s; its GPUs are: %s", joinInts(missing), orNone(strings.Fields(joinInts(have))))
+	}
+	return existing, missing, err
+}
+
+// Identity is whose token it is and what it may do.
+type Identity struct {
+	Subject string   `json:"sub"`
+	Scopes  []string `json:"scopes"`
+	// ExpiresUnixS is when the token ends, in seconds since 1970; 0 for never.
+	ExpiresUnixS int64 `json:"exp"`
+}
+
+func (id Identity) checkScope(scope string) error {
+	if slices.Contains(id.Scopes, scope) {
+		return nil
+	}
+	return fmt.Errorf("%w: the token of %q lacks the scope %s (it has: %s)", ErrRefused, id.Subject, scope, orNone(id.Scopes))
+}
+
+// peer asks one daemon.
+type peer struct {
+	endpoint Endpoint
+	base     string
+	client   *http.Client
+	timeout  time.Duration // of a short request; a stream has none
+}
+
+// dialer is the part of net.Dialer that a peer needs.
+type dialer func(ctx context.Context, network, address string) (net.Conn, error)
+
+func newPeer(endpoint Endpoint, timeout time.Duration, dial dialer) *peer {
+	if dial == nil {
+		dial = (&net.Dialer{Timeout: timeout}).DialContext
+	}
+	p := &peer{endpoint: endpoint, base: endpoint.url(), timeout: timeout}
+	p.client = &http.Client{
+		Transport: &http.Transport{
+			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+				if endpoint.Socket != "" {
+					return dial(ctx, "unix", endpoint.Socket)
+				}
+				return dial(ctx, network, address)
+			},
+			DisableCompression:     true,
+			MaxIdleConnsPerHost:    2,
+			MaxResponseHeaderBytes: 64 << 10,
+		},
+		// A redirect would carry the token elsewhere.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return p
+}
+
+// close drops the idle connections; those in use end with their contexts.
+func (p *peer) close() { p.client.CloseIdleConnections() }
+
+// open sends a request and returns the answer once its status is known to be 200.
+// The context bounds the reading of the body too.
+func (p *peer) open(ctx context.Context, path, query string) (*http.Response, error) {
+	target := p.base + path
+	if query != "" {
+		target += "?" + query
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", p.endpoint, err)
+	}
+	if p.endpoint.Token != "" {
+		req.Header.Set("Authorization", "Bearer "+p.endpoint.Token)
+	}
+	resp, err := p.client.Do(req)
+	if err != nil {
+		return nil, p.wrap(ctx, path, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer resp.Body.Close()
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10)) // what it says is an extra
+		message, ofDevices := errorMessage(body)
+		return nil, fmt.Errorf("%s: %w", p.endpoint, &StatusError{Path: path, Status: resp.StatusCode, Message: message, ofDevices: ofDevices})
+	}
+	return resp, nil
+}
+
+// wrap makes one line of an error of the transport.
+func (p *peer) wrap(ctx context.Context, path string, err error) error {
+	if urlErr := (*url.Error)(nil); errors.As(err, &urlErr) {
+		err = urlErr.Err
+	}
+	if cause := context.Cause(ctx); ctx.Err() != nil && cause != nil {
+		err = cause
+	}
+	return fmt.Errorf("%s: GET %s: %w", p.endpoint, path, err)
+}
+
+// errorMessage takes the daemon's words out of the body of an error.
+func errorMessage(body []byte) (message string, ofDevices bool) {
+	var says struct {
+		Error  string            `json:"error"`
+		Errors map[string]string `json:"errors"`
+	}
+	if json.Unmarshal(body, &says) != nil {
+		return fmt.Sprintf("%.200q", body), false
+	}
+	if says.Error != "" {
+		return fmt.Sprintf("%.200s", says.Error), false
+	}
+	var devices []string
+	for device, problem := range says.Errors {
+		devices = append(devices, fmt.Sprintf("device %s: %s", device, problem))
+	}
+	slices.Sort(devices)
+	return fmt.Sprintf("%.400s", strings.Join(devices, "; ")), len(devices) > 0
+}
+
+// get asks a short question and returns the body with the times around it.
+func (p *peer) get(ctx context.Context, path, query string) (body []byte, trip roundTrip, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, p.timeout, fmt.Errorf("%w (%v)", errNoAnswer, p.timeout))
+	defer cancel()
+	trip.sent = time.Now()
+	resp, err := p.open(ctx, path, query)
+	if err != nil {
+		return nil, trip, err
+	}
+	defer resp.Body.Close()
+	body, err = io.ReadAll(io.LimitReader(resp.Body, maxBodyBytes+1))
+	trip.received = time.Now()
+	if err != nil {
+		return nil, trip, p.wrap(ctx, path, err)
+	}
+	if len(body) > maxBodyBytes {
+		return nil, trip, fmt.Errorf("%s: GET %s: the answer is longer than %d bytes", p.endpoint, path, maxBodyBytes)
+	}
+	return body, trip, nil
+}
+
+func (p *peer) getJSON(ctx context.Context, path string, into any) (roundTrip, error) {
+	body, trip, err := p.get(ctx, path, "")
+	if err != nil {
+		return trip, err
+	}
+	if err := json.Unmarshal(body, into); err != nil {
+		return trip, fmt.Errorf("%s: GET %s: answer %.80q: %w", p.endpoint, path, body, err)
+	}
+	return trip, nil
+}
+
+func (p *peer) discover(ctx context.Context) (Discovery, error) {
+	var says struct {
+		GPUs []struct {
+			ID         *int   `json:"id"`
+			Name       string `json:"name"`
+			PCIAddress string `json:"pci_address"`
+			Energy     bool   `json:"cumulative_energy_available"`
+		} `json:"gpus"`
+		CPUs []struct {
+			ID   *int `json:"id"`
+			DRAM bool `json:"dram_available"`
+		} `json:"cpus"`
+		GPUIDs        []int    `json:"gpu_ids"`
+		CPUIDs        []int    `json:"cpu_ids"`
+		DRAMAvailable []bool   `json:"dram_available"`
+		APIGroups     []string `json:"enabled_api_groups"`
+		AuthRequired  bool     `json:"auth_required"`
+	}
+	if _, err := p.getJSON(ctx, "/discover", &says); err != nil {
+		return Discovery{}, err
+	}
+	d := Discovery{APIGroups: says.APIGroups, AuthRequired: says.AuthRequired, PlainIDs: says.GPUs == nil && says.CPUs == nil}
+	for _, g := range says.GPUs {
+		if g.ID == nil {
+			return Discovery{}, fmt.Errorf("%s: GET /discover: a GPU has no id", p.endpoint)
+		}
+		d.GPUs = append(d.GPUs, GPUInfo{Index: *g.ID, Name: g.Name, PCIAddress: g.PCIAddress, CumulativeEnergyAvailable: g.Energy})
+	}
+	for _, c := range says.CPUs {
+		if c.ID == nil {
+			return Discovery{}, fmt.Errorf("%s: GET /discover: a CPU has no id", p.endpoint)
+		}
+		d.CPUs = append(d.CPUs, CPUInfo{Index: *c.ID, DRAMAvailable: c.DRAM})
+	}
+	if says.GPUs == nil {
+		for _, id := range says.GPUIDs {
+			d.GPUs = append(d.GPUs, GPUInfo{Index: id})
+		}
+	}
+	if says.CPUs == nil {
+		for i, id := range says.CPUIDs {
+			d.CPUs = append(d.CPUs, CPUInfo{Index: id, DRAMAvailable: i < len(says.DRAMAvailable) && says.DRAMAvailable[i]})
+		}
+	}
+	if says.GPUs == nil && says.CPUs == nil && says.GPUIDs == nil && says.CPUIDs == nil {
+		return Discovery{}, fmt.Errorf("%s: GET /discover: the answer names neither gpus nor gpu_ids; is this a zeusd of 0.3 or later?", p.endpoint)
+	}
+	return d, nil
+}
+
+func (p *peer) whoAmI(ctx context.Context) (Identity, error) {
+	var id Identity
+	_, err := p.getJSON(ctx, "/auth/whoami", &id)
+	return id, err
+}
+
+// time asks for the daemon's time once.
+func (p *peer) time(ctx context.Context) (roundTrip, error) {
+	var says struct {
+		TimestampMS int64 `json:"timestamp_ms"`
+	}
+	trip, err := p.getJSON(ctx, "/time", &says)
+	if err != nil {
+		return trip, err
+	}
+	if says.TimestampMS <= 0 || says.TimestampMS > maxTimestampMS {
+		return trip, fmt.Errorf("%s: GET /time: timestamp_ms is %d, want milliseconds since 1970", p.endpoint, says.TimestampMS)
+	}
+	trip.timestampMS = says.TimestampMS
+	return trip, nil
+}
+
+// times asks for the daemon's time as often as one estimate of its clock takes.
+func (p *peer) times(ctx context.Context) ([]roundTrip, error) {
+	trips := make([]roundTrip, roundTrips)
+	for i := range trips {
+		var err error
+		if trips[i], err = p.time(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return trips, nil
+}
+
+// power asks for the power of some devices.
+func (p *peer) power(ctx context.Context, kind Kind, indices []int, into *powerEvent) (roundTrip, error) {
+	path, query := powerPath(kind, "get_power"), powerQuery(kind, indices)
+	body, trip, err := p.get(ctx, path, query)
+	if err != nil {
+		return trip, err
+	}
+	if err := into.parse(kind, body); err != nil {
+		return trip, fmt.Errorf("%s: GET %s: %w: %w", p.endpoint, path, errBadAnswer, err)
+	}
+	trip.timestampMS = into.timestampMS
+	return trip, nil
+}
+
+func powerPath(kind Kind, call string) string {
+	return "/" + strings.ToLower(kind.String()) + "/" + call
+}
+
+func powerQuery(kind Kind, indices []int) string {
+	return strings.ToLower(kind.String()) + "_ids=" + strings.ReplaceAll(joinInts(indices), ", ", ",")
+}
+
+func joinInts(ints []int) string {
+	words := make([]string, len(ints))
+	for i, n := range ints {
+		words[i] = strconv.Itoa(n)
+	}
+	return strings.Join(words, ", ")
+}
+
+func orNone(words []string) string {
+	if len(words) == 0 {
+		return "none"
+	}
+	return strings.Join(words, " ")
+}
