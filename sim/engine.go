@@ -1,0 +1,692 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// sequence is one chat request in the engine.
+type sequence struct {
+	conn *conn
+	sink *sink
+	// done is closed once the engine has nothing more to do for it.
+	done     chan struct{}
+	canceled atomic.Bool // the client has gone
+
+	id      string
+	created int64
+	stream  bool
+	// usageChunks: each chunk has the usage so far. usage: the stream ends with it.
+	usageChunks, usage bool
+	promptTokens       int
+	maxTokens          int
+	index              uint64 // of the request, from 0
+	arrivedNS          int64
+
+	// The engine's.
+	rng      rand.PCG // for the sizes of its chunks
+	head     []byte   // of each chunk, up to the text
+	admitted bool     // runs, or has run
+	engine   int      // the data-parallel engine it is counted for, once admitted
+	sent     int      // tokens generated
+	told     int      // tokens the client knows of
+	lastNS   int64    // when the last chunk with tokens was written; 0: never
+	text     []byte   // what a request without a stream gets at the end
+	finished bool     // everything is written, if perhaps not yet taken by the kernel
+	outcome  *int64   // what to count once it is taken
+}
+
+// engine is the loop that runs the sequences of one life of a server: iteration
+// by iteration, each as long as the profile says, each giving every running
+// sequence its next tokens.
+type engine struct {
+	v         *VLLM
+	rng       *rand.Rand
+	model     []byte // as a JSON string
+	words     [][]byte
+	pcgSeed   uint64
+	meanChunk float64 // tokens
+
+	mu       sync.Mutex
+	inbox    []*sequence
+	closed   bool
+	wake     chan struct{}
+	capFrom  int // the cap when the ramp began
+	capTo    int
+	capRate  float64 // per second; 0: no ramp
+	capSince time.Time
+	// Published for others to read.
+	load load
+
+	// Only the loop's.
+	waiting  []*sequence
+	running  []*sequence
+	draining []*sequence
+	batch    []itlSample // of this iteration
+	told     int         // how many of batch the truth knows
+	scratch  []byte
+	kvTokens int
+	powerW   float64
+	next     int // the data-parallel engine of the next request
+	tally    tally
+}
+
+// load is the state of the engine that metrics show, by data-parallel engine.
+type load struct {
+	running, waiting []int
+	kvTokens         int
+	powerW           float64
+}
+
+// tally is what one batch of writes adds to the server's counters.
+type tally struct {
+	chunks, tokens, prompt, finished, failed, aborted, iterations, overruns int64
+
+	ttftNS []int64
+}
+
+func newEngine(v *VLLM, life uint64) *engine {
+	e := &engine{
+		v:       v,
+		rng:     newRand(v.cfg.Seed, "iterations", int(life)),
+		model:   appendJSONString(nil, v.cfg.ModelID),
+		pcgSeed: v.cfg.Seed,
+		wake:    make(chan struct{}, 1),
+		capTo:   v.cfg.MaxNumSeqs,
+		scratch: make([]byte, 0, 4096),
+		load:    load{running: make([]int, v.cfg.Engines), waiting: make([]int, v.cfg.Engines)},
+		powerW:  -1,
+	}
+	// Words as models write them, and some that a careless client trips over.
+	for _, word := range []string{
+		" the", " power", " of", " a", " grid", "'s", " batch", " is", ",", " 42", ".\n", " \"quoted\"", " é", " 能",
+		" data: [DONE]", "\n\n", " {\"completion_tokens\": 7}", " \\", " and", " so", " on", "!",
+	} {
+		quoted := appendJSONString(nil, word)
+		e.words = append(e.words, quoted[1:len(quoted)-1])
+	}
+	var sum float64
+	for i, w := range v.cfg.TokensPerChunk {
+		sum += w
+		e.meanChunk += float64(i+1) * w
+	}
+	e.meanChunk /= sum
+	return e
+}
+
+// submit queues a request; false if the engine has ended.
+func (e *engine) submit(s *sequence) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return false
+	}
+	e.inbox = append(e.inbox, s)
+	e.poke()
+	return true
+}
+
+// poke wakes the loop if it is idle.
+func (e *engine) poke() {
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
+// setCap commands a cap; it rises by rate sequences a second, at once if 0, and
+// falls at once.
+func (e *engine) setCap(n int, rate float64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	now := time.Now()
+	e.capFrom = e.capAt(now)
+	e.capTo, e.capRate, e.capSince = n, rate, now
+	e.poke()
+}
+
+func (e *engine) capAt(now time.Time) int {
+	if e.capRate <= 0 || e.capTo <= e.capFrom {
+		return e.capTo
+	}
+	rise := e.capRate * now.Sub(e.capSince).Seconds()
+	return min(e.capFrom+int(min(rise, math.MaxInt32)), e.capTo)
+}
+
+func (e *engine) caps() (commanded, inForce int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.capTo, e.capAt(time.Now())
+}
+
+// drainInterval is how often a slow client of a finished request is tried again
+// while nothing else happens.
+const drainInterval = 5 * time.Millisecond
+
+func (e *engine) run(ctx context.Context) {
+	defer e.end()
+	var due time.Time
+	for ctx.Err() == nil {
+		admitted := e.admit()
+		e.settle()
+		if len(e.running) == 0 {
+			due = time.Time{}
+			if !e.idle(ctx) {
+				return
+			}
+			continue
+		}
+		// Iterations follow each other on an absolute schedule: a timer that fires
+		// late, and the writing, do not make the mean longer.
+		now, start := time.Now(), due
+		if start.IsZero() {
+			start = now
+		}
+		due = start.Add(e.iteration(admitted))
+		if due.Before(now) {
+			// Writing took longer than an iteration, or the server was frozen: what
+			// is lost is lost.
+			e.tally.overruns++
+			start, due = now, now
+		}
+		e.tally.iterations++
+		if !e.generate(ctx, start, due) {
+			return
+		}
+	}
+}
+
+// idle waits for work; false if the engine is to end.
+func (e *engine) idle(ctx context.Context) bool {
+	var drain <-chan time.Time
+	if len(e.draining) > 0 {
+		drain = time.After(drainInterval)
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-e.wake:
+	case <-drain:
+	}
+	e.drain()
+	return true
+}
+
+// admit takes in what has arrived and moves as much of the queue into the batch
+// as the cap allows; it returns how many.
+func (e *engine) admit() int {
+	e.mu.Lock()
+	e.waiting = append(e.waiting, e.inbox...)
+	clear(e.inbox)
+	e.inbox = e.inbox[:0]
+	limit := e.capAt(time.Now())
+	e.mu.Unlock()
+
+	e.running = slices.DeleteFunc(e.running, e.gone)
+	e.waiting = slices.DeleteFunc(e.waiting, e.gone)
+	if most := e.v.cfg.Profile.PrefillsPerIteration; most > 0 {
+		limit = min(limit, len(e.running)+most)
+	}
+	n := min(max(limit-len(e.running), 0), len(e.waiting))
+	for _, s := range e.waiting[:n] {
+		s.admitted, s.engine = true, e.next
+		e.next = (e.next + 1) % e.v.cfg.Engines
+		s.rng = *rand.NewPCG(e.pcgSeed, s.index)
+		e.kvTokens += s.promptTokens
+		e.tally.prompt += int64(s.promptTokens)
+		e.running = append(e.running, s)
+	}
+	e.waiting = slices.Delete(e.waiting, 0, n)
+	return n
+}
+
+// gone ends a sequence whose client has left.
+func (e *engine) gone(s *sequence) bool {
+	if !s.canceled.Load() {
+		return false
+	}
+	e.release(s)
+	e.tally.aborted++
+	close(s.done)
+	return true
+}
+
+// release gives back what a sequence holds.
+func (e *engine) release(s *sequence) {
+	if s.admitted {
+		e.kvTokens -= s.promptTokens + s.sent
+	}
+}
+
+// iteration returns how long the next iteration takes.
+func (e *engine) iteration(admitted int) time.Duration {
+	p := &e.v.cfg.Profile
+	seconds := p.ITLS(len(e.running)) * e.meanChunk
+	if p.ITLSigma > 0 {
+		// The mean of the factor is 1.
+		seconds *= math.Exp(p.ITLSigma*e.rng.NormFloat64() - p.ITLSigma*p.ITLSigma/2)
+	}
+	seconds += float64(admitted) * p.PrefillS
+	if slow := e.v.slowDown(); slow > 0 {
+		seconds *= slow
+	}
+	return time.Duration(min(seconds, 3600) * float64(time.Second))
+}
+
+// generate writes the running sequences' next tokens when they are due: all at
+// the end of the iteration, or spread over it. False if the engine is to end.
+func (e *engine) generate(ctx context.Context, start, due time.Time) bool {
+	n := len(e.running)
+	step := due.Sub(start)
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for i := 0; i < n; {
+		at, upTo := due, n
+		if e.v.cfg.Spread {
+			at = start.Add(step * time.Duration(i+1) / time.Duration(n))
+		}
+		if wait := time.Until(at); wait > 0 {
+			timer.Reset(wait)
+			select {
+			case <-ctx.Done():
+				return false
+			case <-timer.C:
+			}
+		}
+		faults, ok := e.v.awaitEngine(ctx)
+		if !ok {
+			return false
+		}
+		if e.v.cfg.Spread && step > 0 {
+			passed := time.Since(start)
+			upTo = min(max(int(float64(n)*float64(passed)/float64(step)), i+1), n)
+		}
+		if faults.DropStreams && e.v.take(func(f *VLLMFaults) bool { return takeOnce(&f.DropStreams) }) {
+			e.cutAll()
+			break
+		}
+		for ; i < upTo; i++ {
+			e.step(e.running[i], &faults)
+		}
+		e.tell()
+	}
+	e.running = slices.DeleteFunc(e.running, func(s *sequence) bool { return s.finished })
+	e.drain()
+	return true
+}
+
+// tell adds what was written to the true ITL.
+func (e *engine) tell() {
+	e.v.itl.add(e.batch[e.told:])
+	e.told = len(e.batch)
+}
+
+// settle tells the server's counters what was done, the metrics how things are,
+// and the GPUs what to draw. Counts and state change together: who sees that all
+// have finished sees that none runs.
+func (e *engine) settle() {
+	e.tell()
+	e.v.mu.Lock()
+	defer e.v.mu.Unlock()
+	e.v.count(&e.tally, e.batch)
+	e.batch, e.told = e.batch[:0], 0
+	e.tally = tally{ttftNS: e.tally.ttftNS[:0]}
+	e.publish()
+}
+
+// step gives one sequence its tokens of this iteration.
+func (e *engine) step(s *sequence, faults *VLLMFaults) {
+	if s.finished || s.canceled.Load() {
+		return // swept out by the next admit
+	}
+	first := s.sent == 0
+	if faults.ErrorEvents > 0 && first && s.stream && e.v.take(func(f *VLLMFaults) bool { return takeOne(&f.ErrorEvents) }) {
+		e.failStream(s)
+		return
+	}
+	inc := min(e.chunkTokens(s), s.maxTokens-s.sent)
+	s.sent += inc
+	e.kvTokens += inc
+	e.tally.tokens += int64(inc)
+	last := s.sent >= s.maxTokens
+	if !s.stream {
+		s.text = e.appendText(s.text, s, inc)
+		if first {
+			e.tally.ttftNS = append(e.tally.ttftNS, e.v.nowNS()-s.arrivedNS)
+		}
+		if last {
+			e.finish(s, e.appendWhole(e.scratch[:0], s), &e.tally.finished)
+		}
+		return
+	}
+	if first {
+		s.head = e.appendHead(nil, s)
+		if !e.write(s, e.appendRole(e.scratch[:0], s)) {
+			return
+		}
+	}
+	e.tally.chunks++
+	if faults.MalformedEvents > 0 && e.v.take(func(f *VLLMFaults) bool { return takeOne(&f.MalformedEvents) }) {
+		faults.MalformedEvents--
+		if !e.write(s, appendChunk(e.scratch[:0], malformedEvent(int(s.index)+s.sent))) {
+			return
+		}
+	} else {
+		chunk := e.appendContent(e.scratch[:0], s, inc, last)
+		nowNS := e.v.nowNS()
+		if !e.write(s, chunk) {
+			return
+		}
+		if s.lastNS == 0 {
+			e.tally.ttftNS = append(e.tally.ttftNS, nowNS-s.arrivedNS)
+		} else {
+			e.batch = append(e.batch, itlSample{nowNS, nowNS - s.lastNS, int32(s.sent - s.told)})
+		}
+		s.lastNS, s.told = nowNS, s.sent
+	}
+	if last {
+		noDone := faults.NoDone > 0 && e.v.take(func(f *VLLMFaults) bool { return takeOne(&f.NoDone) })
+		outcome := &e.tally.finished
+		if noDone {
+			outcome = &e.tally.failed
+		}
+		e.finish(s, e.appendTail(e.scratch[:0], s, noDone), outcome)
+	}
+}
+
+// write sends one chunk, which e.scratch may hold; false if that was the end of
+// the sequence.
+func (e *engine) write(s *sequence, b []byte) bool {
+	if err := s.sink.write(b); err != nil {
+		e.abort(s, err)
+		return false
+	}
+	return true
+}
+
+// finish sends what ends an answer; the connection is free once the kernel has
+// taken the last byte.
+func (e *engine) finish(s *sequence, b []byte, outcome *int64) {
+	if !e.write(s, b) {
+		return
+	}
+	s.finished, s.outcome = true, outcome
+	e.release(s)
+	if s.sink.pending() {
+		e.draining = append(e.draining, s)
+		return
+	}
+	e.let(s)
+}
+
+// let gives the connection back to its goroutine.
+func (e *engine) let(s *sequence) {
+	*s.outcome++
+	if s.conn.last {
+		_ = s.conn.Close()
+	}
+	close(s.done)
+}
+
+// abort ends a sequence whose client is gone or stuck.
+func (e *engine) abort(s *sequence, err error) {
+	s.finished = true
+	e.release(s)
+	e.tally.aborted++
+	if errors.Is(err, errBacklog) {
+		s.conn.reset()
+	} else {
+		_ = s.conn.Close()
+	}
+	close(s.done)
+}
+
+// drain tries again to send what clients had not read.
+func (e *engine) drain() {
+	e.draining = slices.DeleteFunc(e.draining, func(s *sequence) bool {
+		err := s.sink.flush()
+		switch {
+		case err == nil && !s.sink.pending():
+			e.let(s)
+		case err == nil && !s.canceled.Load():
+			return false
+		default:
+			e.tally.aborted++
+			close(s.done)
+		}
+		return true
+	})
+}
+
+// failStream is an error after the answer has begun.
+func (e *engine) failStream(s *sequence) {
+	b := appendChunk(e.scratch[:0], []byte(`data: {"error":{"message":"EngineCore encountered an issue (simulated).",`+
+		`"type":"InternalServerError","param":null,"code":500}}`+"\n\n"))
+	b = append(appendChunk(b, []byte("data: [DONE]\n\n")), lastChunk...)
+	e.finish(s, b, &e.tally.failed)
+}
+
+// cutAll cuts every stream in the middle of an event.
+func (e *engine) cutAll() {
+	for _, s := range e.running {
+		if s.finished || s.canceled.Load() {
+			continue
+		}
+		if s.stream {
+			s.head = e.appendHead(s.head[:0], s)
+			b := e.appendContent(e.scratch[:0], s, 1, false)
+			_ = s.sink.write(b[:len(b)/2]) // the connection ends either way
+		}
+		s.finished = true
+		e.release(s)
+		e.tally.failed++
+		_ = s.conn.Close()
+		close(s.done)
+	}
+}
+
+// end lets go of everything when the server dies.
+func (e *engine) end() {
+	e.mu.Lock()
+	e.closed = true
+	e.waiting = append(e.waiting, e.inbox...)
+	e.inbox = nil
+	e.mu.Unlock()
+	for _, s := range slices.Concat(e.running, e.waiting) {
+		if !s.finished {
+			e.tally.failed++
+			close(s.done)
+		}
+	}
+	for _, s := range e.draining {
+		e.tally.failed++
+		close(s.done)
+	}
+	e.running, e.waiting, e.draining = nil, nil, nil
+	e.settle()
+}
+
+func (e *engine) publish() {
+	powerW := e.v.cfg.Profile.PowerWPerGPU(len(e.running))
+	if powerW != e.powerW {
+		for _, gpu := range e.v.cfg.GPUs {
+			gpu.SetPowerW(powerW)
+		}
+		e.powerW = powerW
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	clear(e.load.running)
+	clear(e.load.waiting)
+	for _, s := range e.running {
+		e.load.running[s.engine]++
+	}
+	for i := range e.waiting {
+		e.load.waiting[(e.next+i)%len(e.load.waiting)]++
+	}
+	e.load.kvTokens, e.load.powerW = e.kvTokens, powerW
+}
+
+// snapshot returns the load; what has just arrived is waiting.
+func (e *engine) snapshot() load {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	l := e.load
+	l.running, l.waiting = slices.Clone(l.running), slices.Clone(l.waiting)
+	for i := range e.inbox {
+		l.waiting[i%len(l.waiting)]++
+	}
+	return l
+}
+
+// chunkTokens draws how many tokens a chunk has.
+func (e *engine) chunkTokens(s *sequence) int {
+	weights := e.v.cfg.TokensPerChunk
+	if len(weights) == 1 {
+		return 1
+	}
+	var sum float64
+	for _, w := range weights {
+		sum += w
+	}
+	x := float64(s.rng.Uint64()>>11) / (1 << 53) * sum
+	for i, w := range weights {
+		if x < w {
+			return i + 1
+		}
+		x -= w
+	}
+	return len(weights)
+}
+
+// appendHead appends what all chunks of a stream begin with.
+func (e *engine) appendHead(b []byte, s *sequence) []byte {
+	b = append(b, `data: {"id":"`...)
+	b = append(b, s.id...)
+	b = append(b, `","object":"chat.completion.chunk","created":`...)
+	b = strconv.AppendInt(b, s.created, 10)
+	b = append(b, `,"model":`...)
+	b = append(b, e.model...)
+	return append(b, `,"choices":[`...)
+}
+
+// chunkRoom is what is left free before a payload for its length in hex.
+const chunkRoom = 10
+
+// frame writes the length before a payload that starts at chunkRoom, and the end
+// behind it. The result lies within b.
+func frame(b []byte) []byte {
+	n := len(b) - chunkRoom
+	b = append(b, '\r', '\n')
+	at := chunkRoom - 1
+	b[at], b[at-1] = '\n', '\r'
+	at--
+	for {
+		at--
+		b[at] = "0123456789abcdef"[n&15]
+		if n >>= 4; n == 0 {
+			return b[at:]
+		}
+	}
+}
+
+func room(b []byte) []byte { return append(b, "          "...) }
+
+func (e *engine) appendRole(b []byte, s *sequence) []byte {
+	b = append(room(b), s.head...)
+	b = append(b, `{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]`...)
+	b = appendUsage(b, s, s.usageChunks, 0)
+	return frame(append(b, "}\n\n"...))
+}
+
+func (e *engine) appendContent(b []byte, s *sequence, inc int, last bool) []byte {
+	b = append(room(b), s.head...)
+	b = append(b, `{"index":0,"delta":{"content":"`...)
+	b = e.appendText(b, s, inc)
+	if last {
+		b = append(b, `"},"logprobs":null,"finish_reason":"length","stop_reason":null}]`...)
+	} else {
+		b = append(b, `"},"logprobs":null,"finish_reason":null}]`...)
+	}
+	b = appendUsage(b, s, s.usageChunks, s.sent)
+	return frame(append(b, "}\n\n"...))
+}
+
+// appendText appends the text of the last inc tokens, escaped.
+func (e *engine) appendText(b []byte, s *sequence, inc int) []byte {
+	for i := s.sent - inc; i < s.sent; i++ {
+		b = append(b, e.words[(int(s.index%1024)*7+i)%len(e.words)]...)
+	}
+	return b
+}
+
+func appendUsage(b []byte, s *sequence, wanted bool, completion int) []byte {
+	if !wanted {
+		return b
+	}
+	b = append(b, `,"usage":{"prompt_tokens":`...)
+	b = strconv.AppendInt(b, int64(s.promptTokens), 10)
+	b = append(b, `,"total_tokens":`...)
+	b = strconv.AppendInt(b, int64(s.promptTokens+completion), 10)
+	b = append(b, `,"completion_tokens":`...)
+	b = strconv.AppendInt(b, int64(completion), 10)
+	return append(b, '}')
+}
+
+// appendTail appends what follows the last content: the usage without choices,
+// [DONE], and the end of the body.
+func (e *engine) appendTail(b []byte, s *sequence, noDone bool) []byte {
+	if s.usage {
+		payload := append(slices.Clone(s.head), ']')
+		payload = appendUsage(payload, s, true, s.sent)
+		b = appendChunk(b, append(payload, "}\n\n"...))
+	}
+	if !noDone {
+		b = appendChunk(b, []byte("data: [DONE]\n\n"))
+	}
+	return append(b, lastChunk...)
+}
+
+// appendWhole appends the answer to a request without a stream.
+func (e *engine) appendWhole(b []byte, s *sequence) []byte {
+	var body []byte
+	body = append(body, `{"id":"`...)
+	body = append(body, s.id...)
+	body = append(body, `","object":"chat.completion","created":`...)
+	body = strconv.AppendInt(body, s.created, 10)
+	body = append(body, `,"model":`...)
+	body = append(body, e.model...)
+	body = append(body, `,"choices":[{"index":0,"message":{"role":"assistant","content":"`...)
+	body = append(body, s.text...)
+	body = append(body, `"},"logprobs":null,"finish_reason":"length","stop_reason":null}]`...)
+	body = appendUsage(body, s, true, s.sent)
+	body = append(body, '}')
+	b = append(b, "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: "...)
+	b = strconv.AppendInt(b, int64(len(body)), 10)
+	if s.conn.last {
+		b = append(b, "\r\nconnection: close"...)
+	}
+	b = append(b, "\r\n\r\n"...)
+	return append(b, body...)
+}
+
+// malformedEvent returns one of the ways in which an event can be wrong.
+func malformedEvent(i int) []byte {
+	kinds := []string{
+		"data: {\"id\":\"chatcmpl-0\",\"choices\":[{\"index\":0,\"delta\":{\"con\n\n",
+		"data: {\"choices\":\"none\",\"usage\":{\"completion_tokens\":\"many\"}}\n\n",
+		"data: \x00\xff\xfe{{{\x80\n\n",
+		"data: {\"usage\":{\"completion_tokens\":-5}}\n\n",
+		"data: null\n\n",
+		"event: surprise\nbogus\n\n",
+		"data: {\"choices\":[],\"usage\":{\"completion_tokens\":1e99}}\n\n",
+	}
+	return []byte(kinds[i%len(kinds)])
+}

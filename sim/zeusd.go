@@ -1,0 +1,675 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// ZeusdVersion says which of the daemon's wire formats to speak.
+type ZeusdVersion string
+
+// The formats differ in the stream and in /discover.
+const (
+	// Zeusd05 sends one event per device, and lists gpus and cpus as objects.
+	Zeusd05 ZeusdVersion = "0.5"
+	// Zeusd04 sends a snapshot of all requested devices when one has changed,
+	// and lists gpu_ids and cpu_ids.
+	Zeusd04 ZeusdVersion = "0.4"
+)
+
+// The daemon's API groups, which are also the scopes of a token.
+const (
+	ScopeGPURead = "gpu-read"
+	ScopeCPURead = "cpu-read"
+)
+
+// ZeusdConfig says what daemon to simulate. Only Listen is required.
+type ZeusdConfig struct {
+	// Listen is "host:port" (port 0: any free one) or "unix:/path/to.sock".
+	Listen string
+	// GPUs are the host's GPUs; their ids are the indexes.
+	GPUs []*GPU
+	// CPUs is the number of CPU packages; with 0 the cpu-read group is off.
+	CPUs int
+	// Version defaults to [Zeusd05].
+	Version ZeusdVersion
+	// Token is what clients must bear; "" means no authentication.
+	Token string
+	// Scopes are the token's; the default is both reading ones.
+	Scopes []string
+	// ClockOffset is the daemon's clock minus the machine's.
+	ClockOffset time.Duration
+	// PollInterval is how often power is read while somebody listens; the
+	// default is 50 ms.
+	PollInterval time.Duration
+	// NoiseFraction is the standard deviation of a reading, as a fraction of the
+	// power; 0 makes readings exact (to the milliwatt).
+	NoiseFraction float64
+	// Seed decides the noise: reading k of a device is always the same.
+	Seed uint64
+}
+
+// ZeusdTruth is what a simulated daemon has done and what it measures.
+type ZeusdTruth struct {
+	// GPUPowerW is the true power of each GPU, in watts.
+	GPUPowerW []float64 `json:"gpu_power_w"`
+	// GPUStreams and CPUStreams count the listeners of now.
+	GPUStreams int `json:"gpu_streams"`
+	CPUStreams int `json:"cpu_streams"`
+	// Requests counts the requests since the start by path, refused and
+	// unanswered ones too.
+	Requests map[string]int64 `json:"requests"`
+	// Events counts the events sent since the start, bad ones too, and Polls the
+	// readings of all devices.
+	Events int64 `json:"events"`
+	Polls  int64 `json:"polls"`
+}
+
+// Zeusd is a simulated zeusd daemon: it reads power only while somebody listens,
+// sends a device's power only when it has changed, in milliwatts, and has no
+// first value for a late listener. Its methods may be called from any goroutine.
+//
+// Beside the daemon's API it has PUT and GET /sim/faults ([ZeusdFaults] as JSON),
+// POST /sim/restart ({"down_s": 1}) and GET /sim/truth ([ZeusdTruth]), which work
+// whatever else is broken.
+type Zeusd struct {
+	cfg         ZeusdConfig
+	front       *front
+	life        lifecycle
+	clockOffset atomic.Int64
+
+	mu      sync.Mutex
+	faults  ZeusdFaults
+	changed chan struct{} // closed and replaced when the faults change
+	gpus    devices
+	cpus    devices
+	cpuW    [][2]*GPU // by id: the true power of a CPU and of its memory
+	streams map[*zeusdStream]struct{}
+	truth   ZeusdTruth
+	garbage int
+	wake    chan struct{} // a listener has come
+}
+
+// devices is what the daemon knows of one kind of device.
+type devices struct {
+	readings [][2]reading // by id: power, and DRAM power of a CPU
+	last     []sent       // by id: what was sent last
+}
+
+// reading is one sensor: a true value, and noise of its own.
+type reading struct {
+	rng    *rand.Rand
+	powerW func() float64
+}
+
+type sent struct {
+	known bool
+	mw    [2]int64
+}
+
+// zeusdStream is one listener.
+type zeusdStream struct {
+	conn *conn
+	sink *sink
+	cpu  bool
+	ids  []int
+}
+
+// StartZeusd starts a simulated daemon. Call Close to end it.
+func StartZeusd(cfg ZeusdConfig) (*Zeusd, error) {
+	if cfg.Version == "" {
+		cfg.Version = Zeusd05
+	}
+	if cfg.PollInterval == 0 {
+		cfg.PollInterval = 50 * time.Millisecond
+	}
+	if cfg.Scopes == nil {
+		cfg.Scopes = []string{ScopeGPURead, ScopeCPURead}
+	}
+	switch {
+	case cfg.Version != Zeusd04 && cfg.Version != Zeusd05:
+		return nil, fmt.Errorf("simulated zeusd: version %q: need %q or %q", cfg.Version, Zeusd04, Zeusd05)
+	case cfg.CPUs < 0:
+		return nil, fmt.Errorf("simulated zeusd: %d CPUs: need 0 or more", cfg.CPUs)
+	case cfg.PollInterval < 0:
+		return nil, fmt.Errorf("simulated zeusd: poll interval %v: need more than 0", cfg.PollInterval)
+	case !(cfg.NoiseFraction >= 0) || math.IsInf(cfg.NoiseFraction, 1):
+		return nil, fmt.Errorf("simulated zeusd: noise fraction %v: need 0 or more", cfg.NoiseFraction)
+	case slices.Contains(cfg.GPUs, nil):
+		return nil, fmt.Errorf("simulated zeusd: GPU %d is nil", slices.Index(cfg.GPUs, nil))
+	}
+	z := &Zeusd{
+		cfg:     cfg,
+		changed: make(chan struct{}),
+		streams: map[*zeusdStream]struct{}{},
+		wake:    make(chan struct{}, 1),
+		truth:   ZeusdTruth{Requests: map[string]int64{}},
+	}
+	z.clockOffset.Store(int64(cfg.ClockOffset))
+	for id, gpu := range cfg.GPUs {
+		z.gpus.add([2]reading{{newRand(cfg.Seed, "gpu", id), gpu.PowerW}})
+	}
+	for id := range cfg.CPUs {
+		powers := [2]*GPU{NewGPU("cpu", 85), NewGPU("dram", 12)}
+		z.cpuW = append(z.cpuW, powers)
+		z.cpus.add([2]reading{
+			{newRand(cfg.Seed, "cpu", id), powers[0].PowerW},
+			{newRand(cfg.Seed, "dram", id), powers[1].PowerW},
+		})
+	}
+	var err error
+	if z.front, err = newFront(cfg.Listen, z.serve); err != nil {
+		return nil, fmt.Errorf("simulated zeusd: %w", err)
+	}
+	z.life.up = func(ctx context.Context, wg *sync.WaitGroup) error {
+		if err := z.front.open(ctx); err != nil {
+			return err
+		}
+		wg.Go(func() { z.poll(ctx) })
+		return nil
+	}
+	z.life.down = z.front.shut
+	if err := z.life.start(); err != nil {
+		return nil, err
+	}
+	return z, nil
+}
+
+func (d *devices) add(r [2]reading) {
+	d.readings = append(d.readings, r)
+	d.last = append(d.last, sent{})
+}
+
+// newRand returns a generator that depends on the seed, what it is for, and
+// which one of those it is.
+func newRand(seed uint64, purpose string, index int) *rand.Rand {
+	stream := uint64(index)
+	for _, c := range purpose {
+		stream = stream*0x100000001b3 + uint64(c) // FNV's prime: spreads the purposes apart
+	}
+	return rand.New(rand.NewPCG(seed, stream))
+}
+
+// Addr returns where the daemon listens: host:port, or the socket's path.
+func (z *Zeusd) Addr() string { return z.front.addr() }
+
+// Close ends the daemon and all its goroutines.
+func (z *Zeusd) Close() error {
+	z.life.close()
+	return nil
+}
+
+// Kill makes the daemon die at once: connections are reset, new ones refused.
+func (z *Zeusd) Kill() { z.life.kill() }
+
+// Restart kills the daemon if it lives and brings it back at the same address.
+// It fails if that is taken, or after Close. Faults stay as they are.
+func (z *Zeusd) Restart() error { return z.life.restart() }
+
+// SetClockOffset steps the daemon's clock: d is its clock minus the machine's.
+func (z *Zeusd) SetClockOffset(d time.Duration) { z.clockOffset.Store(int64(d)) }
+
+// SetCPUPowerW changes the true power of a CPU package and of its memory, in
+// watts; 85 and 12 at the start. An id that there is not is ignored.
+func (z *Zeusd) SetCPUPowerW(id int, powerW, dramW float64) {
+	if id >= 0 && id < len(z.cpuW) {
+		z.cpuW[id][0].SetPowerW(powerW)
+		z.cpuW[id][1].SetPowerW(dramW)
+	}
+}
+
+// Truth returns what the daemon has done so far.
+func (z *Zeusd) Truth() ZeusdTruth {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	t := z.truth
+	t.Requests = make(map[string]int64, len(z.truth.Requests))
+	for path, n := range z.truth.Requests {
+		t.Requests[path] = n
+	}
+	t.GPUPowerW = make([]float64, len(z.cfg.GPUs))
+	for i, gpu := range z.cfg.GPUs {
+		t.GPUPowerW[i] = gpu.PowerW()
+	}
+	for s := range z.streams {
+		if s.cpu {
+			t.CPUStreams++
+		} else {
+			t.GPUStreams++
+		}
+	}
+	return t
+}
+
+func (z *Zeusd) nowMS() int64 {
+	return time.Now().Add(time.Duration(z.clockOffset.Load())).UnixMilli()
+}
+
+func (z *Zeusd) serve(ctx context.Context, c *conn, req *http.Request) {
+	if serveAdmin(c, req, admin{
+		life:   &z.life,
+		faults: func() any { return z.Faults() },
+		setFaults: func(body []byte) error {
+			f, err := decodeStrict[ZeusdFaults](body)
+			if err == nil {
+				z.SetFaults(f)
+			}
+			return err
+		},
+		truth: func() any { return z.Truth() },
+	}) {
+		return
+	}
+	z.mu.Lock()
+	// Fixed memory: a scan of paths cannot fill the map.
+	if _, known := z.truth.Requests[req.URL.Path]; known || len(z.truth.Requests) < 64 {
+		z.truth.Requests[req.URL.Path]++
+	}
+	z.mu.Unlock()
+	faults, ok := z.await(ctx)
+	if !ok {
+		return
+	}
+	if faults.Status != 0 {
+		c.answerError(faults.Status, "simulated fault")
+		return
+	}
+	if req.Method != http.MethodGet {
+		c.answerError(http.StatusNotFound, "no such API")
+		return
+	}
+	path := req.URL.Path
+	if !z.authorized(c, req, path) {
+		return
+	}
+	switch path {
+	case "/discover":
+		c.answerJSON(http.StatusOK, z.discovery())
+	case "/time":
+		c.answerJSON(http.StatusOK, map[string]int64{"timestamp_ms": z.nowMS()})
+	case "/auth/whoami":
+		c.answerJSON(http.StatusOK, map[string]any{"sub": "sim", "scopes": z.cfg.Scopes})
+	case "/gpu/get_power", "/cpu/get_power", "/gpu/stream_power", "/cpu/stream_power":
+		kind, action, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+		ids, err := parseIDs(req.URL.RawQuery, kind+"_ids", z.devices(kind == "cpu"))
+		if err != nil {
+			c.answerError(http.StatusBadRequest, err.Error())
+			return
+		}
+		if action == "stream_power" {
+			z.stream(c, kind == "cpu", ids)
+		} else {
+			z.getPower(c, kind == "cpu", ids, faults)
+		}
+	default:
+		c.answerError(http.StatusNotFound, "no such API")
+	}
+}
+
+func (z *Zeusd) devices(cpu bool) *devices {
+	if cpu {
+		return &z.cpus
+	}
+	return &z.gpus
+}
+
+// authorized answers for itself if the request may not pass.
+func (z *Zeusd) authorized(c *conn, req *http.Request, path string) bool {
+	if path == "/discover" || path == "/time" {
+		return true
+	}
+	var scope string
+	switch {
+	case strings.HasPrefix(path, "/gpu/"):
+		scope = ScopeGPURead
+	case strings.HasPrefix(path, "/cpu/"):
+		scope = ScopeCPURead
+	}
+	if scope == ScopeCPURead && z.cfg.CPUs == 0 {
+		c.answerError(http.StatusNotFound, "API group 'cpu-read' is not enabled on this server.")
+		return false
+	}
+	if z.cfg.Token == "" {
+		if strings.HasPrefix(path, "/auth/") {
+			c.answerError(http.StatusNotFound, "Authentication is not enabled on this server.")
+			return false
+		}
+		return true
+	}
+	const challenge = `www-authenticate: Bearer realm="zeusd"`
+	token, ok := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer ")
+	switch {
+	case !ok:
+		c.answerError(http.StatusUnauthorized, "Authentication required.", challenge)
+	case token != z.cfg.Token:
+		c.answerError(http.StatusUnauthorized, "Invalid token.", challenge)
+	case scope != "" && !slices.Contains(z.cfg.Scopes, scope):
+		c.answerError(http.StatusForbidden, fmt.Sprintf("Token for user 'sim' lacks required scope '%s'.", scope))
+	default:
+		return true
+	}
+	return false
+}
+
+func (z *Zeusd) discovery() any {
+	groups := []string{ScopeGPURead}
+	if z.cfg.CPUs > 0 {
+		groups = append(groups, ScopeCPURead)
+	}
+	auth := z.cfg.Token != ""
+	if z.cfg.Version == Zeusd04 {
+		d := struct {
+			GPUIDs        []int    `json:"gpu_ids"`
+			CPUIDs        []int    `json:"cpu_ids"`
+			DRAMAvailable []bool   `json:"dram_available"`
+			Groups        []string `json:"enabled_api_groups"`
+			AuthRequired  bool     `json:"auth_required"`
+		}{[]int{}, []int{}, []bool{}, groups, auth}
+		for id := range z.cfg.GPUs {
+			d.GPUIDs = append(d.GPUIDs, id)
+		}
+		for id := range z.cfg.CPUs {
+			d.CPUIDs = append(d.CPUIDs, id)
+			d.DRAMAvailable = append(d.DRAMAvailable, true)
+		}
+		return d
+	}
+	type gpu struct {
+		ID      int    `json:"id"`
+		Name    string `json:"name"`
+		PCI     string `json:"pci_address"`
+		Counter bool   `json:"cumulative_energy_available"`
+	}
+	type cpu struct {
+		ID            int  `json:"id"`
+		DRAMAvailable bool `json:"dram_available"`
+	}
+	d := struct {
+		GPUs         []gpu    `json:"gpus"`
+		CPUs         []cpu    `json:"cpus"`
+		Groups       []string `json:"enabled_api_groups"`
+		AuthRequired bool     `json:"auth_required"`
+	}{[]gpu{}, []cpu{}, groups, auth}
+	for id, g := range z.cfg.GPUs {
+		d.GPUs = append(d.GPUs, gpu{id, g.name, fmt.Sprintf("00000000:%02X:00.0", id+1), true})
+	}
+	for id := range z.cfg.CPUs {
+		d.CPUs = append(d.CPUs, cpu{id, true})
+	}
+	return d
+}
+
+// parseIDs reads the ids a client asks for: all devices if it names none.
+func parseIDs(query, key string, d *devices) ([]int, error) {
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return nil, err
+	}
+	for name := range values {
+		if name != key {
+			return nil, fmt.Errorf("unknown query field %q, expected %q", name, key)
+		}
+	}
+	ids := []int{}
+	if !values.Has(key) {
+		for id := range d.readings {
+			ids = append(ids, id)
+		}
+		return ids, nil
+	}
+	for word := range strings.SplitSeq(values.Get(key), ",") {
+		id, err := strconv.Atoi(word)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %q is no index", key, word)
+		}
+		if id < 0 || id >= len(d.readings) {
+			return nil, fmt.Errorf("%s: unknown device index %d", key, id)
+		}
+		if !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+// read takes one reading of a device, in milliwatts.
+func (z *Zeusd) read(r [2]reading) [2]int64 {
+	var mw [2]int64
+	for i := range r {
+		if r[i].powerW == nil {
+			continue
+		}
+		powerW := r[i].powerW()
+		if z.cfg.NoiseFraction > 0 {
+			powerW = max(powerW*(1+z.cfg.NoiseFraction*r[i].rng.NormFloat64()), 0)
+		}
+		mw[i] = int64(min(math.Round(powerW*1e3), math.MaxUint32)) // the daemon's are 32 bit
+	}
+	return mw
+}
+
+func (z *Zeusd) getPower(c *conn, cpu bool, ids []int, faults ZeusdFaults) {
+	failed := map[string]string{}
+	if !cpu {
+		for _, id := range ids {
+			if slices.Contains(faults.FailedGPUs, id) {
+				failed[strconv.Itoa(id)] = "NVML error: an unknown error occurred"
+			}
+		}
+	}
+	if len(failed) > 0 {
+		c.answerJSON(http.StatusInternalServerError, map[string]any{"errors": failed})
+		return
+	}
+	z.mu.Lock()
+	d := z.devices(cpu)
+	values := make([][2]int64, len(ids))
+	for i, id := range ids {
+		values[i] = z.read(d.readings[id])
+	}
+	at := z.nowMS()
+	z.mu.Unlock()
+	c.answer(http.StatusOK, "application/json", appendSnapshot(nil, at, cpu, ids, values))
+}
+
+// appendSnapshot appends the powers of several devices as one JSON object.
+func appendSnapshot(b []byte, atMS int64, cpu bool, ids []int, values [][2]int64) []byte {
+	b = fmt.Appendf(b, `{"timestamp_ms":%d,"power_mw":{`, atMS)
+	for i, id := range ids {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		if cpu {
+			b = fmt.Appendf(b, `"%d":{"cpu_mw":%d,"dram_mw":%d}`, id, values[i][0], values[i][1])
+		} else {
+			b = fmt.Appendf(b, `"%d":%d`, id, values[i][0])
+		}
+	}
+	return append(b, "}}"...)
+}
+
+// stream serves one listener until one of the two goes.
+func (z *Zeusd) stream(c *conn, cpu bool, ids []int) {
+	c.last = true
+	if err := c.startStream(); err != nil {
+		return
+	}
+	s := &zeusdStream{conn: c, sink: newSink(c), cpu: cpu, ids: ids}
+	z.mu.Lock()
+	z.streams[s] = struct{}{}
+	z.mu.Unlock()
+	select {
+	case z.wake <- struct{}{}:
+	default:
+	}
+	// A listener has nothing more to say: this ends when the connection does.
+	for c.waitReadable() {
+		if _, err := c.r.Discard(c.r.Buffered()); err != nil {
+			break
+		}
+	}
+	z.mu.Lock()
+	delete(z.streams, s)
+	z.forget()
+	z.mu.Unlock()
+}
+
+// forget drops what was last sent of devices that nobody listens to: the next
+// listener, being the first, gets a value at once.
+func (z *Zeusd) forget() {
+	heard := map[bool]map[int]bool{false: {}, true: {}}
+	for s := range z.streams {
+		for _, id := range s.ids {
+			heard[s.cpu][id] = true
+		}
+	}
+	for cpu, ids := range heard {
+		last := z.devices(cpu).last
+		for id := range last {
+			last[id].known = last[id].known && ids[id]
+		}
+	}
+}
+
+// poll reads the devices while somebody listens.
+func (z *Zeusd) poll(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-z.wake:
+		}
+		ticker := time.NewTicker(z.cfg.PollInterval)
+		for z.pollOnce() {
+			select {
+			case <-ctx.Done():
+				ticker.Stop()
+				return
+			case <-ticker.C:
+			}
+		}
+		ticker.Stop()
+	}
+}
+
+// pollOnce sends what has changed; false if nobody listens.
+func (z *Zeusd) pollOnce() bool {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	if len(z.streams) == 0 {
+		return false
+	}
+	if z.faults.Freeze || z.faults.FreezeStream {
+		return true
+	}
+	z.truth.Polls++
+	for _, cpu := range []bool{false, true} {
+		z.pollKind(cpu)
+	}
+	return true
+}
+
+func (z *Zeusd) pollKind(cpu bool) {
+	d := z.devices(cpu)
+	wanted := make([]bool, len(d.readings))
+	for s := range z.streams {
+		if s.cpu == cpu {
+			for _, id := range s.ids {
+				wanted[id] = true
+			}
+		}
+	}
+	var ids, changed []int
+	for id := range d.readings {
+		silent := !cpu && (slices.Contains(z.faults.SilentGPUs, id) || slices.Contains(z.faults.FailedGPUs, id))
+		if !wanted[id] || silent {
+			continue
+		}
+		ids = append(ids, id)
+		mw := z.read(d.readings[id])
+		if last := &d.last[id]; !last.known || last.mw != mw {
+			*last = sent{known: true, mw: mw}
+			changed = append(changed, id)
+		}
+	}
+	if len(changed) == 0 {
+		return
+	}
+	at := z.nowMS()
+	for s := range z.streams {
+		if s.cpu != cpu {
+			continue
+		}
+		if z.cfg.Version == Zeusd04 {
+			z.sendSnapshot(s, at, d, ids)
+			continue
+		}
+		for _, id := range changed {
+			if !slices.Contains(s.ids, id) {
+				continue
+			}
+			mw := d.last[id].mw
+			if cpu {
+				z.send(s, fmt.Appendf(nil, `{"timestamp_ms":%d,"cpu_id":%d,"cpu_mw":%d,"dram_mw":%d}`, at, id, mw[0], mw[1]))
+			} else {
+				z.send(s, fmt.Appendf(nil, `{"timestamp_ms":%d,"gpu_id":%d,"power_mw":%d}`, at, id, mw[0]))
+			}
+		}
+	}
+}
+
+func (z *Zeusd) sendSnapshot(s *zeusdStream, at int64, d *devices, polled []int) {
+	var ids []int
+	var values [][2]int64
+	for _, id := range polled {
+		if slices.Contains(s.ids, id) {
+			ids = append(ids, id)
+			values = append(values, d.last[id].mw)
+		}
+	}
+	if len(ids) > 0 {
+		z.send(s, appendSnapshot(nil, at, s.cpu, ids, values))
+	}
+}
+
+// send writes one event, or what a fault makes of it.
+func (z *Zeusd) send(s *zeusdStream, payload []byte) {
+	event := slices.Concat([]byte("data: "), payload, []byte("\n\n"))
+	if z.faults.GarbageEvents > 0 {
+		z.faults.GarbageEvents--
+		event = garbageEvent(z.garbage)
+		z.garbage++
+	}
+	z.truth.Events++
+	chunk := appendChunk(nil, event)
+	if z.faults.TruncateEvent {
+		z.faults.TruncateEvent = false
+		_ = s.sink.write(chunk[:len(chunk)/2]) // the connection ends either way
+		z.end(s)
+		return
+	}
+	if err := s.sink.write(chunk); err != nil {
+		if errors.Is(err, errBacklog) {
+			s.conn.reset()
+		}
+		z.end(s)
+	}
+}
+
+// end closes a listener's connection, which ends its goroutine too.
+func (z *Zeusd) end(s *zeusdStream) {
+	delete(z.streams, s)
+	z.forget()
+	_ = s.conn.Close()
+}

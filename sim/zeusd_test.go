@@ -1,0 +1,538 @@
+package sim
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func startZeusd(t *testing.T, cfg ZeusdConfig) *Zeusd {
+	t.Helper()
+	if cfg.Listen == "" {
+		cfg.Listen = "127.0.0.1:0"
+	}
+	if cfg.PollInterval == 0 {
+		cfg.PollInterval = 5 * time.Millisecond
+	}
+	z, err := StartZeusd(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { z.Close() })
+	return z
+}
+
+// listen opens a power stream by hand and waits until the daemon has noticed.
+func listen(t *testing.T, z *Zeusd, path string) (*rawConn, *events) {
+	t.Helper()
+	before := z.Truth()
+	c := dial(t, "tcp", z.Addr())
+	c.send(t, "GET "+path+" HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n")
+	resp := c.response(t)
+	if resp.status != 200 || resp.header.Get("Content-Type") != "text/event-stream" {
+		t.Fatal(resp.status, resp.header)
+	}
+	eventually(t, "the daemon knows its listener", func() bool {
+		now := z.Truth()
+		return now.GPUStreams > before.GPUStreams || now.CPUStreams > before.CPUStreams
+	})
+	return c, newEvents(resp)
+}
+
+type gpuEvent struct {
+	TimestampMS int64 `json:"timestamp_ms"`
+	GPUID       int   `json:"gpu_id"`
+	PowerMW     int64 `json:"power_mw"`
+}
+
+func twoGPUs() []*GPU { return []*GPU{NewGPU("H100", 75), NewGPU("H100", 120)} }
+
+func TestZeusdAnswers(t *testing.T) {
+	for _, listenAt := range []string{"127.0.0.1:0", "unix:" + filepath.Join(t.TempDir(), "z.sock")} {
+		z := startZeusd(t, ZeusdConfig{Listen: listenAt, GPUs: twoGPUs(), CPUs: 1, ClockOffset: -3 * time.Second})
+		network := "tcp"
+		if strings.HasPrefix(listenAt, "unix:") {
+			network = "unix"
+		}
+		c := client(t, network, z.Addr())
+
+		status, header, body := do(t, c, "GET", "/discover", "")
+		want := `{"gpus":[{"id":0,"name":"H100","pci_address":"00000000:01:00.0","cumulative_energy_available":true},` +
+			`{"id":1,"name":"H100","pci_address":"00000000:02:00.0","cumulative_energy_available":true}],` +
+			`"cpus":[{"id":0,"dram_available":true}],"enabled_api_groups":["gpu-read","cpu-read"],"auth_required":false}`
+		if diff := cmp.Diff(want, body); status != 200 || header.Get("Content-Type") != "application/json" || diff != "" {
+			t.Error(status, header, diff)
+		}
+
+		_, _, body = do(t, c, "GET", "/time", "")
+		at := time.UnixMilli(parse[map[string]int64](t, body)["timestamp_ms"])
+		if late := time.Since(at) - 3*time.Second; late < 0 || late > 2*time.Second {
+			t.Errorf("the clock is %v off the 3 s it should be behind", late)
+		}
+
+		for query, want := range map[string]map[string]int64{
+			"":                           {"0": 75000, "1": 120000},
+			"?gpu_ids=1":                 {"1": 120000},
+			"?gpu_ids=1,0":               {"0": 75000, "1": 120000},
+			"?gpu_ids=0%2C1,1&gpu_ids=x": {"0": 75000, "1": 120000},
+		} {
+			_, _, body = do(t, c, "GET", "/gpu/get_power"+query, "")
+			got := parse[struct {
+				PowerMW map[string]int64 `json:"power_mw"`
+			}](t, body).PowerMW
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Error(query, diff)
+			}
+		}
+		_, _, body = do(t, c, "GET", "/cpu/get_power", "")
+		if !strings.HasSuffix(body, `"power_mw":{"0":{"cpu_mw":85000,"dram_mw":12000}}}`) {
+			t.Error(body)
+		}
+
+		for path, want := range map[string]int{
+			"/gpu/get_power?gpu_ids=2":     400,
+			"/gpu/get_power?gpu_ids=":      400,
+			"/gpu/get_power?gpu_ids=0,":    400,
+			"/gpu/get_power?gpu_ids=-1":    400,
+			"/gpu/get_power?cpu_ids=0":     400,
+			"/gpu/stream_power?gpu_ids=17": 400,
+			"/gpu/get_power?gpu_ids=%zz":   400,
+			"/nothing":                     404,
+			"/auth/whoami":                 404,
+			"/gpu/energy":                  404,
+		} {
+			if got, _, body := do(t, c, "GET", path, ""); got != want {
+				t.Errorf("%s: %d %s, want %d", path, got, body, want)
+			}
+		}
+		if got, _, _ := do(t, c, "POST", "/gpu/set_power_limit?gpu_ids=0&power_limit_mw=1&block=true", ""); got != 404 {
+			t.Error("gpu-control is not simulated, but answers", got)
+		}
+	}
+}
+
+func TestZeusd04Discovery(t *testing.T) {
+	z := startZeusd(t, ZeusdConfig{GPUs: twoGPUs(), Version: Zeusd04, Token: "t"})
+	_, _, body := do(t, client(t, "tcp", z.Addr()), "GET", "/discover", "")
+	want := `{"gpu_ids":[0,1],"cpu_ids":[],"dram_available":[],"enabled_api_groups":["gpu-read"],"auth_required":true}`
+	if diff := cmp.Diff(want, body); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestZeusdAuth(t *testing.T) {
+	z := startZeusd(t, ZeusdConfig{GPUs: twoGPUs(), CPUs: 1, Token: "secret", Scopes: []string{ScopeGPURead}})
+	c := client(t, "tcp", z.Addr())
+	for _, test := range []struct {
+		path, header string
+		want         int
+	}{
+		{"/discover", "", 200},
+		{"/time", "", 200},
+		{"/gpu/get_power", "", 401},
+		{"/gpu/get_power", "Bearer wrong", 401},
+		{"/gpu/get_power", "secret", 401},
+		{"/gpu/get_power", "Bearer secret", 200},
+		{"/gpu/stream_power", "Bearer wrong", 401},
+		{"/auth/whoami", "", 401},
+		{"/auth/whoami", "Bearer secret", 200},
+		{"/cpu/get_power", "Bearer secret", 403},
+	} {
+		status, header, body := do(t, c, "GET", test.path, "", "Authorization", test.header)
+		if status != test.want || (status == 401) != (header.Get("Www-Authenticate") != "") {
+			t.Errorf("%s with %q: %d %s, want %d", test.path, test.header, status, body, test.want)
+		}
+	}
+	_, _, body := do(t, c, "GET", "/auth/whoami", "", "Authorization", "Bearer secret")
+	if want := `{"scopes":["gpu-read"],"sub":"sim"}`; body != want {
+		t.Error(body)
+	}
+}
+
+func TestZeusdStreamsChanges(t *testing.T) {
+	gpus := twoGPUs()
+	z := startZeusd(t, ZeusdConfig{GPUs: gpus, ClockOffset: time.Hour})
+	firstConn, first := listen(t, z, "/gpu/stream_power?gpu_ids=0,1")
+	// The first listener wakes the poller, which knows no values yet.
+	for id, mw := range []int64{75000, 120000} {
+		got := parse[gpuEvent](t, first.data(t))
+		off := time.UnixMilli(got.TimestampMS).Sub(time.Now().Add(time.Hour))
+		if got.GPUID != id || got.PowerMW != mw || off > time.Second || off < -5*time.Second {
+			t.Error(got, off)
+		}
+	}
+	// A late one gets nothing until something changes, and only what it asked for.
+	lateConn, late := listen(t, z, "/gpu/stream_power?gpu_ids=1")
+	gpus[0].SetPowerW(80)
+	if got := parse[gpuEvent](t, first.data(t)); got.GPUID != 0 || got.PowerMW != 80000 {
+		t.Error(got)
+	}
+	gpus[1].SetPowerW(130.0004)
+	for _, e := range []*events{first, late} {
+		if got := parse[gpuEvent](t, e.data(t)); got.GPUID != 1 || got.PowerMW != 130000 {
+			t.Error(got)
+		}
+	}
+	// What rounds to the same milliwatts has not changed.
+	polls, sent := z.Truth().Polls, z.Truth().Events
+	gpus[1].SetPowerW(130.0001)
+	eventually(t, "three more polls", func() bool { return z.Truth().Polls > polls+3 })
+	if now := z.Truth().Events; now != sent {
+		t.Errorf("%d events without a change", now-sent)
+	}
+	firstConn.Close()
+	lateConn.Close()
+	eventually(t, "nobody listens", func() bool { return z.Truth().GPUStreams == 0 })
+	polls = z.Truth().Polls
+	_, again := listen(t, z, "/gpu/stream_power")
+	if got := parse[gpuEvent](t, again.data(t)); got.GPUID != 0 || got.PowerMW != 80000 {
+		t.Error("the first listener after a pause got", got)
+	}
+	if now := z.Truth().Polls; now > polls+20 {
+		t.Errorf("%d polls while nobody listened", now-polls)
+	}
+}
+
+func TestZeusd04StreamsSnapshots(t *testing.T) {
+	gpus := twoGPUs()
+	z := startZeusd(t, ZeusdConfig{GPUs: gpus, CPUs: 1, Version: Zeusd04})
+	_, e := listen(t, z, "/gpu/stream_power?gpu_ids=0,1")
+	if got := e.data(t); !strings.HasSuffix(got, `"power_mw":{"0":75000,"1":120000}}`) {
+		t.Error(got)
+	}
+	gpus[1].SetPowerW(90)
+	if got := e.data(t); !strings.HasSuffix(got, `"power_mw":{"0":75000,"1":90000}}`) {
+		t.Error(got)
+	}
+	_, cpu := listen(t, z, "/cpu/stream_power")
+	if got := cpu.data(t); !strings.HasSuffix(got, `"power_mw":{"0":{"cpu_mw":85000,"dram_mw":12000}}}`) {
+		t.Error(got)
+	}
+}
+
+func TestZeusdCPUStream(t *testing.T) {
+	z := startZeusd(t, ZeusdConfig{CPUs: 2})
+	_, e := listen(t, z, "/cpu/stream_power?cpu_ids=1")
+	if got := e.data(t); !strings.HasSuffix(got, `"cpu_id":1,"cpu_mw":85000,"dram_mw":12000}`) {
+		t.Error(got)
+	}
+	z.SetCPUPowerW(0, 1, 1) // nobody listens
+	z.SetCPUPowerW(7, 1, 1) // nobody is there
+	z.SetCPUPowerW(1, 90.5, 12)
+	if got := e.data(t); !strings.HasSuffix(got, `"cpu_id":1,"cpu_mw":90500,"dram_mw":12000}`) {
+		t.Error(got)
+	}
+}
+
+func TestZeusdNoiseDerivesFromTheSeed(t *testing.T) {
+	readings := func(seed uint64) []string {
+		z := startZeusd(t, ZeusdConfig{GPUs: twoGPUs(), NoiseFraction: 0.02, Seed: seed})
+		c := client(t, "tcp", z.Addr())
+		var all []string
+		for range 50 {
+			_, _, body := do(t, c, "GET", "/gpu/get_power", "")
+			_, powers, _ := strings.Cut(body, "power_mw")
+			all = append(all, powers)
+		}
+		return all
+	}
+	one, same, other := readings(1), readings(1), readings(2)
+	if diff := cmp.Diff(one, same); diff != "" {
+		t.Error("the same seed reads otherwise:", diff)
+	}
+	if cmp.Equal(one, other) || one[0] == one[1] {
+		t.Error("no noise, or the same from another seed")
+	}
+}
+
+func TestZeusdFaults(t *testing.T) {
+	gpus := twoGPUs()
+	z := startZeusd(t, ZeusdConfig{GPUs: gpus})
+	c := client(t, "tcp", z.Addr())
+	power := func(path string) (int, string) {
+		status, _, body := do(t, c, "GET", path, "")
+		return status, body
+	}
+	_, e := listen(t, z, "/gpu/stream_power")
+	e.data(t)
+	e.data(t)
+
+	z.SetFaults(ZeusdFaults{SilentGPUs: []int{0}})
+	gpus[0].SetPowerW(1)
+	gpus[1].SetPowerW(2)
+	if got := parse[gpuEvent](t, e.data(t)); got.GPUID != 1 {
+		t.Error("a silent GPU spoke:", got)
+	}
+	if status, body := power("/gpu/get_power?gpu_ids=0"); status != 200 || !strings.Contains(body, `"0":1000`) {
+		t.Error(status, body)
+	}
+	z.SetFaults(ZeusdFaults{})
+	if got := parse[gpuEvent](t, e.data(t)); got.GPUID != 0 || got.PowerMW != 1000 {
+		t.Error("healed, it told", got)
+	}
+
+	z.SetFaults(ZeusdFaults{FailedGPUs: []int{1}})
+	if status, _ := power("/gpu/get_power"); status != 500 {
+		t.Error(status)
+	}
+	if status, _ := power("/gpu/get_power?gpu_ids=0"); status != 200 {
+		t.Error(status)
+	}
+
+	for _, status := range []int{500, 401, 403, 404} {
+		z.SetFaults(ZeusdFaults{Status: status})
+		if got, _ := power("/discover"); got != status {
+			t.Error(got)
+		}
+	}
+
+	z.SetFaults(ZeusdFaults{Delay: 50 * time.Millisecond})
+	start := time.Now()
+	power("/time")
+	if took := time.Since(start); took < 50*time.Millisecond {
+		t.Errorf("answered after %v", took)
+	}
+
+	z.SetFaults(ZeusdFaults{GarbageEvents: 2})
+	for i := range 3 {
+		gpus[0].SetPowerW(float64(10 + i))
+		event, err := e.next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if good := strings.Contains(event, fmt.Sprintf(`"gpu_id":0,"power_mw":%d}`, 1000*(10+i))); good != (i == 2) {
+			t.Errorf("event %d is %q", i, event)
+		}
+	}
+	if left := z.Faults().GarbageEvents; left != 0 {
+		t.Error(left)
+	}
+
+	z.SetFaults(ZeusdFaults{TruncateEvent: true})
+	gpus[0].SetPowerW(20)
+	if event, err := e.next(); !errors.Is(err, io.ErrUnexpectedEOF) || !strings.HasPrefix(event, "data: {") {
+		t.Errorf("%q, %v", event, err)
+	}
+
+	_, e = listen(t, z, "/gpu/stream_power?gpu_ids=0")
+	e.data(t)
+	z.SetFaults(ZeusdFaults{DropStreams: true})
+	if _, err := e.next(); !errors.Is(err, io.EOF) {
+		t.Error("a stream that was ended cleanly:", err)
+	}
+}
+
+func TestZeusdFreezes(t *testing.T) {
+	gpus := twoGPUs()
+	z := startZeusd(t, ZeusdConfig{GPUs: gpus})
+	_, e := listen(t, z, "/gpu/stream_power?gpu_ids=0")
+	e.data(t)
+
+	z.SetFaults(ZeusdFaults{FreezeStream: true})
+	gpus[0].SetPowerW(1)
+	if status, _, _ := do(t, client(t, "tcp", z.Addr()), "GET", "/gpu/get_power", ""); status != 200 {
+		t.Error(status)
+	}
+	sent := z.Truth().Events
+
+	z.SetFaults(ZeusdFaults{Freeze: true})
+	asked := dial(t, "tcp", z.Addr()) // is accepted
+	asked.send(t, "GET /time HTTP/1.1\r\nHost: x\r\n\r\n")
+	eventually(t, "the question was heard", func() bool { return z.Truth().Requests["/time"] == 1 })
+	if now := z.Truth().Events; now != sent {
+		t.Error(now - sent)
+	}
+	asked.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	if _, err := asked.r.Peek(1); !errors.As(err, new(net.Error)) {
+		t.Error("a frozen daemon answered:", err)
+	}
+	asked.SetReadDeadline(time.Now().Add(10 * time.Second))
+	z.SetFaults(ZeusdFaults{}) // thaws: what was asked is answered, what has changed is told
+	if resp := asked.response(t); resp.status != 200 {
+		t.Error(resp.status)
+	}
+	if got := parse[gpuEvent](t, e.data(t)); got.PowerMW != 1000 {
+		t.Error(got)
+	}
+	z.SetFaults(ZeusdFaults{Freeze: true})
+	asked.send(t, "GET /time HTTP/1.1\r\nHost: x\r\n\r\n")
+	// Close must not wait for the thaw.
+}
+
+func TestZeusdClockSteps(t *testing.T) {
+	gpus := twoGPUs()
+	z := startZeusd(t, ZeusdConfig{GPUs: gpus})
+	_, e := listen(t, z, "/gpu/stream_power?gpu_ids=0")
+	before := parse[gpuEvent](t, e.data(t)).TimestampMS
+	z.SetClockOffset(-time.Hour)
+	gpus[0].SetPowerW(1)
+	if step := parse[gpuEvent](t, e.data(t)).TimestampMS - before; math.Abs(float64(step)+3.6e6) > 5e3 {
+		t.Errorf("stepped by %d ms", step)
+	}
+}
+
+func TestZeusdDiesAndComesBack(t *testing.T) {
+	for _, listenAt := range []string{"127.0.0.1:0", "unix:" + filepath.Join(t.TempDir(), "z.sock")} {
+		z := startZeusd(t, ZeusdConfig{Listen: listenAt, GPUs: twoGPUs()})
+		network, isUnix := "tcp", strings.HasPrefix(listenAt, "unix:")
+		if isUnix {
+			network = "unix"
+		} else {
+			_, e := listen(t, z, "/gpu/stream_power")
+			e.data(t)
+			e.data(t)
+			z.Kill()
+			if _, err := e.next(); !errors.Is(err, syscall.ECONNRESET) {
+				t.Error("a stream of a dead daemon:", err)
+			}
+		}
+		z.Kill()
+		z.Kill() // is dead already
+		if c, err := (&net.Dialer{}).DialContext(t.Context(), network, z.Addr()); err == nil {
+			c.Close()
+			t.Error("a dead daemon accepts")
+		}
+		for range 2 {
+			if err := z.Restart(); err != nil {
+				t.Fatal(err)
+			}
+			if status, _, _ := do(t, client(t, network, z.Addr()), "GET", "/time", ""); status != 200 {
+				t.Error(status)
+			}
+		}
+		z.Close()
+		if err := z.Restart(); !errors.Is(err, errClosed) {
+			t.Error("restarted after Close:", err)
+		}
+		z.Close()
+	}
+}
+
+func TestZeusdReplacesAStaleSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "z.sock")
+	ln, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.(*net.UnixListener).SetUnlinkOnClose(false) // as if its program were killed
+	ln.Close()
+	z := startZeusd(t, ZeusdConfig{Listen: "unix:" + path})
+	if status, _, _ := do(t, client(t, "unix", z.Addr()), "GET", "/time", ""); status != 200 {
+		t.Error(status)
+	}
+	file := filepath.Join(t.TempDir(), "notes.txt")
+	if err := os.WriteFile(file, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := StartZeusd(ZeusdConfig{Listen: "unix:" + file}); err == nil || !strings.Contains(err.Error(), "no socket") {
+		t.Error(err)
+	}
+}
+
+func TestZeusdAdmin(t *testing.T) {
+	z := startZeusd(t, ZeusdConfig{GPUs: twoGPUs()})
+	c := client(t, "tcp", z.Addr())
+	status, _, body := do(t, c, "PUT", "/sim/faults", `{"status": 503, "silent_gpus": [1], "delay_s": 0.001}`)
+	if status != 200 {
+		t.Fatal(status, body)
+	}
+	want := ZeusdFaults{Status: 503, SilentGPUs: []int{1}, Delay: time.Millisecond}
+	if diff := cmp.Diff(want, z.Faults()); diff != "" {
+		t.Error(diff)
+	}
+	if status, _, _ := do(t, c, "GET", "/time", ""); status != 503 {
+		t.Error(status)
+	}
+	_, _, body = do(t, c, "GET", "/sim/faults", "")
+	if diff := cmp.Diff(want, parse[ZeusdFaults](t, body)); diff != "" {
+		t.Error(diff)
+	}
+	for _, bad := range []string{``, `{`, `[]`, `{"statu": 500}`, `{"status": "500"}`, `{"status": 1000}`, `{"delay_s": -1}`,
+		`{"garbage_events": -1}`, `{} {}`, `{"Delay": 5}`, `{"delay_s": 1e300}`} {
+		if status, _, body := do(t, c, "PUT", "/sim/faults", bad); status != 400 {
+			t.Errorf("%s: %d %s", bad, status, body)
+		}
+	}
+	if diff := cmp.Diff(want, z.Faults()); diff != "" {
+		t.Error("a refused change has changed something:", diff)
+	}
+	_, _, body = do(t, c, "GET", "/sim/truth", "")
+	if got := parse[ZeusdTruth](t, body); !cmp.Equal(got.GPUPowerW, []float64{75, 120}) || got.Requests["/time"] != 1 {
+		t.Error(body)
+	}
+	if status, _, _ := do(t, c, "DELETE", "/sim/faults", ""); status != 405 {
+		t.Error(status)
+	}
+	for _, bad := range []string{``, `{"down": 1}`, `{"down_s": -1}`, `{"down_s": 1e9}`} {
+		if status, _, body := do(t, c, "POST", "/sim/restart", bad); status != 400 {
+			t.Errorf("%s: %d %s", bad, status, body)
+		}
+	}
+
+	z.SetFaults(ZeusdFaults{})
+	_, e := listen(t, z, "/gpu/stream_power")
+	e.data(t)
+	e.data(t)
+	if status, _, body := do(t, c, "POST", "/sim/restart", `{"down_s": 0.01}`); status != 202 {
+		t.Error(status, body)
+	}
+	if _, err := e.next(); err == nil {
+		t.Error("the stream has survived")
+	}
+	eventually(t, "it is back", func() bool {
+		req, err := http.NewRequestWithContext(t.Context(), "GET", "http://sim/time", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := c.Do(req)
+		if err != nil {
+			return false
+		}
+		return resp.Body.Close() == nil && resp.StatusCode == 200
+	})
+	do(t, c, "POST", "/sim/restart", `{"down_s": 3600}`)
+	// Close must not wait an hour.
+}
+
+func TestZeusdConfigIsChecked(t *testing.T) {
+	for want, cfg := range map[string]ZeusdConfig{
+		"listen address":  {},
+		"version":         {Listen: "127.0.0.1:0", Version: "0.1"},
+		"CPUs":            {Listen: "127.0.0.1:0", CPUs: -1},
+		"poll interval":   {Listen: "127.0.0.1:0", PollInterval: -1},
+		"noise fraction":  {Listen: "127.0.0.1:0", NoiseFraction: math.NaN()},
+		"GPU 1 is nil":    {Listen: "127.0.0.1:0", GPUs: []*GPU{NewGPU("", 0), nil}},
+		"address already": {Listen: startZeusd(t, ZeusdConfig{}).Addr()},
+	} {
+		if _, err := StartZeusd(cfg); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want something about %q", err, want)
+		}
+	}
+}
+
+func TestMalformedRequestsAreRefused(t *testing.T) {
+	z := startZeusd(t, ZeusdConfig{GPUs: twoGPUs()})
+	for request, want := range map[string]int{
+		"nonsense\r\n\r\n": 400,
+		"GET /time HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", maxHeadBytes) + "\r\n\r\n":                         431,
+		"PUT /sim/faults HTTP/1.1\r\nHost: x\r\nContent-Length: 8388700\r\n\r\n" + strings.Repeat(" ", maxBodyBytes+92): 413,
+	} {
+		c := dial(t, "tcp", z.Addr())
+		go io.WriteString(c, request) // may be cut off by the answer
+		resp := c.response(t)
+		if resp.status != want {
+			t.Errorf("%.20q: %d, want %d", request, resp.status, want)
+		}
+	}
+}
