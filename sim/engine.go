@@ -26,7 +26,8 @@ type sequence struct {
 	// usageChunks: each chunk has the usage so far. usage: the stream ends with it.
 	usageChunks, usage bool
 	promptTokens       int
-	maxTokens          int
+	maxTokens          int    // it ends with
+	stops              bool   // by a stop token, and not for its length
 	index              uint64 // of the request, from 0
 	arrivedNS          int64
 
@@ -87,7 +88,7 @@ type load struct {
 
 // tally is what one batch of writes adds to the server's counters.
 type tally struct {
-	chunks, tokens, prompt, finished, failed, aborted, iterations, overruns int64
+	chunks, tokens, prompt, finished, stopped, failed, aborted, iterations, overruns int64
 
 	ttftNS []int64
 }
@@ -356,6 +357,9 @@ func (e *engine) step(s *sequence, faults *VLLMFaults) {
 	e.kvTokens += inc
 	e.tally.tokens += int64(inc)
 	last := s.sent >= s.maxTokens
+	if last && s.stops {
+		e.tally.stopped++
+	}
 	if !s.stream {
 		s.text = e.appendText(s.text, s, inc)
 		if first {
@@ -611,7 +615,7 @@ func (e *engine) appendContent(b []byte, s *sequence, inc int, last bool) []byte
 	b = append(b, `{"index":0,"delta":{"content":"`...)
 	b = e.appendText(b, s, inc)
 	if last {
-		b = append(b, `"},"logprobs":null,"finish_reason":"length","stop_reason":null}]`...)
+		b = appendFinish(b, s)
 	} else {
 		b = append(b, `"},"logprobs":null,"finish_reason":null}]`...)
 	}
@@ -654,6 +658,20 @@ func (e *engine) appendTail(b []byte, s *sequence, noDone bool) []byte {
 	return append(b, lastChunk...)
 }
 
+// appendFinish appends why an answer ended, after its last text.
+func appendFinish(b []byte, s *sequence) []byte {
+	b = append(b, `"},"logprobs":null,"finish_reason":"`...)
+	b = append(b, finishReason(s)...)
+	return append(b, `","stop_reason":null}]`...)
+}
+
+func finishReason(s *sequence) string {
+	if s.stops {
+		return "stop"
+	}
+	return "length"
+}
+
 // appendWhole appends the answer to a request without a stream.
 func (e *engine) appendWhole(b []byte, s *sequence) []byte {
 	var body []byte
@@ -665,7 +683,7 @@ func (e *engine) appendWhole(b []byte, s *sequence) []byte {
 	body = append(body, e.model...)
 	body = append(body, `,"choices":[{"index":0,"message":{"role":"assistant","content":"`...)
 	body = append(body, s.text...)
-	body = append(body, `"},"logprobs":null,"finish_reason":"length","stop_reason":null}]`...)
+	body = appendFinish(body, s)
 	body = appendUsage(body, s, true, s.sent)
 	body = append(body, '}')
 	b = append(b, "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: "...)

@@ -55,6 +55,10 @@ type VLLMConfig struct {
 	// OutputTokens is the length of answers to requests that name none; the
 	// default is 512.
 	OutputTokens int
+	// EarlyStop: answers end by themselves after 1 to max_completion_tokens tokens,
+	// all lengths being as likely, unless a request says ignore_eos. Without it all
+	// have the full length.
+	EarlyStop bool
 	// KVCacheTokens is the size of the KV cache; the default is a million. It
 	// shows in the metrics only.
 	KVCacheTokens int
@@ -98,6 +102,7 @@ type VLLM struct {
 // counters are sums since the first start.
 type counters struct {
 	started, finished, failed, aborted        int64
+	stopped                                   int64 // of the finished: before their full length
 	chunks, tokens, prompt, iterations, overs int64
 }
 
@@ -270,6 +275,7 @@ func (v *VLLM) nowNS() int64 { return max(int64(time.Since(v.base)), 1) }
 func (v *VLLM) count(t *tally, batch []itlSample) {
 	c := &v.total
 	c.finished += t.finished
+	c.stopped += t.stopped
 	c.failed += t.failed
 	c.aborted += t.aborted
 	c.chunks += t.chunks
@@ -294,6 +300,7 @@ func (v *VLLM) countOne(n *int64) {
 func (c *counters) subtract(d counters) {
 	c.started -= d.started
 	c.finished -= d.finished
+	c.stopped -= d.stopped
 	c.failed -= d.failed
 	c.aborted -= d.aborted
 	c.chunks -= d.chunks

@@ -282,6 +282,41 @@ func TestTokensPerChunk(t *testing.T) {
 	}
 }
 
+// TestEarlyStop: answers end by themselves, and say so, unless they may not.
+func TestEarlyStop(t *testing.T) {
+	v := startVLLM(t, VLLMConfig{EarlyStop: true, Profile: steady(20 * time.Microsecond), Seed: 3})
+	c := dial(t, "tcp", v.Addr())
+	lengths := map[int]bool{}
+	stopped := 0
+	for range 20 {
+		chunks, payloads, err := askAgain(t, c, chatBody(100)).all(t)
+		if !errors.Is(err, io.EOF) || payloads[len(payloads)-1] != "[DONE]" {
+			t.Fatal(err, payloads)
+		}
+		n, reason := chunks[len(chunks)-1].Usage.Completion, *chunks[len(chunks)-2].Choices[0].FinishReason
+		if want := map[bool]string{true: "length", false: "stop"}[n == 100]; n < 1 || n > 100 || reason != want {
+			t.Errorf("an answer of %d tokens ended with %q", n, reason)
+		}
+		lengths[n] = true
+		if reason == "stop" {
+			stopped++
+		}
+	}
+	if len(lengths) < 10 {
+		t.Errorf("the lengths are %v", lengths)
+	}
+	body := strings.Replace(chatBody(100), `"stream":true`, `"ignore_eos":true,"stream":true`, 1)
+	chunks, _, _ := askAgain(t, c, body).all(t)
+	if n := chunks[len(chunks)-1].Usage.Completion; n != 100 {
+		t.Errorf("an answer that may not stop has %d tokens", n)
+	}
+	eventually(t, "all are counted", func() bool { return v.Truth().Finished == 21 })
+	_, _, page := do(t, client(t, "tcp", v.Addr()), "GET", "/metrics", "")
+	if want := fmt.Sprintf(`finished_reason="stop"} %d.0`, stopped); !strings.Contains(page, want) {
+		t.Errorf("the metrics lack %s", want)
+	}
+}
+
 func setCap(t *testing.T, v *VLLM, query string) (int, string) {
 	t.Helper()
 	status, _, body := do(t, client(t, "tcp", v.Addr()), "POST", "/set_max_num_seqs"+query, "")

@@ -130,6 +130,7 @@ type chatRequest struct {
 	} `json:"stream_options"`
 	MaxTokens           *int `json:"max_tokens"`
 	MaxCompletionTokens *int `json:"max_completion_tokens"`
+	IgnoreEOS           bool `json:"ignore_eos"`
 }
 
 func (v *VLLM) serveChat(c *conn, e *engine, req *http.Request) {
@@ -184,6 +185,10 @@ func (v *VLLM) serveChat(c *conn, e *engine, req *http.Request) {
 	v.mu.Unlock()
 	id := rand.NewPCG(v.cfg.Seed, ^s.index)
 	s.id = fmt.Sprintf("chatcmpl-%016x%016x", id.Uint64(), id.Uint64())
+	if v.cfg.EarlyStop && !r.IgnoreEOS {
+		s.maxTokens = 1 + rand.New(id).IntN(tokens)
+		s.stops = s.maxTokens < tokens
+	}
 
 	if s.stream {
 		if err := c.startStream(); err != nil {

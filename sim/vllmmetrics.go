@@ -120,8 +120,11 @@ func (v *VLLM) writeMetrics(b *bytes.Buffer, e *engine, family func(name, kind, 
 	for i, l := range labels {
 		for _, reason := range []string{"abort", "length", "stop"} {
 			var n float64
-			if reason == "length" {
-				n = share(life.finished)(i)
+			switch reason {
+			case "length":
+				n = share(life.finished - life.stopped)(i)
+			case "stop":
+				n = share(life.stopped)(i)
 			}
 			fmt.Fprintf(b, "vllm:request_success_total{%s,finished_reason=\"%s\"} %s\n", l, reason, promFloat(n))
 		}

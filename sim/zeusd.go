@@ -502,13 +502,17 @@ func appendSnapshot(b []byte, atMS int64, cpu bool, ids []int, values [][2]int64
 // stream serves one listener until one of the two goes.
 func (z *Zeusd) stream(c *conn, cpu bool, ids []int) {
 	c.last = true
-	if err := c.startStream(); err != nil {
+	s := &zeusdStream{conn: c, sink: newSink(c), cpu: cpu, ids: ids}
+	// Who sees the response begin is listening: no reading comes between.
+	z.mu.Lock()
+	err := c.startStream()
+	if err == nil {
+		z.streams[s] = struct{}{}
+	}
+	z.mu.Unlock()
+	if err != nil {
 		return
 	}
-	s := &zeusdStream{conn: c, sink: newSink(c), cpu: cpu, ids: ids}
-	z.mu.Lock()
-	z.streams[s] = struct{}{}
-	z.mu.Unlock()
 	select {
 	case z.wake <- struct{}{}:
 	default:
