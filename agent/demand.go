@@ -8,11 +8,14 @@ import (
 // demand is how many replicas the models ask for over time: their schedules,
 // shifted by commands.
 type demand struct {
-	cfg   *Config
-	shift []int // per model
+	cfg     *Config
+	shift   []int // per model
+	maxWalk int64 // see firstOverload
 }
 
-func newDemand(cfg *Config) demand { return demand{cfg, make([]int, len(cfg.Models))} }
+func newDemand(cfg *Config) demand {
+	return demand{cfg: cfg, shift: make([]int, len(cfg.Models)), maxWalk: math.MaxInt64}
+}
 
 // replicasAt sets replicas to what each model asks for at time tS. A model whose
 // schedule starts at 0 never gets a server, whatever its ramps and shifts, as in
@@ -45,53 +48,78 @@ type overload struct {
 
 // firstOverload returns the first step in [from, to) at which the capacity or
 // the pool's servers do not suffice, nil if there is none. Servers go to one
-// model each, so they may run out before GPUs do.
+// model each, so they may run out before GPUs do. Stretches between the starts
+// and ends of ramps that fit whatever the ramps pass through are passed over;
+// where more than maxWalk steps would have to be looked at one by one, the last
+// of them is taken for an overload.
 func (d *demand) firstOverload(from, to int64) *overload {
-	f := &d.cfg.Facility
 	replicas := make([]int, len(d.cfg.Models))
+	walked := int64(0)
 	for k := from; k < to; {
 		t := d.cfg.DT.Times(k)
 		d.replicasAt(t, replicas)
-		gpus, servers := 0, 0
-		for m, n := range replicas {
-			gpus += n * d.cfg.Models[m].GPUsPerReplica
-			servers += f.ServersFor(&d.cfg.Models[m], n)
+		over := d.overloadOf(t, replicas)
+		if over != nil {
+			return over
 		}
-		if gpus > f.TotalGPUCapacity || servers > f.NumServers() {
-			return &overload{t, gpus, servers}
-		}
-		next, ramping := d.nextRamp(t)
+		end := d.boundUntilNextChange(t, replicas)
 		switch {
-		case ramping:
-			k++
-		case math.IsInf(next, 1):
+		case d.overloadOf(t, replicas) == nil && math.IsInf(end, 1):
 			return nil
+		case d.overloadOf(t, replicas) == nil:
+			// One step of margin absorbs rounding.
+			k = max(k+1, int64(min(end/d.cfg.DT.Float64(), math.MaxInt64/2))-1)
+		case walked == d.maxWalk:
+			return d.measure(t, replicas)
 		default:
-			// Nothing changes before the next ramp; one step of margin absorbs rounding.
-			k = max(k+1, int64(min(next/d.cfg.DT.Float64(), math.MaxInt64/2))-1)
+			k++
+			walked++
 		}
 	}
 	return nil
 }
 
-// nextRamp returns the start of the first ramp after tS (+Inf if there is none)
-// and whether one is under way at tS.
-func (d *demand) nextRamp(tS float64) (start float64, ramping bool) {
-	start = math.Inf(1)
+// measure is what replicas take at tS.
+func (d *demand) measure(tS float64, replicas []int) *overload {
+	o := &overload{timeS: tS}
+	for m, n := range replicas {
+		o.gpus += n * d.cfg.Models[m].GPUsPerReplica
+		o.servers += d.cfg.Facility.ServersFor(&d.cfg.Models[m], n)
+	}
+	return o
+}
+
+// overloadOf returns what replicas take at tS if that is more than there is.
+func (d *demand) overloadOf(tS float64, replicas []int) *overload {
+	if o := d.measure(tS, replicas); o.gpus > d.cfg.Facility.TotalGPUCapacity || o.servers > d.cfg.Facility.NumServers() {
+		return o
+	}
+	return nil
+}
+
+// boundUntilNextChange raises replicas, those at tS, to the most that each model
+// asks for before the next start or end of a ramp, and returns its time, +Inf if
+// there is none.
+func (d *demand) boundUntilNextChange(tS float64, replicas []int) (endS float64) {
+	endS = math.Inf(1)
 	for m := range d.cfg.Models {
-		if d.cfg.Models[m].Replicas == nil {
+		model := &d.cfg.Models[m]
+		if model.InitialReplicas() == 0 {
 			continue
 		}
-		for _, r := range d.cfg.Models[m].Replicas.Ramps() {
+		for _, r := range model.Replicas.Ramps() {
 			switch {
 			case r.TStartS > tS:
-				start = min(start, r.TStartS)
+				endS = min(endS, r.TStartS)
 			case tS <= r.TEndS:
-				ramping = true
+				replicas[m] = max(replicas[m], r.Target+d.shift[m])
+				if r.TEndS > tS {
+					endS = min(endS, r.TEndS)
+				}
 			}
 		}
 	}
-	return start, ramping
+	return endS
 }
 
 // describe says what is asked for and what there is.

@@ -116,16 +116,20 @@ func (p *Pipeline) Step(wallTime time.Time) (*datacenter.State, error) {
 		Models: make([]datacenter.ModelState, len(p.cfg.Models)),
 	}
 	p.training.AddTo(&state.PowerW, t)
+	measuredW := 0.0
 	for m := range state.Models {
 		model := &power.Models[m]
-		itl := math.NaN()
-		if model.ActiveReplicas > 0 {
-			itl = p.source.ObservedITLS(m, model.ActiveReplicas)
-		}
 		state.Models[m] = datacenter.ModelState{
 			ModelLabel: p.cfg.Models[m].ModelLabel, PowerW: model.PowerW, ActiveReplicas: model.ActiveReplicas,
-			BatchSize: p.batchSizes[m], ObservedITLS: itl, PhaseShare: model.PhaseShare,
+			BatchSize: p.batchSizes[m], ObservedITLS: p.source.ObservedITLS(m, model.ActiveReplicas), PhaseShare: model.PhaseShare,
+			Live: p.source.Live(m),
 		}
+		measuredW += state.Models[m].Live.MeasuredPowerW
+	}
+	if state.Source == datacenter.SourceLive {
+		// Nobody knows which phases the real GPUs hang on: OpenG2G spreads them evenly.
+		perPhase := measuredW/datacenter.NumPhases + base
+		state.MeasuredPowerW = datacenter.ThreePhase{A: perPhase, B: perPhase, C: perPhase}
 	}
 	if err := checkFinite(state); err != nil {
 		return nil, err
@@ -172,8 +176,26 @@ func (p *Pipeline) modelIndex(label string) int {
 	return slices.IndexFunc(p.cfg.Models, func(m datacenter.ModelSpec) bool { return m.ModelLabel == label })
 }
 
+// The fields of a [datacenter.SetBatchSize], for errors.
+const batchSizeField, rampField = "batch_size_by_model", "ramp_up_rate_by_model"
+
 func (p *Pipeline) setBatchSizes(c datacenter.SetBatchSize) error {
-	const batchSizeField, rampField = "batch_size_by_model", "ramp_up_rate_by_model"
+	if err := p.checkBatchSizes(c); err != nil {
+		return err
+	}
+	for _, label := range slices.Sorted(maps.Keys(c.BatchSizeByModel)) {
+		m := p.modelIndex(label)
+		if err := p.source.SetBatchSize(m, c.BatchSizeByModel[label], c.RampUpRateByModel[label]); err != nil {
+			return refuse(batchSizeField+"."+label, datacenter.ErrNotPossible, "%v", err)
+		}
+		p.batchSizes[m] = c.BatchSizeByModel[label]
+	}
+	p.emitBatchSizes()
+	return nil
+}
+
+// checkBatchSizes returns what is wrong with the command, nil if nothing is.
+func (p *Pipeline) checkBatchSizes(c datacenter.SetBatchSize) error {
 	if len(c.BatchSizeByModel) == 0 {
 		return refuse(batchSizeField, datacenter.ErrOutOfRange, "names no model")
 	}
@@ -185,8 +207,7 @@ func (p *Pipeline) setBatchSizes(c datacenter.SetBatchSize) error {
 			return refuse(rampField+"."+label, datacenter.ErrOutOfRange, "must be a finite number >= 0, got %v", rate)
 		}
 	}
-	labels := slices.Sorted(maps.Keys(c.BatchSizeByModel))
-	for _, label := range labels {
+	for _, label := range slices.Sorted(maps.Keys(c.BatchSizeByModel)) {
 		field, size := batchSizeField+"."+label, c.BatchSizeByModel[label]
 		m := p.modelIndex(label)
 		if m < 0 {
@@ -200,19 +221,16 @@ func (p *Pipeline) setBatchSizes(c datacenter.SetBatchSize) error {
 			return refuse(field, datacenter.ErrOutOfRange, "%v", err)
 		}
 	}
-	for _, label := range labels {
-		m := p.modelIndex(label)
-		if err := p.source.SetBatchSize(m, c.BatchSizeByModel[label], c.RampUpRateByModel[label]); err != nil {
-			return refuse(batchSizeField+"."+label, datacenter.ErrNotPossible, "%v", err)
-		}
-		p.batchSizes[m] = c.BatchSizeByModel[label]
-	}
+	return nil
+}
+
+// emitBatchSizes tells the watchers what all models now run.
+func (p *Pipeline) emitBatchSizes() {
 	now := datacenter.BatchSizesUpdated{BatchSizeByModel: map[string]int{}}
 	for m := range p.cfg.Models {
 		now.BatchSizeByModel[p.cfg.Models[m].ModelLabel] = p.batchSizes[m]
 	}
 	p.emit(now)
-	return nil
 }
 
 func (p *Pipeline) shiftReplicas(c datacenter.ShiftReplicas) error {

@@ -57,8 +57,10 @@ func RunPaced(ctx context.Context, s Stepper, dt datacenter.Seconds, emit func(*
 			return timing, context.Cause(ctx)
 		case <-timer.C:
 		}
-		late := time.Since(due)
-		if done, err := stepOnce(s, due.Round(0), emit); done {
+		now := time.Now()
+		late := now.Sub(due)
+		// The time of day as it is now: it may have been set since the start.
+		if done, err := stepOnce(s, now.Round(0).Add(-late), emit); done {
 			return timing, err
 		}
 		timing.Steps++

@@ -25,9 +25,11 @@ type Source interface {
 	// SetBatchSize sets it, as of the next step.
 	SetBatchSize(model, batchSize int, rampUpRate float64) error
 	// ObservedITLS is the model's average inter-token latency, in seconds, with
-	// activeReplicas above 0 active; NaN when there is none. It is called once a
-	// step for each such model, in order.
+	// activeReplicas active; NaN when there is none. It is called once a step for
+	// each model, in order.
 	ObservedITLS(model, activeReplicas int) float64
+	// Live is what the hardware behind the model shows, zero without hardware.
+	Live(model int) datacenter.LiveModelState
 	// Reset returns the source to where it started; batch sizes are set anew
 	// after it.
 	Reset()
@@ -129,11 +131,13 @@ func (s *replaySource) SetBatchSize(model, batchSize int, rampUpRate float64) er
 }
 
 func (s *replaySource) ObservedITLS(model, activeReplicas int) float64 {
-	if !s.itl {
+	if !s.itl || activeReplicas == 0 {
 		return math.NaN()
 	}
 	return s.samplers[model].Avg(s.rng, activeReplicas)
 }
+
+func (s *replaySource) Live(int) datacenter.LiveModelState { return datacenter.LiveModelState{} }
 
 func (s *replaySource) Reset() {
 	s.rng = nprand.New(s.seed + latencySeedOffset)

@@ -2,8 +2,9 @@
 // and Parquet. A path's ending (.csv, .jsonl, .parquet) picks the format.
 //
 // What is written reads back bit for bit, with these limits: CSV has no seq,
-// wall_time or source; JSON has no number for NaN and the infinities; Parquet
-// keeps wall_time as an instant, without its zone.
+// wall_time or source; only JSON has what live runs alone know; JSON has no
+// number for NaN and the infinities; Parquet keeps wall_time as an instant,
+// without its zone.
 //
 // All states of a file have the same models, in the same order. Units are those
 // of [datacenter.State]: watts and seconds.

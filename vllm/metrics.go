@@ -1,10 +1,10 @@
-// Package vllm speaks to one vLLM server. So far it reads the server's metrics.
 package vllm
 
 import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
@@ -30,7 +30,8 @@ const maxMetricsBytes = 16 << 20
 var ErrMissingMetric = errors.New("metric is missing")
 
 // ParseMetrics reads a page in Prometheus' text format. It fails for a page that
-// is malformed, longer than 16 MiB, or lacks one of the metrics.
+// is malformed, longer than 16 MiB, lacks one of the metrics, or has one that is
+// negative or not a finite number.
 func ParseMetrics(r io.Reader) (Metrics, error) {
 	limited := &io.LimitedReader{R: r, N: maxMetricsBytes + 1}
 	parser := expfmt.NewTextParser(model.UTF8Validation)
@@ -58,6 +59,9 @@ func ParseMetrics(r io.Reader) (Metrics, error) {
 		}
 		if want.mean {
 			sum /= float64(n)
+		}
+		if !(sum >= 0) || math.IsInf(sum, 1) {
+			return Metrics{}, fmt.Errorf("vLLM metrics: %s is %v in all, want a finite number from 0 on", want.names[0], sum)
 		}
 		*want.to = sum
 	}

@@ -76,6 +76,15 @@ func TestMissingMetricIsAnError(t *testing.T) {
 	}
 }
 
+func TestMetricThatIsNoNumberIsAnError(t *testing.T) {
+	for _, value := range []string{"NaN", "+Inf", "-200"} {
+		page := strings.Replace(twoEngines, "{engine=\"1\"} 64", "{engine=\"1\"} "+value, 1)
+		if m, err := ParseMetrics(strings.NewReader(page)); err == nil || !strings.Contains(err.Error(), "vllm:num_requests_running") {
+			t.Errorf("%s was read as %+v (%v)", value, m, err)
+		}
+	}
+}
+
 func FuzzParseMetrics(f *testing.F) {
 	f.Add(twoEngines)
 	f.Add("# TYPE vllm:num_requests_running histogram\nvllm:num_requests_running_bucket{le=\"+Inf\"} 1\n")

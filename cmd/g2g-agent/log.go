@@ -21,8 +21,17 @@ func isTerminal(w io.Writer) bool {
 // unless it names a format.
 func newLogger(c config.Log, w io.Writer) zerolog.Logger {
 	if c.Format == "console" || c.Format == "auto" && isTerminal(w) {
-		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly, NoColor: !isTerminal(w)}
+		return newConsoleLogger(c, w, isTerminal(w))
 	}
+	return newLeveledLogger(c, w)
+}
+
+// newConsoleLogger logs in readable form.
+func newConsoleLogger(c config.Log, w io.Writer, color bool) zerolog.Logger {
+	return newLeveledLogger(c, zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly, NoColor: !color})
+}
+
+func newLeveledLogger(c config.Log, w io.Writer) zerolog.Logger {
 	level, err := zerolog.ParseLevel(c.Level)
 	if err != nil {
 		level = zerolog.InfoLevel // the config was validated

@@ -10,7 +10,6 @@ import (
 	"github.com/g2g-agent/g2g-agent/agent"
 	"github.com/g2g-agent/g2g-agent/config"
 	"github.com/g2g-agent/g2g-agent/datacenter"
-	"github.com/g2g-agent/g2g-agent/record"
 )
 
 type replayCmd struct {
@@ -18,9 +17,6 @@ type replayCmd struct {
 	Out    string `placeholder:"FILE" help:"Where the states go; the ending picks the format: .csv, .jsonl or .parquet. - is CSV on standard output."`
 	Pace   string `default:"0" enum:"0,1,step" help:"0: as fast as possible. 1: in real time. (step is for the control API, which this version does not have yet.)"`
 }
-
-// stdoutPath as --out is CSV on standard output.
-const stdoutPath = "-"
 
 func (cmd replayCmd) Run(ctx context.Context, term terminal) error {
 	if cmd.Pace == "step" {
@@ -40,7 +36,7 @@ func (cmd replayCmd) Run(ctx context.Context, term terminal) error {
 	for _, w := range setup.Warnings {
 		log.Warn().Msg(w)
 	}
-	out, err := cmd.output(setup.Models, term)
+	out, err := openOutput(cmd.Out, setup.Models, cmd.Pace == "1", term)
 	if err != nil {
 		return err
 	}
@@ -92,52 +88,6 @@ func (cmd replayCmd) explain(ctx context.Context, err error) error {
 func logTiming(log zerolog.Logger, t agent.Timing) {
 	log.Info().Int64("steps", t.Steps).Int64("late_steps", t.LateSteps).Float64("max_lateness_s", t.MaxLateness.Seconds()).Msg("paced run done")
 }
-
-// output is where a run's states go.
-type output interface {
-	Write(*datacenter.State) error
-	// Commit completes the output; Abort, unless it was committed, discards it.
-	Commit() error
-	Abort()
-}
-
-func (cmd replayCmd) output(models []datacenter.ModelSpec, term terminal) (output, error) {
-	labels := make([]string, len(models))
-	for i, m := range models {
-		labels[i] = m.ModelLabel
-	}
-	switch cmd.Out {
-	case "":
-		return noOutput{}, nil
-	case stdoutPath:
-		w, err := record.NewCSVWriter(term.stdout, labels)
-		return stdoutOutput{w, cmd.Pace == "1"}, err
-	default:
-		return record.Create(cmd.Out, labels)
-	}
-}
-
-type noOutput struct{}
-
-func (noOutput) Write(*datacenter.State) error { return nil }
-func (noOutput) Commit() error                 { return nil }
-func (noOutput) Abort()                        {}
-
-// stdoutOutput is CSV on standard output, in a paced run each row at once.
-type stdoutOutput struct {
-	*record.CSVWriter
-	paced bool
-}
-
-func (o stdoutOutput) Write(s *datacenter.State) error {
-	if err := o.CSVWriter.Write(s); err != nil || !o.paced {
-		return err
-	}
-	return o.Flush()
-}
-
-func (o stdoutOutput) Commit() error { return o.Close() }
-func (stdoutOutput) Abort()          {}
 
 func invalidf(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{datacenter.ErrInvalidInput}, args...)...)

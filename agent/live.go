@@ -1,0 +1,494 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/g2g-agent/g2g-agent/augment"
+	"github.com/g2g-agent/g2g-agent/buffer"
+	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/loadgen"
+	"github.com/g2g-agent/g2g-agent/vllm"
+	"github.com/g2g-agent/g2g-agent/zeusd"
+)
+
+// LiveConfig is what a live run needs beside a pipeline's config.
+type LiveConfig struct {
+	Config
+	// Hardware is the real servers of the models, in the order of the models.
+	Hardware []HardwareConfig
+
+	// PrometheusPollInterval is the time between two looks at a server's metrics;
+	// 0 never looks, and the warm-up then cannot see whether a server is busy.
+	PrometheusPollInterval time.Duration
+	ITLWindow              time.Duration
+	MaxOutputTokens        int
+	// Stagger is the power history that the servers are spread over.
+	Stagger             time.Duration
+	WarmupTimeout       time.Duration
+	SaturationThreshold float64
+	StaleAfter          time.Duration
+	// StaleErrorAfter ends the run when a model's power has been stale for that
+	// long; 0 never does.
+	StaleErrorAfter time.Duration
+	// RestoreBatchSizes sets the initial batch sizes again at the end.
+	RestoreBatchSizes bool
+	Log               zerolog.Logger
+}
+
+// HardwareConfig is the real servers of one model.
+type HardwareConfig struct {
+	VLLMBaseURL string
+	APIKey      string
+	// Actuator is how batch sizes are set; empty takes the best there is.
+	Actuator vllm.Actuator
+	// SimulatedReplicas is the number of replicas that the real ones stand for.
+	SimulatedReplicas int
+	GPUs              []GPU
+	Requests          []loadgen.Request
+	RequestExtraBody  map[string]any
+}
+
+// GPU is a real GPU behind a zeusd daemon.
+type GPU struct {
+	Endpoint zeusd.Endpoint
+	Index    int
+}
+
+// The times a live run allows itself and the hardware.
+const (
+	firstReadingTimeout = 10 * time.Second
+	warmupPollInterval  = 100 * time.Millisecond
+	warmupLogInterval   = 10 * time.Second
+	// commandTimeout is for a batch size to be set. The end of a run waits for a
+	// command under way and then restores, and is to take less than 10 s.
+	commandTimeout = 4 * time.Second
+)
+
+// Live is a run on real hardware: it keeps vLLM servers saturated, measures their
+// latency and their GPUs' power, and scales both to the datacenter's size. [Live.Run]
+// runs it, once; [Live.Apply] may be called from any goroutine meanwhile.
+type Live struct {
+	cfg      LiveConfig
+	began    time.Time // the zero of the histories' clock
+	power    *zeusd.Client
+	feed     *powerFeed
+	backends []*backend
+
+	// commanding is held for the whole of a command, with its requests to the
+	// servers; mu only where the pipeline is touched, so that no step waits for
+	// the network.
+	commanding sync.Mutex
+	mu         sync.Mutex
+	pipeline   *Pipeline
+	ready      bool
+	stale      []bool // per model, as of the last step
+}
+
+// NewLive prepares a live run. Nothing is contacted before [Live.Run]. Its errors
+// wrap [datacenter.ErrInvalidInput].
+func NewLive(cfg LiveConfig) (*Live, error) {
+	l := &Live{cfg: cfg, began: time.Now(), stale: make([]bool, len(cfg.Models))}
+	gpus := make([][]gpuID, len(cfg.Models))
+	var targets []zeusd.Target
+	for m, h := range cfg.Hardware {
+		for _, g := range h.GPUs {
+			gpus[m] = append(gpus[m], gpuID{g.Endpoint.String(), g.Index})
+			targets = append(targets, zeusd.Target{Endpoint: g.Endpoint, GPUs: []int{g.Index}})
+		}
+	}
+	l.feed = newPowerFeed(gpus, cfg.Stagger.Seconds())
+	var err error
+	l.power, err = zeusd.NewClient(zeusd.Config{Targets: targets, AskAfter: cfg.StaleAfter / 2, OnReading: l.onReading, Log: cfg.Log})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", datacenter.ErrInvalidInput, err)
+	}
+	pool := cfg.newPool(augment.StaggerSeconds(cfg.Stagger.Seconds()))
+	source := &liveSource{stagger: buffer.NewOffsets(pool.StaggerSeconds()), staleAfterS: cfg.StaleAfter.Seconds(), now: l.nowS}
+	for m := range cfg.Models {
+		b, err := newBackend(&cfg, m, l.power)
+		if err != nil {
+			return nil, fmt.Errorf("%w: model %q: %w", datacenter.ErrInvalidInput, cfg.Models[m].ModelLabel, err)
+		}
+		l.backends = append(l.backends, b)
+		source.models = append(source.models, newLiveModel(b, l.feed.models[m].history,
+			len(gpus[m]), cfg.Models[m].GPUsPerReplica, cfg.Hardware[m].SimulatedReplicas))
+	}
+	if l.pipeline, err = newPipeline(cfg.Config, pool, source); err != nil {
+		return nil, err
+	}
+	l.pipeline.demand.maxWalk = maxLiveWalk
+	return l, nil
+}
+
+// maxLiveWalk bounds the look ahead for room, which holds up the steps.
+const maxLiveWalk = 100_000
+
+// nowS is the time on the clock of the power histories, in seconds.
+func (l *Live) nowS() float64 { return time.Since(l.began).Seconds() }
+
+func (l *Live) onReading(r zeusd.Reading) {
+	if r.Kind == zeusd.GPU {
+		l.feed.read(gpuID{r.Endpoint.String(), r.Index}, r.At.Sub(l.began).Seconds(), r.PowerW)
+	}
+}
+
+// Run checks the hardware, puts it under load, waits until it is warm and then
+// computes a state every dt_s until ctx is done, handing each to emit. However
+// it ends, it then restores the initial batch sizes, unless told to leave them,
+// and returns when everything it started has ended. That ctx was done is no
+// error.
+func (l *Live) Run(ctx context.Context, emit func(*datacenter.State) error) (Timing, error) {
+	// What runs beside the steps outlives ctx until the servers are restored.
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	services, running := errgroup.WithContext(running)
+	stepping, stopStepping := context.WithCancelCause(ctx)
+	defer stopStepping(nil)
+	unwatch := context.AfterFunc(running, func() { stopStepping(context.Cause(running)) })
+
+	timing, err := l.run(stepping, running, services, emit)
+	unwatch()
+	if ctx.Err() != nil && (errors.Is(err, context.Cause(ctx)) || errors.Is(err, context.Canceled)) {
+		err = nil
+	}
+	restoreErr := l.restore(running)
+	stop()
+	err = errors.Join(err, restoreErr, services.Wait())
+	l.Close()
+	return timing, err
+}
+
+// Close lets go of idle connections to the servers. [Live.Run] does it in the
+// end; it is for runs that were only prepared, or probed.
+func (l *Live) Close() {
+	for _, b := range l.backends {
+		b.server.Close()
+	}
+}
+
+// run is [Live.Run] up to the end of the steps.
+func (l *Live) run(ctx, running context.Context, services *errgroup.Group, emit func(*datacenter.State) error) (Timing, error) {
+	if err := l.checkHealth(ctx); err != nil {
+		return Timing{}, err
+	}
+	services.Go(func() error { return l.power.Run(running) })
+	if err := l.awaitPower(ctx); err != nil {
+		return Timing{}, err
+	}
+	if err := l.setInitialBatchSizes(ctx); err != nil {
+		return Timing{}, err
+	}
+	for _, b := range l.backends {
+		services.Go(func() error { return b.load.Run(running) })
+		if l.cfg.PrometheusPollInterval > 0 {
+			services.Go(func() error { l.watch(running, b); return nil })
+		}
+	}
+	if err := l.warmUp(ctx); err != nil {
+		return Timing{}, err
+	}
+	l.mu.Lock()
+	l.ready = true
+	l.mu.Unlock()
+	l.cfg.Log.Info().Int("models", len(l.backends)).Msg("warm: the steps begin")
+	return RunPaced(ctx, l, l.cfg.DT, emit)
+}
+
+// forEach runs f for every backend at once and joins the errors, each with its
+// model.
+func (l *Live) forEach(f func(*backend) error) error {
+	errs := make([]error, len(l.backends))
+	var group sync.WaitGroup
+	for i, b := range l.backends {
+		group.Go(func() {
+			if err := f(b); err != nil {
+				errs[i] = fmt.Errorf("model %q: %w", b.label, err)
+			}
+		})
+	}
+	group.Wait()
+	return errors.Join(errs...)
+}
+
+// checkHealth asks every vLLM server and zeusd daemon, and reports all that are
+// amiss.
+func (l *Live) checkHealth(ctx context.Context) error {
+	vllmErr := l.forEach(func(b *backend) error { return b.checkHealth(ctx) })
+	return errors.Join(vllmErr, l.checkDaemons(ctx))
+}
+
+func (l *Live) checkDaemons(ctx context.Context) error {
+	targets := l.targets()
+	errs := make([]error, len(targets))
+	var group sync.WaitGroup
+	for i, t := range targets {
+		group.Go(func() {
+			if _, err := zeusd.Probe(ctx, t); err != nil {
+				errs[i] = fmt.Errorf("zeusd %w", err)
+			}
+		})
+	}
+	group.Wait()
+	return errors.Join(errs...)
+}
+
+// awaitPower waits until every GPU has been read once. A model of which none is
+// read in time ends the run; single GPUs are left out, with a warning.
+func (l *Live) awaitPower(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, firstReadingTimeout, errNoReading)
+	defer cancel()
+	ticker := time.NewTicker(warmupPollInterval)
+	defer ticker.Stop()
+	for {
+		unread := 0
+		for _, b := range l.backends {
+			unread += len(b.unread())
+		}
+		if unread == 0 {
+			return nil
+		}
+		select {
+		case <-ticker.C:
+			continue
+		case <-ctx.Done():
+		}
+		if !errors.Is(context.Cause(ctx), errNoReading) {
+			return context.Cause(ctx)
+		}
+		break
+	}
+	var errs []error
+	for _, b := range l.backends {
+		unread := b.unread()
+		switch {
+		case len(unread) == len(b.gpus):
+			errs = append(errs, fmt.Errorf("model %q: %w from any of its GPUs within %v: %s", b.label, errNoReading, firstReadingTimeout, l.daemonErrors(b)))
+		case len(unread) > 0:
+			l.cfg.Log.Warn().Str("model_label", b.label).Strs("gpus", unread).Msg("no power reading yet; the model's power is the mean over its other GPUs")
+		}
+	}
+	return errors.Join(errs...)
+}
+
+var errNoReading = errors.New("no power reading")
+
+// daemonErrors says what is wrong with the daemons of a backend's GPUs.
+func (l *Live) daemonErrors(b *backend) string {
+	var texts []string
+	for _, s := range l.power.Status() {
+		named := slices.ContainsFunc(b.gpus, func(g GPU) bool { return g.Endpoint.String() == s.Endpoint.String() })
+		if named && s.Err != nil {
+			texts = append(texts, s.Err.Error())
+		} else if named {
+			texts = append(texts, fmt.Sprintf("zeusd %s: no error, and no reading", s.Endpoint))
+		}
+	}
+	return strings.Join(texts, "; ")
+}
+
+func (l *Live) setInitialBatchSizes(ctx context.Context) error {
+	return l.forEach(func(b *backend) error {
+		ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+		defer cancel()
+		if err := b.chooseActuator(ctx); err != nil {
+			return err
+		}
+		l.cfg.Log.Info().Str("model_label", b.label).Str("batch_size_actuator", string(b.actuator)).
+			Int("batch_size", b.initialBatchSize).Int("requests_in_flight", b.concurrencyFor(b.initialBatchSize)).Msg("vLLM server set up")
+		return b.setBatchSize(ctx, b.initialBatchSize, 0)
+	})
+}
+
+// warmUp waits until the servers are busy and the power histories full.
+func (l *Live) warmUp(ctx context.Context) error {
+	w := warmup{timeout: l.cfg.WarmupTimeout, stagger: l.cfg.Stagger, threshold: l.cfg.SaturationThreshold}
+	for _, b := range l.backends {
+		w.models = append(w.models, warmupModel{label: b.label, target: b.initialBatchSize})
+	}
+	watched := l.cfg.PrometheusPollInterval > 0
+	if !watched {
+		l.cfg.Log.Warn().Msg("live.prometheus_poll_interval_s is 0: the warm-up cannot see whether the servers are busy and only waits for a full stagger window")
+	}
+	began, lastLog := time.Now(), time.Now()
+	ticker := time.NewTicker(warmupPollInterval)
+	defer ticker.Stop()
+	running := make([]float64, len(l.backends))
+	for {
+		now := time.Now()
+		elapsed := now.Sub(began)
+		for i, b := range l.backends {
+			running[i] = math.NaN()
+			if load := b.ServerLoad(); load != nil {
+				running[i] = load.NumRequestsRunning
+			}
+		}
+		if w.observe(elapsed, running, watched) {
+			return nil
+		}
+		if elapsed >= l.cfg.WarmupTimeout {
+			return w.failure(elapsed)
+		}
+		if now.Sub(lastLog) >= warmupLogInterval {
+			lastLog = now
+			for i := range w.models {
+				m := &w.models[i]
+				l.cfg.Log.Info().Str("model_label", m.label).Str("running", count(m.running)).Int("batch_size", m.target).Bool("saturated", m.saturated).Msg("warming up")
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-ticker.C:
+		}
+	}
+}
+
+// Step computes the next state; it is for [RunPaced].
+func (l *Live) Step(wallTime time.Time) (*datacenter.State, error) {
+	l.dropLostGPUs()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	state, err := l.pipeline.Step(wallTime)
+	if err != nil {
+		return nil, err
+	}
+	return state, l.noteStaleness(state)
+}
+
+// dropLostGPUs leaves GPUs not heard of for too long out of their models' means,
+// where there are others to go by.
+func (l *Live) dropLostGPUs() {
+	now := time.Now()
+	for _, b := range l.backends {
+		for _, g := range b.gpus {
+			if b.ageOf(g, now) >= l.cfg.StaleAfter {
+				l.feed.lose(gpuID{g.Endpoint.String(), g.Index}, l.nowS())
+			}
+		}
+	}
+}
+
+// noteStaleness tells when a model's power becomes stale and fresh again, and
+// returns an error when it has been stale for too long.
+func (l *Live) noteStaleness(state *datacenter.State) error {
+	for m := range state.Models {
+		model := &state.Models[m]
+		log := l.cfg.Log.With().Str("model_label", model.ModelLabel).Logger()
+		switch was := l.stale[m]; {
+		case model.Live.Stale && !was:
+			log.Warn().Float64("age_s", model.Live.StaleAgeS).Str("cause", l.daemonErrors(l.backends[m])).Msg("power is stale: the last reading is held")
+			l.pipeline.emit(datacenter.DataStale{ModelLabel: model.ModelLabel, AgeS: model.Live.StaleAgeS})
+		case !model.Live.Stale && was:
+			log.Info().Msg("power is fresh again")
+			l.pipeline.emit(datacenter.DataFresh{ModelLabel: model.ModelLabel})
+		}
+		l.stale[m] = model.Live.Stale
+		if limit := l.cfg.StaleErrorAfter; limit > 0 && model.Live.StaleAgeS >= limit.Seconds() {
+			return fmt.Errorf("the power of model %q has been stale for %.1f s (live.stale_error_after_s is %v): %s",
+				model.ModelLabel, model.Live.StaleAgeS, limit.Seconds(), l.daemonErrors(l.backends[m]))
+		}
+	}
+	return nil
+}
+
+// Apply carries out a command, as of the next step. A command that is refused as
+// a whole gives a [*datacenter.CommandError]. Where only some vLLM servers would
+// not do as they were told, the others have, and the error is a
+// [*ServersError].
+func (l *Live) Apply(ctx context.Context, command datacenter.Command) error {
+	l.commanding.Lock()
+	defer l.commanding.Unlock()
+	set, isSet := command.(datacenter.SetBatchSize)
+	l.mu.Lock()
+	switch {
+	case !l.ready:
+		l.mu.Unlock()
+		return &datacenter.CommandError{Field: "", Reason: datacenter.ErrNotPossible, Detail: "the run has not begun, or is over"}
+	case !isSet:
+		defer l.mu.Unlock()
+		return l.pipeline.Apply(command)
+	}
+	err := l.pipeline.checkBatchSizes(set)
+	l.mu.Unlock()
+	if err != nil {
+		return err
+	}
+
+	labels := slices.Sorted(maps.Keys(set.BatchSizeByModel))
+	errs := make([]error, len(labels))
+	var group sync.WaitGroup
+	for i, label := range labels {
+		group.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+			defer cancel()
+			b := l.backends[l.pipeline.modelIndex(label)]
+			errs[i] = b.setBatchSize(ctx, set.BatchSizeByModel[label], set.RampUpRateByModel[label])
+		})
+	}
+	group.Wait()
+
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	failed := map[string]error{}
+	for i, label := range labels {
+		if errs[i] != nil {
+			failed[label] = errs[i]
+			continue
+		}
+		l.pipeline.batchSizes[l.pipeline.modelIndex(label)] = set.BatchSizeByModel[label]
+	}
+	if len(failed) < len(labels) {
+		l.pipeline.emitBatchSizes()
+	}
+	if len(failed) > 0 {
+		return &ServersError{failed}
+	}
+	return nil
+}
+
+// ServersError is a command that some vLLM servers did not carry out.
+type ServersError struct{ ByModel map[string]error }
+
+func (e *ServersError) Error() string {
+	var texts []string
+	for _, label := range slices.Sorted(maps.Keys(e.ByModel)) {
+		texts = append(texts, fmt.Sprintf("model %q: %v", label, e.ByModel[label]))
+	}
+	return strings.Join(texts, "; ")
+}
+
+// restore sets the initial batch sizes again where anything else may be set.
+func (l *Live) restore(ctx context.Context) error {
+	l.commanding.Lock()
+	defer l.commanding.Unlock()
+	l.mu.Lock()
+	l.ready = false
+	l.mu.Unlock()
+	if !l.cfg.RestoreBatchSizes {
+		return nil
+	}
+	// The services may have failed, but the servers are to be restored all the same.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commandTimeout)
+	defer cancel()
+	return l.forEach(func(b *backend) error {
+		if !b.touched() {
+			return nil
+		}
+		if err := b.setBatchSize(ctx, b.initialBatchSize, 0); err != nil {
+			return fmt.Errorf("the initial batch size was not restored: %w", err)
+		}
+		l.cfg.Log.Info().Str("model_label", b.label).Int("batch_size", b.initialBatchSize).Msg("initial batch size restored")
+		return nil
+	})
+}

@@ -1,0 +1,182 @@
+package agent
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"math"
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/g2g-agent/g2g-agent/augment"
+	"github.com/g2g-agent/g2g-agent/buffer"
+	"github.com/g2g-agent/g2g-agent/datacenter"
+)
+
+// quietHardware has GPUs whose power the test feeds, and nothing else.
+type quietHardware struct{}
+
+func (quietHardware) Latency() (float64, datacenter.ITLPercentiles) {
+	return math.NaN(), datacenter.ITLPercentiles{}
+}
+func (quietHardware) ServerLoad() *datacenter.ServerLoad { return nil }
+func (quietHardware) PowerAgeS() float64                 { return 0 }
+func (quietHardware) CheckBatchSize(int, float64) error  { return nil }
+
+// TestLiveMatchesOpenG2G feeds scripted readings of real GPUs through the power
+// feed, its rolling buffers, the live source and the augmenter.
+func TestLiveMatchesOpenG2G(t *testing.T) {
+	raw, err := os.ReadFile("../testdata/golden/online/two_models.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var run struct {
+		Seed       uint64 `json:"seed"`
+		DT         string `json:"dt_s"`
+		Datacenter struct {
+			GPUsPerServer  int     `json:"gpus_per_server"`
+			BaseKWPerPhase float64 `json:"base_kw_per_phase"`
+		} `json:"datacenter"`
+		Augmentation struct {
+			AmplitudeScaleRange [2]float64 `json:"amplitude_scale_range"`
+			NoiseFraction       float64    `json:"noise_fraction"`
+		} `json:"augmentation"`
+		Deployments []struct {
+			Spec struct {
+				ModelLabel         string `json:"model_label"`
+				GPUsPerReplica     int    `json:"gpus_per_replica"`
+				FeasibleBatchSizes []int  `json:"feasible_batch_sizes"`
+			} `json:"spec"`
+			SimulatedNumReplicas int `json:"simulated_num_replicas"`
+			InitialBatchSize     int `json:"initial_batch_size"`
+			GPUEndpoints         []struct {
+				Host       string `json:"host"`
+				Port       int    `json:"port"`
+				GPUIndices []int  `json:"gpu_indices"`
+			} `json:"gpu_endpoints"`
+			Replicas *struct {
+				Initial int `json:"initial"`
+				Ramps   []struct {
+					Target int     `json:"target"`
+					TStart float64 `json:"t_start"`
+					TEnd   float64 `json:"t_end"`
+				} `json:"ramps"`
+			} `json:"replicas"`
+		} `json:"deployments"`
+		Polls []struct {
+			NowS     float64                       `json:"now_s"`
+			Readings map[string]map[string]float64 `json:"readings_w"`
+			Step     bool                          `json:"step"`
+		} `json:"polls"`
+	}
+	if err := json.Unmarshal(raw, &run); err != nil {
+		t.Fatal(err)
+	}
+	dt, err := datacenter.ParseSeconds(run.DT)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := Config{
+		Seed: run.Seed, DT: dt,
+		Facility:     datacenter.Facility{GPUsPerServer: run.Datacenter.GPUsPerServer, BaseKWPerPhase: run.Datacenter.BaseKWPerPhase},
+		Augmentation: datacenter.Augmentation{AmplitudeScaleRange: run.Augmentation.AmplitudeScaleRange, NoiseFraction: run.Augmentation.NoiseFraction},
+	}
+	var gpus [][]gpuID
+	for _, d := range run.Deployments {
+		cfg.Facility.TotalGPUCapacity += d.SimulatedNumReplicas * d.Spec.GPUsPerReplica
+		initial, ramps := d.SimulatedNumReplicas, []datacenter.Ramp(nil)
+		if d.Replicas != nil {
+			initial = d.Replicas.Initial
+			for _, r := range d.Replicas.Ramps {
+				ramps = append(ramps, datacenter.Ramp{Target: r.Target, TStartS: r.TStart, TEndS: r.TEnd})
+			}
+		}
+		schedule, err := datacenter.NewReplicaSchedule(initial, ramps...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.Models = append(cfg.Models, datacenter.ModelSpec{
+			ModelLabel: d.Spec.ModelLabel, GPUsPerReplica: d.Spec.GPUsPerReplica, FeasibleBatchSizes: d.Spec.FeasibleBatchSizes,
+			InitialBatchSize: d.InitialBatchSize, Replicas: schedule,
+		})
+		var ids []gpuID
+		for _, e := range d.GPUEndpoints {
+			for _, i := range e.GPUIndices {
+				ids = append(ids, gpuID{e.Host + ":" + strconv.Itoa(e.Port), i})
+			}
+		}
+		gpus = append(gpus, ids)
+	}
+	const staggerS = 10
+	feed := newPowerFeed(gpus, staggerS)
+	pool := cfg.newPool(augment.StaggerSeconds(staggerS))
+	nowS := 0.0
+	source := &liveSource{stagger: buffer.NewOffsets(pool.StaggerSeconds()), staleAfterS: 2, now: func() float64 { return nowS }}
+	for m, d := range run.Deployments {
+		source.models = append(source.models, newLiveModel(quietHardware{}, feed.models[m].history, len(gpus[m]), d.Spec.GPUsPerReplica, d.SimulatedNumReplicas))
+	}
+	pipeline, err := newPipeline(cfg, pool, source)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	f, err := os.Open("../testdata/golden/online/two_models.csv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	rows, err := csv.NewReader(f).ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	step := 0
+	for _, poll := range run.Polls {
+		nowS = poll.NowS
+		for _, ids := range gpus {
+			for _, id := range ids {
+				readings, named := poll.Readings[id.endpoint]
+				if !named {
+					continue // it keeps its last readings
+				}
+				if w, there := readings[strconv.Itoa(id.index)]; there {
+					feed.read(id, nowS, w)
+				} else {
+					feed.lose(id, nowS)
+				}
+			}
+		}
+		if !poll.Step {
+			continue
+		}
+		state, err := pipeline.Step(time.Time{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		step++
+		got := map[string]float64{
+			"now_s": nowS, "time_s": state.TimeS, "power_a_w": state.PowerW.A, "power_b_w": state.PowerW.B, "power_c_w": state.PowerW.C,
+			"measured_power_per_phase_w": state.MeasuredPowerW.B,
+		}
+		for i := range state.Models {
+			m := &state.Models[i]
+			got[m.ModelLabel+":measured_power_w"] = m.Live.MeasuredPowerW
+			got[m.ModelLabel+":augmented_power_w"] = m.PowerW
+			got[m.ModelLabel+":active_replicas"] = float64(m.ActiveReplicas)
+			got[m.ModelLabel+":augmentation_factor"] = m.Live.AugmentationFactor
+		}
+		for j, column := range rows[0] {
+			v, known := got[column]
+			if !known {
+				t.Fatalf("column %s is not compared", column)
+			}
+			if want, err := strconv.ParseFloat(rows[step][j], 64); err != nil || v != want {
+				t.Errorf("step %d, %s: %v, want %s", step, column, v, rows[step][j])
+			}
+		}
+	}
+	if step != len(rows)-1 || step == 0 || !slices.Contains(rows[0], "Llama-3.1-70B:measured_power_w") {
+		t.Errorf("%d steps, the golden file has %d", step, len(rows)-1)
+	}
+}

@@ -1,0 +1,75 @@
+package agent
+
+import (
+	"net"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/sim"
+)
+
+// TestPowerStepIsSeenAtTheRightTime: a GPU's power jumps behind a daemon whose
+// clock is three seconds off. The jump must be in the power history soon, and
+// there at the time it happened.
+func TestPowerStepIsSeenAtTheRightTime(t *testing.T) {
+	for name, offset := range map[string]time.Duration{"ahead": 3 * time.Second, "behind": -3 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			gpu := sim.NewGPU("simulated", 300)
+			// The daemon looks often, so that its own delay does not count.
+			z, err := sim.StartZeusd(sim.ZeusdConfig{Listen: "127.0.0.1:0", GPUs: []*sim.GPU{gpu}, ClockOffset: offset, PollInterval: 2 * time.Millisecond})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer z.Close()
+			host, port, err := net.SplitHostPort(z.Addr())
+			if err != nil {
+				t.Fatal(err)
+			}
+			number, err := strconv.Atoi(port)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := newLiveSite(t, func(cfg *LiveConfig) {
+				for m := range cfg.Hardware {
+					gpus := cfg.Hardware[m].GPUs[:1]
+					gpus[0].Endpoint.Host, gpus[0].Endpoint.Port, gpus[0].Index = host, number, 0
+					cfg.Hardware[m].GPUs = gpus
+				}
+			})
+			s.start(t)
+			s.await(t, "the first state", func(*datacenter.State) bool { return true })
+			history := s.live.feed.models[0].history
+			ticker := time.NewTicker(time.Millisecond)
+			defer ticker.Stop()
+			watts := 300.0
+			late := 0
+			for range 10 {
+				was := watts
+				watts += 50
+				at := s.live.nowS()
+				gpu.SetPowerW(watts)
+				for history.At(s.live.nowS()) != watts {
+					<-ticker.C
+					if s.live.nowS()-at > 5 {
+						t.Fatalf("the jump to %v W was not seen in 5 s", watts)
+					}
+				}
+				seen := s.live.nowS() - at
+				for s.live.nowS()-at < 0.05 { // until the next jump
+					<-ticker.C
+				}
+				if before, after := history.At(at-0.02), history.At(at+0.02); seen > 0.1 || before != was || after != watts {
+					// The machine may be busy elsewhere for once.
+					late++
+					t.Logf("a jump from %v to %v W was seen after %.3f s; 20 ms before it the history has %v W, 20 ms after it %v W", was, watts, seen, before, after)
+				}
+			}
+			if late > 2 {
+				t.Errorf("%d of 10 jumps were not seen within 100 ms at the right time", late)
+			}
+			s.stop(t)
+		})
+	}
+}

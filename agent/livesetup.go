@@ -1,0 +1,148 @@
+package agent
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/g2g-agent/g2g-agent/config"
+	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/loadgen"
+	"github.com/g2g-agent/g2g-agent/vllm"
+	"github.com/g2g-agent/g2g-agent/zeusd"
+)
+
+// Secrets are for the servers to which the config gives none of their own.
+type Secrets struct {
+	ZeusdToken string
+	VLLMAPIKey string
+}
+
+// SecretsFrom takes the secrets from the environment, as os.Environ gives it:
+// ZEUSD_TOKEN, which zeusd's own clients read, and VLLM_API_KEY, which vLLM does.
+func SecretsFrom(environ []string) Secrets {
+	var s Secrets
+	for _, variable := range environ {
+		switch name, value, _ := strings.Cut(variable, "="); name {
+		case "ZEUSD_TOKEN":
+			s.ZeusdToken = value
+		case "VLLM_API_KEY":
+			s.VLLMAPIKey = value
+		}
+	}
+	return s
+}
+
+// LiveSetup is a live run made from a config, with what was noticed on the way.
+type LiveSetup struct {
+	Live   *Live
+	Models []datacenter.ModelSpec
+	// Warnings are remarks that do not stop a run.
+	Warnings []string
+}
+
+// SetUpLive reads the files that a config, valid for a live run, names and
+// prepares the run. Nothing is contacted. Its errors wrap
+// [datacenter.ErrInvalidInput].
+func SetUpLive(c *config.Config, secrets Secrets, log zerolog.Logger, onEvent func(datacenter.Event)) (*LiveSetup, error) {
+	models, err := c.LiveModelSpecs()
+	if err != nil {
+		return nil, err
+	}
+	training, err := loadTraining(c)
+	if err != nil {
+		return nil, err
+	}
+	cfg := LiveConfig{
+		Config: Config{
+			Seed: c.Seed, DT: c.DT, Facility: c.LiveFacility(), Augmentation: c.AugmentationConfig(), Models: models,
+			Training: training, AllowInfeasibleBatchSizes: c.Control.AllowInfeasibleBatchSizes, OnEvent: onEvent,
+		},
+		PrometheusPollInterval: duration(c.Live.PrometheusPollIntervalS),
+		ITLWindow:              duration(c.Live.ITLWindowS),
+		MaxOutputTokens:        c.Live.MaxOutputTokens,
+		Stagger:                duration(c.Live.StaggerS),
+		WarmupTimeout:          duration(c.Live.WarmupTimeoutS),
+		SaturationThreshold:    c.Live.SaturationThreshold,
+		StaleAfter:             duration(c.Live.StaleAfterS),
+		StaleErrorAfter:        duration(c.Live.StaleErrorAfterS),
+		RestoreBatchSizes:      c.Live.RestoreBatchSizes,
+		Log:                    log,
+	}
+	setup := &LiveSetup{Models: models, Warnings: idleModels(models)}
+	for i := range c.Models {
+		h, err := setup.hardware(c, i, secrets)
+		if err != nil {
+			return nil, fmt.Errorf("%w: models[%d].live.%w", datacenter.ErrInvalidInput, i, err)
+		}
+		cfg.Hardware = append(cfg.Hardware, h)
+	}
+	setup.Live, err = NewLive(cfg)
+	return setup, err
+}
+
+func duration(seconds float64) time.Duration { return time.Duration(seconds * float64(time.Second)) }
+
+// hardware reads what the config says of model i's servers. Errors begin with
+// the key at fault, below models[i].live.
+func (s *LiveSetup) hardware(c *config.Config, i int, secrets Secrets) (HardwareConfig, error) {
+	live := c.Models[i].Live
+	h := HardwareConfig{
+		VLLMBaseURL: live.VLLMBaseURL, APIKey: secrets.VLLMAPIKey, SimulatedReplicas: live.SimulatedNumReplicas,
+		RequestExtraBody: live.RequestExtraBody,
+	}
+	if live.BatchSizeActuator != "auto" {
+		h.Actuator = vllm.Actuator(live.BatchSizeActuator)
+	}
+	var err error
+	if live.APIKeyFile != "" {
+		if h.APIKey, err = readSecret(live.APIKeyFile); err != nil {
+			return h, fmt.Errorf("api_key_file: %w", err)
+		}
+	}
+	for j, e := range live.GPUEndpoints {
+		endpoint := zeusd.Endpoint{Host: strings.ToLower(e.Host), Port: cmp.Or(e.Port, zeusd.DefaultPort), Token: secrets.ZeusdToken}
+		if e.Socket != "" {
+			endpoint = zeusd.Endpoint{Socket: filepath.Clean(e.Socket), Token: secrets.ZeusdToken}
+		}
+		if e.TokenFile != "" {
+			if endpoint.Token, err = readSecret(e.TokenFile); err != nil {
+				return h, fmt.Errorf("gpu_endpoints[%d].token_file: %w", j, err)
+			}
+		}
+		for _, index := range e.GPUIndices {
+			h.GPUs = append(h.GPUs, GPU{endpoint, index})
+		}
+	}
+	if c.Live.RequestsDir != "" {
+		file := filepath.Join(c.Live.RequestsDir, c.Models[i].ModelLabel+".jsonl")
+		h.Requests, err = loadgen.LoadRequests(file)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			s.Warnings = append(s.Warnings, fmt.Sprintf("there is no %s: model %q is loaded with a minimal request", file, c.Models[i].ModelLabel))
+		case err != nil:
+			return h, fmt.Errorf("requests_dir: %w", err)
+		}
+	}
+	return h, nil
+}
+
+// readSecret reads a token from a file of its own.
+func readSecret(file string) (string, error) {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	secret := strings.TrimSpace(string(raw))
+	if secret == "" {
+		return "", fmt.Errorf("%s is empty", file)
+	}
+	return secret, nil
+}

@@ -1,0 +1,105 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/rs/zerolog"
+
+	"github.com/g2g-agent/g2g-agent/config"
+)
+
+func liveTestConfig(t *testing.T, dir, more string) *config.Config {
+	t.Helper()
+	file := filepath.Join(dir, "run.yaml")
+	text := `
+models:
+  - model_label: m
+    model_id: org/m
+    gpus_per_replica: 1
+    itl_deadline_s: 0.1
+    feasible_batch_sizes: [8, 16]
+    live:
+      vllm_base_url: http://n:8000
+      simulated_num_replicas: 12
+      gpu_endpoints: [{host: N, gpu_indices: [1]}, {socket: /run//z.sock, token_file: token, gpu_indices: [0]}]
+      api_key_file: key
+live: {requests_dir: requests}
+` + more
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := config.Load(file, nil, config.ForLive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestSetUpLiveReadsWhatTheConfigNames(t *testing.T) {
+	dir := t.TempDir()
+	c := liveTestConfig(t, dir, "")
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Join(dir, filepath.Dir(name)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fails := func(want string) {
+		t.Helper()
+		_, err := SetUpLive(c, Secrets{}, zerolog.Nop(), nil)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("the error is %v, want …%s…", err, want)
+		}
+	}
+	fails("models[0].live.api_key_file: open " + filepath.Join(dir, "key"))
+	write("key", "\n")
+	fails("models[0].live.api_key_file: " + filepath.Join(dir, "key") + " is empty")
+	write("key", "secret-key\n")
+	fails("models[0].live.gpu_endpoints[1].token_file: ")
+	write("token", " secret-token \n")
+	setup, err := SetUpLive(c, SecretsFrom([]string{"ZEUSD_TOKEN=other-token", "VLLM_API_KEY=x"}), zerolog.Nop(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer setup.Live.Close()
+	if len(setup.Warnings) != 1 || !strings.Contains(setup.Warnings[0], filepath.Join("requests", "m.jsonl")) {
+		t.Errorf("the warnings are %q, want one of the missing request file", setup.Warnings)
+	}
+	h := setup.Live.cfg.Hardware[0]
+	if h.APIKey != "secret-key" || h.GPUs[0].Endpoint.Token != "other-token" || h.GPUs[1].Endpoint.Token != "secret-token" {
+		t.Error("a secret did not arrive where it belongs")
+	}
+	if a, b := h.GPUs[0].Endpoint.String(), h.GPUs[1].Endpoint.String(); a != "n:4938" || b != "/run/z.sock" {
+		t.Errorf("the endpoints are %s and %s", a, b)
+	}
+	if f := setup.Live.cfg.Facility; f.TotalGPUCapacity != 12 || f.NumServers() != 2 {
+		t.Errorf("the facility is %+v, want 12 GPUs in 2 servers", f)
+	}
+	if got := setup.Models[0].Replicas.Initial(); got != 12 {
+		t.Errorf("%d replicas without a schedule, want all 12", got)
+	}
+	write("requests/m.jsonl", "{\"messages\": 5}\n")
+	fails("models[0].live.requests_dir: ")
+}
+
+func TestShippedLiveConfig(t *testing.T) {
+	c, err := config.Load("../configs/live.yaml", nil, config.ForLive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	setup, err := SetUpLive(c, Secrets{}, zerolog.Nop(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer setup.Live.Close()
+	if targets := setup.Live.targets(); len(targets) != 2 || !slices.Equal(targets[1].GPUs, []int{0, 1, 2, 3}) {
+		t.Errorf("the targets are %v", targets)
+	}
+}

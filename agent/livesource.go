@@ -1,0 +1,99 @@
+package agent
+
+import (
+	"github.com/g2g-agent/g2g-agent/buffer"
+	"github.com/g2g-agent/g2g-agent/datacenter"
+)
+
+// hardware is the real servers of one model, as they were seen last. Its methods
+// do not wait.
+type hardware interface {
+	// Latency is the mean inter-token latency over the window, in seconds, NaN
+	// for none, and percentiles of it.
+	Latency() (meanS float64, percentilesS datacenter.ITLPercentiles)
+	// ServerLoad is what the vLLM server last said, nil when that is too old.
+	ServerLoad() *datacenter.ServerLoad
+	// PowerAgeS is for how long, in seconds, the power of the GPU heard of least
+	// recently has been taken on trust.
+	PowerAgeS() float64
+	// CheckBatchSize returns why the batch size cannot be set, nil if it can.
+	CheckBatchSize(batchSize int, rampUpRate float64) error
+}
+
+// liveModel is one model of a live source.
+type liveModel struct {
+	hardware           hardware
+	history            *buffer.Rolling // power per GPU in watts
+	numGPUs            int             // real ones
+	augmentationFactor float64
+
+	offsets    buffer.Offsets // of its simulated servers
+	percentile datacenter.ITLPercentiles
+}
+
+// liveSource reads what the hardware last reported. Nothing in it waits.
+type liveSource struct {
+	models      []liveModel
+	stagger     *buffer.Offsets // of all servers
+	staleAfterS float64
+	now         func() float64 // seconds, on the clock of the histories
+	nowS        float64        // of the step
+}
+
+// newLiveModel returns a model with simulated replicas in place of the real ones
+// that numGPUs GPUs hold.
+func newLiveModel(h hardware, history *buffer.Rolling, numGPUs, gpusPerReplica, simulatedReplicas int) liveModel {
+	realReplicas := max(numGPUs/max(gpusPerReplica, 1), 1)
+	return liveModel{
+		hardware: h, history: history, numGPUs: numGPUs,
+		augmentationFactor: float64(simulatedReplicas) / float64(realReplicas),
+	}
+}
+
+func (s *liveSource) Kind() datacenter.SourceKind { return datacenter.SourceLive }
+
+func (s *liveSource) BeginStep(int64) { s.nowS = s.now() }
+
+func (s *liveSource) Assign(model int, servers []int32) {
+	s.models[model].offsets.Select(s.stagger, servers)
+}
+
+// PerGPUPower reads the model's power history, for each server its stagger
+// offset ago.
+func (s *liveSource) PerGPUPower(model int, perGPUW []float64) {
+	m := &s.models[model]
+	m.history.Sample(s.nowS, &m.offsets, perGPUW)
+}
+
+func (s *liveSource) CheckBatchSize(model, batchSize int, rampUpRate float64) error {
+	return s.models[model].hardware.CheckBatchSize(batchSize, rampUpRate)
+}
+
+// SetBatchSize does nothing: [Live] has set it at the server before.
+func (s *liveSource) SetBatchSize(int, int, float64) error { return nil }
+
+func (s *liveSource) ObservedITLS(model, _ int) float64 {
+	m := &s.models[model]
+	var meanS float64
+	meanS, m.percentile = m.hardware.Latency()
+	return meanS
+}
+
+func (s *liveSource) Live(model int) datacenter.LiveModelState {
+	m := &s.models[model]
+	_, perGPUW, _ := m.history.Last()
+	age := m.hardware.PowerAgeS()
+	state := datacenter.LiveModelState{
+		MeasuredPowerW:     float64(perGPUW * float64(m.numGPUs)),
+		AugmentationFactor: m.augmentationFactor,
+		Server:             m.hardware.ServerLoad(),
+		ITLPercentilesS:    m.percentile,
+		Stale:              age >= s.staleAfterS,
+	}
+	if state.Stale {
+		state.StaleAgeS = age
+	}
+	return state
+}
+
+func (s *liveSource) Reset() {}

@@ -1,0 +1,61 @@
+package agent
+
+import "testing"
+
+func TestPowerFeedAveragesKnownGPUs(t *testing.T) {
+	a, b, c := gpuID{"n:1", 0}, gpuID{"n:1", 1}, gpuID{"m:1", 0}
+	f := newPowerFeed([][]gpuID{{a, b}, {b, c}}, 10)
+	at := func(model int, timeS, want float64) {
+		t.Helper()
+		if got := f.models[model].history.At(timeS); got != want {
+			t.Errorf("model %d has %v W at %v s, want %v", model, got, timeS, want)
+		}
+	}
+	at(0, 5, 0)
+	f.read(a, 1, 100)
+	at(0, 1, 100) // b is not known yet
+	f.read(b, 2, 300)
+	at(0, 1.9, 100)
+	at(0, 2, 200)
+	at(1, 2, 300)
+	f.read(c, 3, 500)
+	at(1, 3, 400)
+	at(0, 3, 200) // c is not one of its GPUs
+
+	f.lose(a, 4)
+	at(0, 3.9, 200)
+	at(0, 4, 300)
+	f.lose(b, 5) // the last one known of model 0: held
+	at(0, 5, 300)
+	at(1, 5, 500)
+	f.lose(b, 6)
+	at(1, 6, 500)
+	f.read(a, 7, 100)
+	at(0, 7, 200)
+	if f.read(gpuID{"n:1", 7}, 8, 1000) {
+		t.Error("a GPU of no model was taken for one")
+	}
+}
+
+func TestPowerFeedBoundsTheHistory(t *testing.T) {
+	ids := make([]gpuID, 64)
+	for i := range ids {
+		ids[i] = gpuID{"n:1", i}
+	}
+	f := newPowerFeed([][]gpuID{ids}, 10)
+	history := f.models[0].history
+	for i := range 20 * 15 { // 15 s of 64 GPUs reporting 20 times a second, one after the other
+		for j, id := range ids {
+			f.read(id, 0.05*float64(i)+0.0005*float64(j), float64(i))
+		}
+	}
+	if s := history.Stats(); s.Disordered != 0 || s.Appended > 15/feedResolutionS {
+		t.Errorf("the history took %+v", s)
+	}
+	if got := history.At(15 - 10); got < 98 || got > 101 {
+		t.Errorf("10 s ago the mean was %v W, want about 100", got)
+	}
+	if got := history.At(0); got > 90 {
+		t.Errorf("the history reaches back to %v W only", got)
+	}
+}

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/g2g-agent/g2g-agent/agent"
+	"github.com/g2g-agent/g2g-agent/config"
+	"github.com/g2g-agent/g2g-agent/datacenter"
+)
+
+type runCmd struct {
+	Config string `required:"" placeholder:"FILE" help:"Config of the run."`
+	liveFlags
+}
+
+// liveFlags are those of every live run.
+type liveFlags struct {
+	Out       string  `placeholder:"FILE" help:"Where the states go; the ending picks the format: .csv, .jsonl or .parquet. - is CSV on standard output."`
+	DurationS float64 `placeholder:"SECONDS" help:"End the run after so many seconds of steps; without it, it goes on until it is interrupted."`
+}
+
+func (cmd runCmd) Run(ctx context.Context, term terminal) error {
+	c, err := config.Load(cmd.Config, term.environ, config.ForLive)
+	if err != nil {
+		return err
+	}
+	return cmd.runLive(ctx, term, liveRun{config: c, name: cmd.Config, log: newLogger(c.Log, term.stderr)})
+}
+
+// liveRun is a live run to be done.
+type liveRun struct {
+	config *config.Config
+	name   string // of the config, for errors
+	log    zerolog.Logger
+	// onState, if set, sees each state.
+	onState func(*datacenter.State)
+	// beside, if set, runs beside the steps, from the first on, until its context
+	// is done.
+	beside func(context.Context, *agent.Live)
+}
+
+// errDurationOver ends a run that has a duration.
+var errDurationOver = errors.New("the duration is over")
+
+// runLive runs until ctx is done, which is its orderly end, or the duration is
+// over, and prints a summary.
+func (f liveFlags) runLive(ctx context.Context, term terminal, run liveRun) error {
+	if !(f.DurationS >= 0) {
+		return invalidf("--duration-s must be > 0, got %v", f.DurationS)
+	}
+	setup, err := agent.SetUpLive(run.config, agent.SecretsFrom(term.environ), run.log, func(e datacenter.Event) {
+		run.log.Info().Float64("time_s", e.TimeS).Interface("data", e.Data).Msg(e.Topic)
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", run.name, err)
+	}
+	for _, w := range setup.Warnings {
+		run.log.Warn().Msg(w)
+	}
+	out, err := openOutput(f.Out, setup.Models, true, term)
+	if err != nil {
+		return err
+	}
+	defer out.Abort()
+
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	var beside sync.WaitGroup
+	began := time.Now()
+	summary := agent.NewSummary(run.config.DT, setup.Models)
+	alive := aliveLog{log: run.log}
+	timing, err := setup.Live.Run(ctx, func(s *datacenter.State) error {
+		if s.Seq == 0 && run.beside != nil {
+			beside.Go(func() { run.beside(ctx, setup.Live) })
+		}
+		alive.update()
+		summary.Add(s)
+		if run.onState != nil {
+			run.onState(s)
+		}
+		if f.DurationS > 0 && s.TimeS+run.config.DT.Float64() >= f.DurationS {
+			end(errDurationOver)
+		}
+		return out.Write(s)
+	})
+	end(nil)
+	beside.Wait()
+	if timing.Steps > 0 {
+		logTiming(run.log, timing)
+		// What was measured is kept, however the run ended.
+		err = errors.Join(err, out.Commit())
+	}
+	if err != nil {
+		return err
+	}
+	w := term.stdout
+	if f.Out == stdoutPath {
+		w = term.stderr
+	}
+	return printSummary(w, summary, time.Since(began))
+}
+
+// aliveLog notes now and then what the program itself takes.
+type aliveLog struct {
+	log  zerolog.Logger
+	last time.Time
+}
+
+const aliveEvery = 10 * time.Second
+
+func (a *aliveLog) update() {
+	if time.Since(a.last) < aliveEvery || a.log.GetLevel() > zerolog.DebugLevel {
+		return
+	}
+	a.last = time.Now()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	a.log.Debug().Int("goroutines", runtime.NumGoroutine()).Uint64("heap_bytes", m.HeapAlloc).Uint64("system_bytes", m.Sys).Msg("alive")
+}

@@ -1,0 +1,302 @@
+package loadgen
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/vllm"
+)
+
+// Config says what load to keep on which server.
+type Config struct {
+	// BaseURL is the server's address, http or https, without /v1.
+	BaseURL string
+	// ModelID is the name the server serves the model under, ModelLabel the one
+	// that logs use.
+	ModelID, ModelLabel string
+	// APIKey is sent as a bearer token, if there is one. It is never logged.
+	APIKey string
+	// Concurrency is the number of requests in flight at first.
+	Concurrency int
+	// Requests are cycled through. Without any, a minimal one of MaxOutputTokens
+	// is repeated.
+	Requests []Request
+	// MaxOutputTokens is the length of the minimal request's answer; 0 is 512.
+	MaxOutputTokens int
+	// ExtraBody has keys that are set in every request, in place of its own.
+	ExtraBody map[string]any
+	// ITLWindow is the length of the sliding window; 0 is 1 s.
+	ITLWindow time.Duration
+	// IdleTimeout fails a request when the server sends nothing for that long; 0
+	// is 60 s. RequestTimeout fails one that takes longer in all; 0 is 300 s.
+	IdleTimeout, RequestTimeout time.Duration
+	// TLS shapes https connections; nil is Go's default.
+	TLS *tls.Config
+	// Log is told when requests begin to fail, and when they no longer do.
+	Log zerolog.Logger
+	// Seed is for the jitter of the back-off.
+	Seed uint64
+}
+
+// Generator keeps a server under load.
+type Generator struct {
+	cfg     Config
+	client  *vllm.StreamClient
+	bodies  [][]byte
+	meter   *meter
+	outages outages
+	wake    chan struct{} // of Run, holds one: workers are missing
+
+	next    atomic.Uint64 // request to send
+	tallies tallies
+
+	mu      sync.Mutex
+	running bool
+	target  int
+	workers int
+	started uint64 // workers so far
+}
+
+// tallies count requests.
+type tallies struct {
+	inFlight                      atomic.Int64
+	started, completed, cancelled atomic.Uint64
+	connects, reconnects          atomic.Uint64
+	failed                        [vllm.NumStreamErrorKinds]atomic.Uint64
+}
+
+// New checks cfg and prepares all requests. Nothing is sent before
+// [Generator.Run].
+func New(cfg Config) (*Generator, error) {
+	if cfg.MaxOutputTokens == 0 {
+		cfg.MaxOutputTokens = 512
+	}
+	if cfg.ITLWindow == 0 {
+		cfg.ITLWindow = time.Second
+	}
+	switch {
+	case cfg.ModelID == "":
+		return nil, fmt.Errorf("%w: the load generator has no model id", datacenter.ErrInvalidInput)
+	case cfg.Concurrency < 0:
+		return nil, fmt.Errorf("%w: concurrency is %d, want 0 or more", datacenter.ErrInvalidInput, cfg.Concurrency)
+	case cfg.MaxOutputTokens < 1:
+		return nil, fmt.Errorf("%w: the maximum of output tokens is %d, want 1 or more", datacenter.ErrInvalidInput, cfg.MaxOutputTokens)
+	case cfg.ITLWindow < minWindow:
+		return nil, fmt.Errorf("%w: the ITL window is %v, want %v or more", datacenter.ErrInvalidInput, cfg.ITLWindow, minWindow)
+	}
+	client, err := vllm.NewStreamClient(vllm.StreamConfig{
+		BaseURL: cfg.BaseURL, APIKey: cfg.APIKey, TLS: cfg.TLS,
+		IdleTimeout: cfg.IdleTimeout, RequestTimeout: cfg.RequestTimeout,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", datacenter.ErrInvalidInput, err)
+	}
+	bodies, err := render(&cfg)
+	if err != nil {
+		return nil, err
+	}
+	log := cfg.Log.With().Str("model_label", cfg.ModelLabel).Logger()
+	return &Generator{
+		cfg: cfg, client: client, bodies: bodies, meter: newMeter(cfg.ITLWindow),
+		outages: outages{log: log}, wake: make(chan struct{}, 1), target: cfg.Concurrency,
+	}, nil
+}
+
+// minWindow keeps the parts of a window longer than the time they take to read.
+const minWindow = time.Millisecond
+
+// render prepares the bodies of all requests.
+func render(cfg *Config) ([][]byte, error) {
+	extra := make(map[string]json.RawMessage, len(cfg.ExtraBody))
+	for key, value := range cfg.ExtraBody {
+		raw, err := json.Marshal(value)
+		if err != nil {
+			return nil, fmt.Errorf("%w: extra body of requests: %s: %w", datacenter.ErrInvalidInput, key, err)
+		}
+		extra[key] = raw
+	}
+	requests := cfg.Requests
+	if len(requests) == 0 {
+		requests = []Request{minimalRequest(cfg.MaxOutputTokens)}
+	}
+	bodies := make([][]byte, len(requests))
+	for i, r := range requests {
+		body, err := r.render(cfg.ModelID, extra)
+		if err != nil {
+			return nil, fmt.Errorf("%w: request %d: %w", datacenter.ErrInvalidInput, i+1, err)
+		}
+		bodies[i] = body
+	}
+	return bodies, nil
+}
+
+// Run keeps the load up until ctx ends, whatever the server does. It returns
+// once all requests are given up, with nil. A generator runs once at a time.
+func (g *Generator) Run(ctx context.Context) error {
+	g.mu.Lock()
+	if g.running {
+		g.mu.Unlock()
+		return errors.New("the load generator is running already")
+	}
+	g.running = true
+	g.mu.Unlock()
+	var workers sync.WaitGroup
+	g.startWorkers(ctx, &workers)
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-g.wake:
+			g.startWorkers(ctx, &workers)
+		}
+	}
+	workers.Wait()
+	g.mu.Lock()
+	g.running = false
+	g.mu.Unlock()
+	return nil
+}
+
+// SetConcurrency sets the number of requests in flight. More are sent at once;
+// fewer are in flight as requests end. Below 0 is 0.
+func (g *Generator) SetConcurrency(n int) {
+	g.mu.Lock()
+	g.target = max(n, 0)
+	g.mu.Unlock()
+	select {
+	case g.wake <- struct{}{}:
+	default:
+	}
+}
+
+// startWorkers starts what is missing to the target.
+func (g *Generator) startWorkers(ctx context.Context, workers *sync.WaitGroup) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for ; g.workers < g.target; g.workers++ {
+		w := newWorker(g, g.started)
+		g.started++
+		workers.Go(func() { w.work(ctx) })
+	}
+}
+
+// surplus tells a worker whether it is one too many, and then counts it as gone.
+func (g *Generator) surplus() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.workers <= g.target {
+		return false
+	}
+	g.workers--
+	return true
+}
+
+// gone counts a worker as gone.
+func (g *Generator) gone() {
+	g.mu.Lock()
+	g.workers--
+	g.mu.Unlock()
+}
+
+// ITL is the inter-token latency over the window that ends at now, which is not
+// long past. It takes up to some 100 µs, less when latencies are alike, and may
+// be called from any goroutine.
+func (g *Generator) ITL(now time.Time) ITLWindow {
+	return g.meter.itl(now.Sub(g.client.Epoch()))
+}
+
+// worker sends one request after the other on a connection of its own.
+type worker struct {
+	generator *Generator
+	shard     int
+	random    *rand.Rand
+	stream    *vllm.Stream
+	connects  int // of the stream, as far as they are counted
+	progress  progress
+}
+
+func newWorker(g *Generator, number uint64) *worker {
+	return &worker{
+		generator: g, shard: int(number % numShards),
+		random: rand.New(rand.NewPCG(g.cfg.Seed, number)), stream: g.client.NewStream(),
+	}
+}
+
+const (
+	backoffMin = 50 * time.Millisecond
+	backoffMax = time.Second
+)
+
+func (w *worker) work(ctx context.Context) {
+	defer w.stream.Close()
+	g := w.generator
+	backoff := backoffMin
+	observe := w.observe
+	for ctx.Err() == nil {
+		if g.surplus() {
+			return
+		}
+		body := g.bodies[(g.next.Add(1)-1)%uint64(len(g.bodies))]
+		w.progress = progress{}
+		g.tallies.started.Add(1)
+		g.tallies.inFlight.Add(1)
+		err := w.stream.Complete(ctx, body, observe)
+		g.tallies.inFlight.Add(-1)
+		w.countConnects()
+		var failure *vllm.StreamError
+		switch {
+		case err == nil:
+			g.tallies.completed.Add(1)
+			g.outages.completed(time.Now())
+			backoff = backoffMin
+			continue
+		case !errors.As(err, &failure): // ctx ended
+			g.tallies.cancelled.Add(1)
+			continue
+		}
+		g.tallies.failed[failure.Kind].Add(1)
+		g.outages.failed(time.Now(), failure)
+		w.rest(ctx, backoff)
+		backoff = min(2*backoff, backoffMax)
+	}
+	g.gone()
+}
+
+func (w *worker) observe(r *vllm.StreamRead) {
+	w.countConnects()
+	w.generator.meter.observe(w.shard, &w.progress, r)
+}
+
+// countConnects counts connections; all but a worker's first are reconnects.
+func (w *worker) countConnects() {
+	n := w.stream.Connects() - w.connects
+	if n == 0 {
+		return
+	}
+	t := &w.generator.tallies
+	t.connects.Add(uint64(n))
+	if w.connects == 0 {
+		n--
+	}
+	t.reconnects.Add(uint64(n))
+	w.connects = w.stream.Connects()
+}
+
+// rest waits for between half of d and d.
+func (w *worker) rest(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d/2 + time.Duration(w.random.Int64N(int64(d/2))))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}

@@ -1,0 +1,397 @@
+package loadgen
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
+
+	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/sim"
+	"github.com/g2g-agent/g2g-agent/vllm"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const model = "test/model"
+
+// steady is a model that takes itl per token, whatever the batch.
+func steady(itl time.Duration) sim.Profile {
+	return sim.Profile{Levels: []sim.Level{{BatchSize: 1, PowerWPerGPU: 1, ITLS: itl.Seconds()}}}
+}
+
+func startServer(t *testing.T, cfg sim.VLLMConfig) *sim.VLLM {
+	t.Helper()
+	cfg.Listen, cfg.ModelID = "127.0.0.1:0", model
+	server, err := sim.StartVLLM(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := server.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return server
+}
+
+// startLoad runs a generator until the test ends.
+func startLoad(t *testing.T, cfg Config) *Generator {
+	t.Helper()
+	cfg.ModelID, cfg.ModelLabel = model, "model"
+	g, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- g.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if s := g.Stats(); s.InFlight != 0 || s.Workers != 0 || s.Started != s.Completed+s.Failed()+s.Cancelled {
+			t.Errorf("after the end: %+v", s)
+		}
+	})
+	return g
+}
+
+// eventually waits until condition holds.
+func eventually(t *testing.T, limit time.Duration, what string, condition func() bool) {
+	t.Helper()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.NewTimer(limit)
+	defer deadline.Stop()
+	for !condition() {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			t.Fatalf("not within %v: %s", limit, what)
+		}
+	}
+}
+
+// wait lets time pass, where that is what must happen.
+func wait(t *testing.T, d time.Duration) {
+	t.Helper()
+	start := time.Now()
+	eventually(t, d+10*time.Second, "time passes", func() bool { return time.Since(start) >= d })
+}
+
+func TestITLIsTheTruth(t *testing.T) {
+	stalls := sim.Profile{
+		Levels: []sim.Level{{BatchSize: 64, PowerWPerGPU: 1, ITLS: 0.05}, {BatchSize: 512, PowerWPerGPU: 1, ITLS: 0.2}, {BatchSize: 2048, PowerWPerGPU: 1, ITLS: 0.3}},
+		// New requests stall the others now and then: the p99 is not the median.
+		PrefillS: 0.0002, PrefillsPerIteration: 256, ITLSigma: 0.1,
+	}
+	for _, test := range []struct {
+		streams        int
+		tokensPerChunk []float64
+		noUsage        bool
+	}{
+		{streams: 64},
+		{streams: 64, tokensPerChunk: []float64{5, 3, 1}},
+		{streams: 64, noUsage: true},
+		{streams: 512},
+		{streams: 2048},
+	} {
+		t.Run(fmt.Sprintf("%d streams, %v tokens a chunk, without usage %v", test.streams, test.tokensPerChunk, test.noUsage), func(t *testing.T) {
+			if test.streams > 512 && (testing.Short() || raceDetector) {
+				t.Skip("too heavy: neither side would keep up")
+			}
+			server := startServer(t, sim.VLLMConfig{
+				Profile: stalls, MaxNumSeqs: test.streams, OutputTokens: 40, Seed: 1, Spread: true,
+				TokensPerChunk: test.tokensPerChunk, IgnoreContinuousUsage: test.noUsage,
+			})
+			g := startLoad(t, Config{BaseURL: server.URL(), Concurrency: test.streams + test.streams/4, MaxOutputTokens: 40, ITLWindow: time.Second})
+			eventually(t, 20*time.Second, "the batch is full", func() bool { return server.Truth().Running == test.streams })
+			// A window in which the reader did not keep up says so; on a busy machine
+			// it may take a while until one is good.
+			eventually(t, time.Minute, "a window as the truth is", func() bool {
+				now := time.Now()
+				w := g.ITL(now)
+				part := g.meter.part(meanSlots)
+				from := now.Add(-(now.Sub(g.client.Epoch()) % part)).Add(-meanSlots * part)
+				wait(t, 400*time.Millisecond) // the server writes down an iteration at its end
+				truth := server.ITLBetween(from, now)
+				if w.Tokens < int64(2*test.streams) || w.MultiEventShare > 0.001 {
+					return false
+				}
+				if method := map[bool]string{false: MethodUsage, true: MethodPerChunk}[test.noUsage]; w.Method != method {
+					t.Fatalf("method %q, want %q", w.Method, method)
+				}
+				if !near(w.MeanS, truth.MeanS, 0.01) || !near(w.P99S, truth.P99S, 0.05) || !near(w.P50S, truth.P50S, 0.05) {
+					t.Logf("window %+v, truth %+v", w, truth)
+					return false
+				}
+				return true
+			})
+			s := g.Stats()
+			if s.Failed() != 0 {
+				t.Errorf("failures by kind: %v", s.FailedByKind)
+			}
+			t.Logf("lag %+v, share of reads with several events %v, missing stamps %d of %d", s.Lag, s.MultiEventShare, s.MissingStamps, s.Reads)
+		})
+	}
+}
+
+func TestConcurrencyFollowsWhatIsSet(t *testing.T) {
+	t.Parallel()
+	server := startServer(t, sim.VLLMConfig{Profile: steady(2 * time.Millisecond), OutputTokens: 20})
+	g := startLoad(t, Config{BaseURL: server.URL(), MaxOutputTokens: 20})
+	for _, n := range []int{5, 40, 3, 0, 10, -1} {
+		g.SetConcurrency(n)
+		n = max(n, 0)
+		eventually(t, 10*time.Second, fmt.Sprintf("%d in flight", n), func() bool {
+			s, truth := g.Stats(), server.Truth()
+			return s.Workers == n && s.InFlight <= n && s.Concurrency == n && truth.Running+truth.Waiting <= n
+		})
+		if n > 0 {
+			completed := g.Stats().Completed
+			eventually(t, 10*time.Second, "requests complete", func() bool { return g.Stats().Completed > completed+uint64(n) })
+		}
+	}
+	if s := g.Stats(); s.Failed() != 0 || s.Cancelled != 0 {
+		t.Errorf("requests were cut: %+v", s)
+	}
+}
+
+// failed is the number of failures of a kind so far.
+func failed(g *Generator, kind vllm.StreamErrorKind) uint64 { return g.Stats().FailedByKind[kind] }
+
+func TestFailuresAreCountedByKindAndOvercome(t *testing.T) {
+	t.Parallel()
+	for i, test := range []struct {
+		kind   vllm.StreamErrorKind
+		faults sim.VLLMFaults
+	}{
+		{vllm.StreamStatus5xx, sim.VLLMFaults{Status: 500}},
+		{vllm.StreamStatus4xx, sim.VLLMFaults{Status: 404}},
+		{vllm.StreamErrorEvent, sim.VLLMFaults{ErrorEvents: 8}},
+		{vllm.StreamNoDone, sim.VLLMFaults{NoDone: 8}},
+		{vllm.StreamMalformed, sim.VLLMFaults{MalformedEvents: 8}},
+		{vllm.StreamCut, sim.VLLMFaults{DropStreams: true}},
+		{vllm.StreamIdleTimeout, sim.VLLMFaults{Freeze: true}},
+		{vllm.StreamIdleTimeout, sim.VLLMFaults{FreezeStreams: true}},
+		{vllm.StreamTotalTimeout, sim.VLLMFaults{SlowDown: 100}},
+	} {
+		t.Run(fmt.Sprintf("%v %d", test.kind, i), func(t *testing.T) {
+			t.Parallel()
+			server := startServer(t, sim.VLLMConfig{Profile: steady(2 * time.Millisecond), OutputTokens: 10})
+			cfg := Config{BaseURL: server.URL(), Concurrency: 8, MaxOutputTokens: 10, IdleTimeout: 300 * time.Millisecond, RequestTimeout: time.Minute}
+			if test.kind == vllm.StreamTotalTimeout {
+				cfg.IdleTimeout, cfg.RequestTimeout = time.Minute, 500*time.Millisecond
+			}
+			g := startLoad(t, cfg)
+			eventually(t, 10*time.Second, "requests complete", func() bool { return g.Stats().Completed >= 16 })
+			server.SetFaults(test.faults)
+			eventually(t, 10*time.Second, "a failure", func() bool { return failed(g, test.kind) > 0 })
+			server.SetFaults(sim.VLLMFaults{})
+			// The good answer to a slow machine is a generous limit; the goal is 2 s.
+			completed := g.Stats().Completed
+			eventually(t, 10*time.Second, "requests complete again", func() bool { return g.Stats().Completed >= completed+16 })
+		})
+	}
+}
+
+func TestServerKilledAndBack(t *testing.T) {
+	t.Parallel()
+	server := startServer(t, sim.VLLMConfig{Profile: steady(5 * time.Millisecond), OutputTokens: 20})
+	var log lockedBuffer
+	g := startLoad(t, Config{BaseURL: server.URL(), Concurrency: 100, MaxOutputTokens: 20, Log: zerolog.New(&log)})
+	eventually(t, 10*time.Second, "requests complete", func() bool { return g.Stats().Completed >= 200 })
+	server.Kill()
+	eventually(t, 10*time.Second, "all workers know", func() bool { return failed(g, vllm.StreamConnect) >= 300 })
+	s := g.Stats()
+	if s.FailedByKind[vllm.StreamCut] == 0 || s.FailedByKind[vllm.StreamCut] > 200 {
+		t.Errorf("%d streams were cut, want those in flight, 100", s.FailedByKind[vllm.StreamCut])
+	}
+	if w := g.ITL(time.Now().Add(2 * time.Second)); !math.IsNaN(w.MeanS) {
+		t.Errorf("ITL without a server is %v, want NaN", w.MeanS)
+	}
+	if err := server.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	back := time.Now()
+	completed := g.Stats().Completed
+	eventually(t, 10*time.Second, "requests complete again", func() bool { return g.Stats().Completed >= completed+100 })
+	t.Logf("recovered after %v", time.Since(back))
+	if s := g.Stats(); s.Reconnects < 50 || s.Connects < s.Reconnects+100 {
+		t.Errorf("%d connections, %d of them reconnects, want at least 100 of each worker's first and 50 reconnects", s.Connects, s.Reconnects)
+	}
+	lines := log.lines(t)
+	byKind := map[string]int{}
+	for _, line := range lines {
+		byKind[fmt.Sprint(line["kind"])]++
+	}
+	if byKind["cut"] > 1 || byKind["connect"] != 1 || len(lines) > 3 {
+		t.Errorf("an outage is logged as %v, want one line of each kind", lines)
+	}
+}
+
+// While the server is away, each worker tries about once a second.
+func TestNoBusyLoopWhileTheServerIsAway(t *testing.T) {
+	t.Parallel()
+	server := startServer(t, sim.VLLMConfig{Profile: steady(time.Millisecond)})
+	server.Kill()
+	g := startLoad(t, Config{BaseURL: server.URL(), Concurrency: 10})
+	eventually(t, 10*time.Second, "the back-off has grown", func() bool { return failed(g, vllm.StreamConnect) >= 50 })
+	before, start := failed(g, vllm.StreamConnect), time.Now()
+	wait(t, 2*time.Second)
+	// At most one in half a second each, and the one under way.
+	if tries, most := failed(g, vllm.StreamConnect)-before, uint64(10*(time.Since(start).Seconds()*2+1)); tries < 10 || tries > most {
+		t.Errorf("%d attempts of 10 workers in 2 s, want 10 to %d", tries, most)
+	}
+}
+
+// lockedBuffer collects log lines.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) lines(t *testing.T) (lines []map[string]any) {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for line := range strings.Lines(l.b.String()) {
+		var fields map[string]any
+		if err := json.Unmarshal([]byte(line), &fields); err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, fields)
+	}
+	return lines
+}
+
+func TestOutagesAreLoggedOnce(t *testing.T) {
+	var log lockedBuffer
+	o := outages{log: zerolog.New(&log)}
+	now := time.Unix(1_700_000_000, 0)
+	cut := &vllm.StreamError{Kind: vllm.StreamCut, Detail: "gone"}
+	away := &vllm.StreamError{Kind: vllm.StreamConnect, Err: errors.New("refused")}
+	for second := range 60 {
+		at := now.Add(time.Duration(second) * time.Second)
+		switch {
+		case second == 5:
+			o.failed(at, cut)
+		case second > 5 && second < 20:
+			o.failed(at, away)
+			if second == 8 { // one stream got through
+				o.completed(at)
+			}
+		default:
+			o.completed(at)
+		}
+	}
+	o.failed(now.Add(time.Minute), cut)
+	var got []string
+	for _, line := range log.lines(t) {
+		got = append(got, fmt.Sprint(line["level"], " ", line["kind"], " ", line["failures"]))
+	}
+	want := "warn cut <nil>; warn connect <nil>; info connect 14; info cut 1; warn cut <nil>"
+	wantOrder := strings.ReplaceAll(want, "info connect 14; info cut 1", "info cut 1; info connect 14")
+	if text := strings.Join(got, "; "); text != want && text != wantOrder {
+		t.Errorf("log is %s\nwant %s", text, wantOrder)
+	}
+}
+
+func TestRequestsAreCycled(t *testing.T) {
+	t.Parallel()
+	server := startServer(t, sim.VLLMConfig{Profile: steady(time.Millisecond)})
+	var lines strings.Builder
+	for _, n := range []int{1, 2, 9} {
+		fmt.Fprintf(&lines, `{"messages":[{"role":"user","content":"a"}],"max_tokens":%d}`+"\n", n)
+	}
+	requests, err := ReadRequests(strings.NewReader(lines.String()), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := startLoad(t, Config{BaseURL: server.URL(), Requests: requests, Concurrency: 2})
+	eventually(t, 10*time.Second, "30 requests complete", func() bool { return g.Stats().Completed >= 30 })
+	g.SetConcurrency(0)
+	eventually(t, 10*time.Second, "the rest completes", func() bool { return g.Stats().Workers == 0 })
+	s := g.Stats()
+	whole, left := s.Completed/3, s.Completed%3
+	if want := 12*whole + []uint64{0, 1, 3}[left]; s.Tokens != want {
+		t.Errorf("%d tokens of %d requests, want %d", s.Tokens, s.Completed, want)
+	}
+	if s.TTFT.Count != s.Completed || s.ITL.Count != s.Tokens-s.Completed {
+		t.Errorf("TTFT of %d, ITL of %d of %d tokens", s.TTFT.Count, s.ITL.Count, s.Tokens)
+	}
+}
+
+func TestAPIKeyIsSent(t *testing.T) {
+	t.Parallel()
+	server := startServer(t, sim.VLLMConfig{Profile: steady(time.Millisecond), APIKey: "secret"})
+	g := startLoad(t, Config{BaseURL: server.URL(), APIKey: "secret", Concurrency: 1, MaxOutputTokens: 2})
+	eventually(t, 10*time.Second, "a request completes", func() bool { return g.Stats().Completed > 0 })
+	wrong := startLoad(t, Config{BaseURL: server.URL(), Concurrency: 1})
+	eventually(t, 10*time.Second, "a refusal", func() bool { return failed(wrong, vllm.StreamStatus4xx) > 0 })
+}
+
+func TestConfigsRefused(t *testing.T) {
+	for _, test := range []struct {
+		cfg  Config
+		want string
+	}{
+		{Config{BaseURL: "http://a"}, "the load generator has no model id"},
+		{Config{BaseURL: "a", ModelID: "m"}, `vLLM base URL is "a", want http://HOST:PORT or https://HOST:PORT`},
+		{Config{BaseURL: "http://a", ModelID: "m", Concurrency: -1}, "concurrency is -1, want 0 or more"},
+		{Config{BaseURL: "http://a", ModelID: "m", MaxOutputTokens: -1}, "the maximum of output tokens is -1, want 1 or more"},
+		{Config{BaseURL: "http://a", ModelID: "m", ITLWindow: time.Microsecond}, "the ITL window is 1µs, want 1ms or more"},
+		{Config{BaseURL: "http://a", ModelID: "m", ExtraBody: map[string]any{"n": 3}}, "request 1: n is 3, want 1: the tokens of several choices cannot be told apart"},
+		{Config{BaseURL: "http://a", ModelID: "m", ExtraBody: map[string]any{"x": math.NaN()}}, "extra body of requests: x: json: unsupported value: NaN"},
+	} {
+		if _, err := New(test.cfg); !errors.Is(err, datacenter.ErrInvalidInput) || !strings.HasSuffix(err.Error(), test.want) {
+			t.Errorf("error is %v, want %q", err, test.want)
+		}
+	}
+}
+
+func TestRunsOnceAtATime(t *testing.T) {
+	g, err := New(Config{BaseURL: "http://127.0.0.1:1", ModelID: model})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	started, done := make(chan struct{}), make(chan error, 1)
+	go func() {
+		close(started)
+		done <- g.Run(ctx)
+	}()
+	<-started
+	eventually(t, 5*time.Second, "it runs", func() bool {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return g.running
+	})
+	if err := g.Run(ctx); err == nil {
+		t.Error("a second run is not refused")
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if err := g.Run(ctx); err != nil {
+		t.Errorf("a run after the first: %v", err)
+	}
+}

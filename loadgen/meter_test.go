@@ -1,0 +1,253 @@
+package loadgen
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/g2g-agent/g2g-agent/vllm"
+)
+
+// reader feeds a meter with the reads of one request.
+type reader struct {
+	meter    *meter
+	shard    int
+	progress progress
+}
+
+func (r *reader) read(at time.Duration, chunks ...vllm.StreamChunk) {
+	r.meter.observe(r.shard, &r.progress, &vllm.StreamRead{At: at, Chunks: chunks})
+}
+
+func tokens(n int) vllm.StreamChunk { return vllm.StreamChunk{Tokens: n} }
+
+func content() vllm.StreamChunk { return vllm.StreamChunk{Tokens: -1, Content: true} }
+
+func empty() vllm.StreamChunk { return vllm.StreamChunk{Tokens: -1} }
+
+const ms = time.Millisecond
+
+// near tells whether got is within a share of want.
+func near(got, want, share float64) bool { return math.Abs(got-want) <= share*math.Abs(want) }
+
+func TestWhatCountsAsASample(t *testing.T) {
+	m := newMeter(time.Second)
+	r := &reader{meter: m}
+	r.progress = progress{}
+	r.read(1000*ms, tokens(0)) // role
+	r.read(1100*ms, tokens(1)) // first token
+	r.read(1150*ms, tokens(2))
+	r.read(1250*ms, tokens(6)) // four at once
+	r.read(1260*ms, tokens(6)) // nothing new
+	r.read(1270*ms, tokens(5)) // nor here
+	r.read(1300*ms, tokens(7), tokens(7))
+	w := m.itl(1300 * ms)
+	if want := 0.2 / 6; !near(w.MeanS, want, 1e-12) || w.Tokens != 6 {
+		t.Errorf("mean %v of %d tokens, want %v of 6", w.MeanS, w.Tokens, want)
+	}
+	if !near(w.P50S, 0.025, 0.01) || !near(w.P99S, 0.05, 0.016) {
+		t.Errorf("p50 %v, p99 %v, want 0.025 and 0.05", w.P50S, w.P99S)
+	}
+	if w.Method != MethodUsage || w.MultiEventShare != 0 {
+		t.Errorf("method %q, share of reads with several events %v", w.Method, w.MultiEventShare)
+	}
+	var s Stats
+	m.sumUp(&s)
+	if s.Chunks != 8 || s.Tokens != 7 || s.Reads != 4 || s.Bundles[1] != 3 || s.Bundles[4] != 1 {
+		t.Errorf("%d chunks, %d tokens, %d reads, bundles %v", s.Chunks, s.Tokens, s.Reads, s.Bundles)
+	}
+	if s.TTFT.Count != 1 || !near(s.TTFT.MeanS, 1.1, 1e-9) || s.ITL.Count != 6 || !near(s.ITL.MeanS, 0.2/6, 1e-9) {
+		t.Errorf("TTFT %+v, ITL %+v", s.TTFT, s.ITL)
+	}
+}
+
+// A server without usage in its chunks, but in the last one: it knows of more
+// tokens than there were chunks, which is no latency.
+func TestOneTokenPerChunkWithoutUsage(t *testing.T) {
+	m := newMeter(time.Second)
+	r := &reader{meter: m}
+	r.read(1000*ms, empty())
+	r.read(1100*ms, content())
+	r.read(1150*ms, content())
+	r.read(1160*ms, empty())
+	r.read(1200*ms, content())
+	r.read(1201*ms, tokens(9))
+	w := m.itl(1300 * ms)
+	if !near(w.MeanS, 0.05, 1e-12) || w.Tokens != 2 || w.Method != MethodPerChunk {
+		t.Errorf("mean %v of %d tokens by %q, want 0.05 of 2 by %q", w.MeanS, w.Tokens, w.Method, MethodPerChunk)
+	}
+}
+
+func TestSeveralEventsInAReadAreReported(t *testing.T) {
+	m := newMeter(time.Second)
+	r := &reader{meter: m}
+	r.read(1000*ms, tokens(0), tokens(1))
+	r.read(1050*ms, tokens(2))
+	r.read(1150*ms, tokens(3), tokens(4))
+	r.read(1200*ms, tokens(5), tokens(5)) // the second brings nothing
+	w := m.itl(1300 * ms)
+	if w.MultiEventShare != 0.25 || !near(w.MeanS, 0.05, 1e-12) {
+		t.Errorf("share %v, mean %v, want 0.25 and 0.05", w.MultiEventShare, w.MeanS)
+	}
+}
+
+func TestEmptyWindowIsNotANumber(t *testing.T) {
+	m := newMeter(time.Second)
+	check := func(now time.Duration) {
+		t.Helper()
+		w := m.itl(now)
+		for _, v := range []float64{w.MeanS, w.P50S, w.P90S, w.P95S, w.P99S} {
+			if !math.IsNaN(v) {
+				t.Errorf("window at %v is %+v, want NaN", now, w)
+				return
+			}
+		}
+	}
+	check(0)
+	r := &reader{meter: m}
+	r.read(500*ms, tokens(1))
+	check(500 * ms)
+	r.read(600*ms, tokens(2))
+	check(3 * time.Second)
+	check(time.Hour)
+	var s Stats
+	newMeter(time.Second).sumUp(&s)
+	if !math.IsNaN(s.ITL.MeanS) || !math.IsNaN(s.TTFT.P50S) || !math.IsNaN(s.MultiEventShare) {
+		t.Errorf("statistics of nothing are %+v", s)
+	}
+}
+
+// The window against a plain list of all samples.
+func TestWindowAgainstAllSamples(t *testing.T) {
+	type sample struct {
+		at, gap time.Duration
+		inc     int
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 20 {
+		m := newMeter(time.Duration(1+random.IntN(3000)) * ms)
+		var samples []sample
+		readers := make([]reader, 20)
+		lasts := make([]time.Duration, len(readers))
+		for i := range readers {
+			readers[i] = reader{meter: m, shard: i}
+		}
+		now := time.Hour
+		for range 3000 {
+			now += time.Duration(random.ExpFloat64() * float64(5*ms))
+			i := random.IntN(len(readers))
+			inc := 1 + random.IntN(3)
+			if last := lasts[i]; last > 0 {
+				samples = append(samples, sample{now, now - last, inc})
+			}
+			readers[i].read(now, tokens(readers[i].progress.tokens+inc))
+			lasts[i] = now
+		}
+		now += time.Duration(random.Int64N(int64(m.window)))
+
+		within := func(parts int) (each []float64, mean float64) {
+			part := m.part(parts)
+			from := (now/part - time.Duration(parts)) * part
+			var sum time.Duration
+			for _, s := range samples {
+				if s.at < from {
+					continue
+				}
+				sum += s.gap
+				for range s.inc {
+					each = append(each, (s.gap / time.Duration(s.inc)).Seconds())
+				}
+			}
+			slices.Sort(each)
+			return each, sum.Seconds() / float64(len(each))
+		}
+		w := m.itl(now)
+		each, mean := within(meanSlots)
+		if int(w.Tokens) != len(each) || (len(each) > 0 && !near(w.MeanS, mean, 1e-9)) {
+			t.Errorf("window of %v: mean %v of %d tokens, want %v of %d", m.window, w.MeanS, w.Tokens, mean, len(each))
+		}
+		each, _ = within(histogramSlots)
+		if len(each) == 0 {
+			continue
+		}
+		for _, q := range []struct{ share, got float64 }{{0.5, w.P50S}, {0.9, w.P90S}, {0.95, w.P95S}, {0.99, w.P99S}} {
+			want := each[max(int(math.Ceil(q.share*float64(len(each))))-1, 0)]
+			// One value to either side, when there are few, and 1 % of bin width.
+			if !near(q.got, want, 0.016) {
+				t.Errorf("window of %v: quantile %v is %v, want %v of %d", m.window, q.share, q.got, want, len(each))
+			}
+		}
+	}
+}
+
+func TestBinsAreNarrow(t *testing.T) {
+	random := rand.New(rand.NewPCG(3, 4))
+	for range 100_000 {
+		d := time.Duration(math.Exp(random.Float64()*math.Log(200e9))) + 1
+		bin := binOf(d)
+		low, high := binStart(bin), binStart(bin+1)
+		if d < 137*time.Second && (float64(d) < low || float64(d) >= high) {
+			t.Fatalf("%v is in bin %d, which is from %v to %v ns", d, bin, low, high)
+		}
+		if bin > 0 && bin < numBins-1 && (high-low)/2 > 0.008*low {
+			t.Fatalf("bin %d from %v to %v ns is too wide", bin, low, high)
+		}
+	}
+	if binOf(0) != 0 || binOf(-1) != 0 || binOf(math.MaxInt64) != numBins-1 {
+		t.Error("durations out of range are not in the outer bins")
+	}
+}
+
+func TestMeasuringDoesNotAllocate(t *testing.T) {
+	m := newMeter(time.Second)
+	var p progress
+	now := time.Second
+	r := vllm.StreamRead{Chunks: make([]vllm.StreamChunk, 1)}
+	n := 0
+	if allocs := testing.AllocsPerRun(1000, func() {
+		now += 10 * ms
+		n++
+		r.At, r.Chunks[0] = now, tokens(n)
+		m.observe(3, &p, &r)
+		if n%10 == 0 {
+			m.itl(now)
+		}
+	}); allocs != 0 {
+		t.Errorf("%v allocations per read, want 0", allocs)
+	}
+}
+
+func BenchmarkObserve(b *testing.B) {
+	m := newMeter(time.Second)
+	var p progress
+	now := time.Second
+	r := vllm.StreamRead{Chunks: make([]vllm.StreamChunk, 1)}
+	b.ReportAllocs()
+	for b.Loop() {
+		now += 50 * time.Microsecond
+		r.At, r.Chunks[0] = now, tokens(p.tokens+1)
+		p.last = now - 50*ms
+		m.observe(3, &p, &r)
+	}
+}
+
+func BenchmarkWindow(b *testing.B) {
+	m := newMeter(time.Second)
+	random := rand.New(rand.NewPCG(5, 6))
+	now := time.Second
+	readers := make([]reader, 2048)
+	for i := range readers {
+		readers[i] = reader{meter: m, shard: i}
+	}
+	for range 40_000 {
+		now += 25 * time.Microsecond
+		r := &readers[random.IntN(len(readers))]
+		r.read(now, tokens(r.progress.tokens+1))
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		m.itl(now)
+	}
+}

@@ -1,0 +1,130 @@
+package loadgen
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/g2g-agent/g2g-agent/datacenter"
+)
+
+// bodyOf is the body that the generator would send, decoded.
+func bodyOf(t *testing.T, line string, extra map[string]any) map[string]any {
+	t.Helper()
+	requests, err := ReadRequests(strings.NewReader(line), "test.jsonl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bodies, err := render(&Config{ModelID: "org/model", Requests: requests, ExtraBody: extra})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var body map[string]any
+	if err := json.Unmarshal(bodies[0], &body); err != nil {
+		t.Fatal(err)
+	}
+	return body
+}
+
+func TestBodiesOfRequests(t *testing.T) {
+	forced := map[string]any{
+		"model": "org/model", "stream": true,
+		"stream_options": map[string]any{"include_usage": true, "continuous_usage_stats": true},
+	}
+	const messages = `"messages":[{"role":"user","content":"<a> & \"b\""}]`
+	for _, test := range []struct {
+		name, line string
+		extra      map[string]any
+		want       map[string]any
+	}{
+		{"forced keys", `{` + messages + `,"model":"other","stream":false,"stream_options":{"include_usage":false}}`, nil, map[string]any{}},
+		{"max_tokens is the old name", `{` + messages + `,"max_tokens":7}`, nil, map[string]any{"max_completion_tokens": 7.}},
+		{"the new name wins", `{` + messages + `,"max_tokens":7,"max_completion_tokens":9}`, nil, map[string]any{"max_completion_tokens": 9.}},
+		{"unless it is null", `{` + messages + `,"max_tokens":7,"max_completion_tokens":null}`, nil, map[string]any{"max_completion_tokens": 7.}},
+		{
+			"extra body", `{` + messages + `,"temperature":1,"top_p":0.5}`,
+			map[string]any{"temperature": 0, "chat_template_kwargs": map[string]any{"enable_thinking": false}, "max_tokens": 5, "stream": false},
+			map[string]any{"temperature": 0., "top_p": 0.5, "chat_template_kwargs": map[string]any{"enable_thinking": false}, "max_completion_tokens": 5.},
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			want := map[string]any{"messages": []any{map[string]any{"role": "user", "content": `<a> & "b"`}}}
+			for _, part := range []map[string]any{forced, test.want} {
+				for key, value := range part {
+					want[key] = value
+				}
+			}
+			if diff := cmp.Diff(want, bodyOf(t, test.line, test.extra)); diff != "" {
+				t.Errorf("body (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestMinimalRequest(t *testing.T) {
+	bodies, err := render(&Config{ModelID: "m", MaxOutputTokens: 77})
+	if err != nil || len(bodies) != 1 || !bytes.Contains(bodies[0], []byte(`"max_completion_tokens":77`)) || !bytes.Contains(bodies[0], []byte(`"messages":[{`)) {
+		t.Errorf("bodies %q (%v)", bodies, err)
+	}
+}
+
+func TestRequestFilesRefused(t *testing.T) {
+	const good = `{"messages":[{"role":"user","content":"a"}]}` + "\n"
+	for _, test := range []struct{ name, file, want string }{
+		{"empty", "\n \n", ": holds no request, want one JSON object a line"},
+		{"not JSON", good + "\n{\"messages\":\n", ":3: not a JSON object: unexpected end of JSON input"},
+		{"a list", "[]\n", ":1: not a JSON object: json: cannot unmarshal array into Go value of type map[string]json.RawMessage"},
+		{"null", "null\n", ":1: messages is missing, want a list of chat messages"},
+		{"no messages", good + good + `{"prompt":"a"}`, ":3: messages is missing, want a list of chat messages"},
+		{"messages of another kind", `{"messages":"a"}`, ":1: messages is not a list of at least one object"},
+		{"no message", `{"messages":[]}`, ":1: messages is not a list of at least one object"},
+		{"several choices", `{"messages":[{}],"n":2}`, ":1: n is 2, want 1: the tokens of several choices cannot be told apart"},
+		{"a long line", good + strings.Repeat("x", maxRequestBytes+1), ":2: the line is longer than 16777216 bytes"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "requests.jsonl")
+			if err := os.WriteFile(path, []byte(test.file), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_, err := LoadRequests(path)
+			if want := "invalid input: " + path + test.want; err == nil || err.Error() != want || !errors.Is(err, datacenter.ErrInvalidInput) {
+				t.Errorf("error is %v, want %s", err, want)
+			}
+		})
+	}
+	if _, err := LoadRequests(filepath.Join(t.TempDir(), "none.jsonl")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("error for no file is %v", err)
+	}
+}
+
+func FuzzReadRequests(f *testing.F) {
+	f.Add([]byte(`{"messages":[{"role":"user","content":"a"}],"max_tokens":5,"n":1}`+"\n\n"), "m")
+	f.Add([]byte(`{"messages":[{}],"n":2}`), "")
+	f.Add([]byte("{\"messages\":[{}],\"a\":1e999,\"a\":\"\\ud800\"}\r\n[]"), "\xff")
+	f.Fuzz(func(t *testing.T, file []byte, modelID string) {
+		requests, err := ReadRequests(bytes.NewReader(file), "f")
+		if err != nil {
+			return
+		}
+		bodies, err := render(&Config{ModelID: modelID, Requests: requests})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, body := range bodies {
+			// What was read can be sent, and says again what it said.
+			again, err := parseRequest(body)
+			if err != nil || bytes.ContainsAny(body, "\n") {
+				t.Fatalf("body %q: %v", body, err)
+			}
+			if string(again.fields["stream"]) != "true" {
+				t.Errorf("body %q does not ask for a stream", body)
+			}
+		}
+	})
+}

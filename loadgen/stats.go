@@ -1,0 +1,108 @@
+package loadgen
+
+import (
+	"math"
+
+	"github.com/g2g-agent/g2g-agent/vllm"
+)
+
+// maxBundle is the number of tokens in a chunk from which on bundles are counted
+// together.
+const maxBundle = 32
+
+// Stats is what a generator has done and measured since it was made.
+type Stats struct {
+	// InFlight is the number of requests under way, Workers that of the streams
+	// kept, Concurrency the wanted number of both.
+	InFlight, Workers, Concurrency int
+	// Started, Completed and Cancelled count requests; cancelled are those that
+	// the end of [Generator.Run] cut short.
+	Started, Completed, Cancelled uint64
+	// FailedByKind counts the other requests, by [vllm.StreamErrorKind].
+	FailedByKind [vllm.NumStreamErrorKinds]uint64
+	// Connects counts connections opened, Reconnects those among them that
+	// replaced another.
+	Connects, Reconnects uint64
+	// Chunks counts events, Tokens the output tokens they brought.
+	Chunks, Tokens uint64
+	// TTFT is the time from sending a request to its first token, ITL the time
+	// between tokens as in [ITLWindow], but over all time.
+	TTFT, ITL Distribution
+	// Bundles[n] counts the chunks that brought n tokens, the last element those
+	// that brought as many or more.
+	Bundles [maxBundle + 1]uint64
+
+	// How good the measurement is:
+
+	// Reads counts reads from the network that brought tokens.
+	Reads uint64
+	// Lag is the time from the kernel's receive time to the return of the read. It
+	// does not enter the latencies, and about a millisecond of it is on purpose:
+	// what came to many streams is read in one go.
+	Lag Distribution
+	// MultiEventShare is the share of them with several events that brought
+	// tokens, which share a receive time.
+	MultiEventShare float64
+	// MissingStamps counts reads without the kernel's receive time (as with TLS),
+	// DiscardedStamps those whose receive time was implausible because the clock
+	// was set; both are stamped after the read.
+	MissingStamps, DiscardedStamps uint64
+}
+
+// Failed is the number of requests that failed, of any kind.
+func (s *Stats) Failed() uint64 {
+	var total uint64
+	for _, n := range s.FailedByKind {
+		total += n
+	}
+	return total
+}
+
+// Stats sums up since the start. It takes some ten microseconds and may be
+// called from any goroutine.
+func (g *Generator) Stats() Stats {
+	t := &g.tallies
+	s := Stats{
+		InFlight: int(t.inFlight.Load()), Started: t.started.Load(), Completed: t.completed.Load(),
+		Cancelled: t.cancelled.Load(), Connects: t.connects.Load(), Reconnects: t.reconnects.Load(),
+	}
+	for kind := range t.failed {
+		s.FailedByKind[kind] = t.failed[kind].Load()
+	}
+	g.mu.Lock()
+	s.Workers, s.Concurrency = g.workers, g.target
+	g.mu.Unlock()
+	g.meter.sumUp(&s)
+	return s
+}
+
+// sumUp fills in what the meter knows.
+func (m *meter) sumUp(s *Stats) {
+	var (
+		ttft, itl, lag  histogram
+		multiEventReads uint64
+	)
+	for i := range m.shards {
+		shard := &m.shards[i]
+		shard.mu.Lock()
+		ttft.merge(&shard.ttft)
+		itl.merge(&shard.itl)
+		lag.merge(&shard.lag)
+		c := &shard.counts
+		s.Chunks += c.chunks
+		s.Tokens += c.tokens
+		s.Reads += c.reads
+		multiEventReads += c.multiEventReads
+		s.MissingStamps += c.missing
+		s.DiscardedStamps += c.discarded
+		for tokens, n := range c.bundles {
+			s.Bundles[tokens] += n
+		}
+		shard.mu.Unlock()
+	}
+	s.TTFT, s.ITL, s.Lag = ttft.distribution(), itl.distribution(), lag.distribution()
+	s.MultiEventShare = math.NaN()
+	if s.Reads > 0 {
+		s.MultiEventShare = float64(multiEventReads) / float64(s.Reads)
+	}
+}

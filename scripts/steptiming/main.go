@@ -1,0 +1,172 @@
+// Command steptiming runs the agent and a simulated host on the same cores, with
+// many simulated servers and streams, and counts the steps that start late.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	servers       = 10_000
+	gpusPerServer = 8
+	streams       = 1_000
+	page          = "docs/performance.md"
+	beginMarker   = "<!-- step timing:begin -->"
+	endMarker     = "<!-- step timing:end -->"
+)
+
+func main() {
+	durationS := flag.Float64("duration-s", 300, "how long the agent steps")
+	write := flag.Bool("write", false, "put the result into "+page)
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	err := measure(ctx, *durationS, *write)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "steptiming:", err)
+		os.Exit(1)
+	}
+}
+
+func measure(ctx context.Context, durationS float64, write bool) error {
+	dir, err := os.MkdirTemp("", "g2g-steptiming-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }() // what is left is temporary
+	binary := filepath.Join(dir, "g2g-agent")
+	if out, err := exec.CommandContext(ctx, "go", "build", "-o", binary, "./cmd/g2g-agent").CombinedOutput(); err != nil {
+		return fmt.Errorf("building: %w\n%s", err, out)
+	}
+	zeusdPort, err := freePort(ctx)
+	if err != nil {
+		return err
+	}
+	vllmPort, err := freePort(ctx)
+	if err != nil {
+		return err
+	}
+
+	host := exec.CommandContext(ctx, binary, "sim", "--zeusd", "127.0.0.1:"+zeusdPort,
+		"--vllm", "127.0.0.1:"+vllmPort+"=meta-llama/Llama-3.1-8B-Instruct", "--max-num-seqs", strconv.Itoa(streams))
+	host.Cancel = func() error { return host.Process.Signal(os.Interrupt) }
+	hostOut, err := host.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	host.Stderr = os.Stderr
+	if err := host.Start(); err != nil {
+		return err
+	}
+	defer func() {
+		_ = host.Process.Signal(os.Interrupt)
+		_ = host.Wait()
+	}()
+	lines := bufio.NewScanner(hostOut)
+	for lines.Scan() && !strings.HasPrefix(lines.Text(), "PUT") { // its last line: all listen
+	}
+	go func() { _, _ = io.Copy(io.Discard, hostOut) }()
+
+	config := filepath.Join(dir, "run.yaml")
+	if err := os.WriteFile(config, []byte(fmt.Sprintf(`
+dt_s: 0.1
+datacenter: {gpus_per_server: %d}
+augmentation: {amplitude_scale_range: [0.9, 1.1], noise_fraction: 0.02}
+models:
+  - model_label: Llama-3.1-8B
+    model_id: meta-llama/Llama-3.1-8B-Instruct
+    gpus_per_replica: 1
+    itl_deadline_s: 0.1
+    feasible_batch_sizes: [%d]
+    replicas: {initial: %d, ramps: [{target: %d, t_start: 10, t_end: 1000}]}
+    live:
+      vllm_base_url: "http://127.0.0.1:%s"
+      simulated_num_replicas: %d
+      gpu_endpoints: [{host: 127.0.0.1, port: %s, gpu_indices: [0, 1, 2, 3, 4, 5, 6, 7]}]
+live: {warmup_timeout_s: 180}
+`, gpusPerServer, streams, servers*gpusPerServer, servers*gpusPerServer*9/10, vllmPort, servers*gpusPerServer, zeusdPort)), 0o600); err != nil {
+		return err
+	}
+	agent := exec.CommandContext(ctx, binary, "run", "--config", config, "--duration-s", strconv.FormatFloat(durationS, 'g', -1, 64))
+	agent.Cancel = func() error { return agent.Process.Signal(os.Interrupt) }
+	var logs bytes.Buffer
+	agent.Stderr = &logs
+	began := time.Now()
+	if err := agent.Run(); err != nil {
+		return fmt.Errorf("the agent failed: %w\n%s", err, logs.String())
+	}
+	took := time.Since(began)
+	var timing struct {
+		Message     string  `json:"message"`
+		Steps       int64   `json:"steps"`
+		LateSteps   int64   `json:"late_steps"`
+		MaxLateness float64 `json:"max_lateness_s"`
+	}
+	for line := range bytes.Lines(logs.Bytes()) {
+		if bytes.Contains(line, []byte("paced run done")) {
+			if err := json.Unmarshal(line, &timing); err != nil {
+				return err
+			}
+		}
+	}
+	if timing.Steps == 0 {
+		return fmt.Errorf("the agent made no step:\n%s", logs.String())
+	}
+	wanted := int64(durationS*10 + 0.5)
+	inTime := 100 * (1 - float64(timing.LateSteps)/float64(timing.Steps))
+	verdict := "met"
+	if inTime < 99.9 || timing.Steps != wanted {
+		verdict = "missed"
+	}
+	cpu := agent.ProcessState.UserTime() + agent.ProcessState.SystemTime()
+	text := fmt.Sprintf(`| steps | of them due | started within 5 ms | required | latest | agent's CPU | |
+| ---: | ---: | ---: | ---: | ---: | ---: | --- |
+| %d | %d | %.2f %% | 99.9 %% | %.1f ms | %.2f cores | %s |
+
+Measured on %s, %d cores, %s: %d simulated servers, %d streams, 10 Hz, the simulated host on the same cores.`,
+		timing.Steps, wanted, inTime, 1e3*timing.MaxLateness, cpu.Seconds()/took.Seconds(), verdict,
+		time.Now().Format(time.DateOnly), runtime.NumCPU(), runtime.Version(), servers, streams)
+	fmt.Println(text)
+	if !write {
+		return nil
+	}
+	raw, err := os.ReadFile(page)
+	if err != nil {
+		return err
+	}
+	before, rest, ok := strings.Cut(string(raw), beginMarker)
+	_, after, ended := strings.Cut(rest, endMarker)
+	if !ok || !ended {
+		return fmt.Errorf("%s lacks the markers %s and %s", page, beginMarker, endMarker)
+	}
+	return os.WriteFile(page, []byte(before+beginMarker+"\n"+text+"\n"+endMarker+after), 0o644)
+}
+
+// freePort returns a TCP port that was free just now.
+func freePort(ctx context.Context) (string, error) {
+	var listen net.ListenConfig
+	l, err := listen.Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		return "", err
+	}
+	return port, l.Close()
+}

@@ -1,0 +1,522 @@
+package vllm
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// exchange is what a raw server does with one request on its connection; it
+// returns whether the connection goes on.
+type exchange func(conn net.Conn, request *http.Request, body string) (goOn bool)
+
+// serveRaw runs a server that says exactly what a test tells it to, and returns
+// its URL. Each connection has the exchanges of serve(its number, from 0).
+func serveRaw(t *testing.T, serve func(connection int) exchange) string {
+	t.Helper()
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var (
+		running sync.WaitGroup
+		mu      sync.Mutex
+		conns   []net.Conn
+	)
+	running.Go(func() {
+		for number := 0; ; number++ {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			conns = append(conns, conn)
+			mu.Unlock()
+			answer := serve(number)
+			running.Go(func() {
+				defer conn.Close()
+				in := bufio.NewReader(conn)
+				for {
+					request, err := http.ReadRequest(in)
+					if err != nil {
+						return
+					}
+					body, err := io.ReadAll(request.Body)
+					if err != nil || !answer(conn, request, string(body)) {
+						return
+					}
+				}
+			})
+		}
+	})
+	t.Cleanup(func() {
+		_ = listener.Close()
+		mu.Lock()
+		for _, conn := range conns {
+			_ = conn.Close()
+		}
+		mu.Unlock()
+		running.Wait()
+	})
+	return "http://" + listener.Addr().String()
+}
+
+// says writes parts one by one and keeps the connection.
+func says(parts ...string) exchange {
+	return func(conn net.Conn, _ *http.Request, _ string) bool {
+		for _, part := range parts {
+			if _, err := io.WriteString(conn, part); err != nil {
+				return false
+			}
+		}
+		return true
+	}
+}
+
+// thenCloses does what e does and closes the connection.
+func (e exchange) thenCloses() exchange {
+	return func(conn net.Conn, request *http.Request, body string) bool {
+		e(conn, request, body)
+		return false
+	}
+}
+
+func always(e exchange) func(int) exchange { return func(int) exchange { return e } }
+
+// goodAnswer is a whole answer of n tokens.
+func goodAnswer(n int) string {
+	parts := []string{roleEvent}
+	for i := range n {
+		parts = append(parts, tokenEvent("x", i+1))
+	}
+	return eventStreamHead + inChunks(append(parts, finalEvent(n), doneEvent)...) + lastChunk
+}
+
+func newTestStream(t *testing.T, cfg StreamConfig) *Stream {
+	t.Helper()
+	client, err := NewStreamClient(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := client.NewStream()
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+// tokensOf completes once and returns the tokens of all chunks.
+func tokensOf(t *testing.T, s *Stream) (tokens []int, err error) {
+	t.Helper()
+	err = s.Complete(t.Context(), []byte(`{}`), func(r *StreamRead) {
+		for _, c := range r.Chunks {
+			tokens = append(tokens, c.Tokens)
+		}
+	})
+	return tokens, err
+}
+
+func wantKind(t *testing.T, err error, kind StreamErrorKind) *StreamError {
+	t.Helper()
+	var failure *StreamError
+	if !errors.As(err, &failure) || failure.Kind != kind {
+		t.Fatalf("error is %v, want one of kind %v", err, kind)
+	}
+	return failure
+}
+
+func TestRequestAsSent(t *testing.T) {
+	type sent struct{ Method, URL, Host, Body, Authorization, Accept, AcceptEncoding, ContentType string }
+	got := make(chan sent, 1)
+	url := serveRaw(t, always(func(conn net.Conn, r *http.Request, body string) bool {
+		got <- sent{
+			r.Method, r.URL.String(), r.Host, body,
+			r.Header.Get("Authorization"), r.Header.Get("Accept"), r.Header.Get("Accept-Encoding"), r.Header.Get("Content-Type"),
+		}
+		return says(goodAnswer(1))(conn, r, body)
+	}))
+	s := newTestStream(t, StreamConfig{BaseURL: url + "/a%20b/", APIKey: "secret"})
+	body := `{"messages":[` + strings.Repeat(" ", 1<<20) + `]}`
+	if err := s.Complete(t.Context(), []byte(body), func(*StreamRead) {}); err != nil {
+		t.Fatal(err)
+	}
+	want := sent{
+		"POST", "/a%20b/v1/chat/completions", strings.TrimPrefix(url, "http://"), body,
+		"Bearer secret", "text/event-stream", "", "application/json",
+	}
+	if diff := cmp.Diff(want, <-got); diff != "" {
+		t.Errorf("request (-want +got):\n%s", diff)
+	}
+}
+
+func TestStreamReadsAnswersHoweverTheyAreWritten(t *testing.T) {
+	answer := goodAnswer(20)
+	want := []int{0}
+	for i := range 20 {
+		want = append(want, i+1)
+	}
+	want = append(want, 20)
+	for _, size := range []int{1, 10, 100, 1000, len(answer)} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			var parts []string
+			for rest := answer; len(rest) > 0; {
+				n := min(size, len(rest))
+				parts = append(parts, rest[:n])
+				rest = rest[n:]
+			}
+			s := newTestStream(t, StreamConfig{BaseURL: serveRaw(t, always(says(parts...)))})
+			for range 3 {
+				got, err := tokensOf(t, s)
+				if err != nil || !slices.Equal(got, want) {
+					t.Errorf("tokens %v (%v), want %v", got, err, want)
+				}
+			}
+			if s.Connects() != 1 {
+				t.Errorf("%d connections for 3 requests, want 1", s.Connects())
+			}
+		})
+	}
+}
+
+// slowReader completes once while the reader is held at the first token until
+// the server has written the second one. It returns when the second came and
+// when it was written.
+func slowReader(t *testing.T) (second StreamRead, before, after time.Duration) {
+	written, release := make(chan struct{}), make(chan struct{})
+	var s *Stream
+	url := serveRaw(t, always(func(conn net.Conn, _ *http.Request, _ string) bool {
+		_, _ = io.WriteString(conn, eventStreamHead+inChunks(tokenEvent("a", 1)))
+		<-release
+		before = s.now()
+		_, err := io.WriteString(conn, inChunks(tokenEvent("b", 2), doneEvent)+lastChunk)
+		after = s.now()
+		close(written)
+		return err == nil
+	}))
+	s = newTestStream(t, StreamConfig{BaseURL: url})
+	if err := s.Complete(t.Context(), nil, func(r *StreamRead) {
+		switch r.Chunks[0].Tokens {
+		case 1:
+			close(release)
+			<-written
+			wait(t, 20*time.Millisecond)
+		case 2:
+			second = *r
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return second, before, after
+}
+
+// wait lets time pass, where just that is tested.
+func wait(t *testing.T, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-t.Context().Done():
+	}
+}
+
+func TestTimesAreThoseOfTheKernel(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("this system has no receive times")
+	}
+	// The first sockets with receive times may come before the kernel has
+	// switched them on.
+	for range 20 {
+		second, before, after := slowReader(t)
+		if second.Stamp == StampMissing {
+			continue
+		}
+		if second.Stamp != StampKernel || second.At < before || second.At > after {
+			t.Errorf("received at %v (kind %d), written between %v and %v", second.At, second.Stamp, before, after)
+		}
+		if second.Lag < 20*time.Millisecond {
+			t.Errorf("lag is %v, want the time the reader was held, 20ms, and more", second.Lag)
+		}
+		return
+	}
+	t.Error("the kernel gave no receive time in 20 attempts")
+}
+
+func TestFailuresOfTheServer(t *testing.T) {
+	begun := eventStreamHead + inChunks(roleEvent, tokenEvent("a", 1))
+	hangs := func(parts ...string) exchange {
+		return func(conn net.Conn, r *http.Request, body string) bool {
+			says(parts...)(conn, r, body)
+			_, _ = conn.Read(make([]byte, 1)) // until the client closes
+			return false
+		}
+	}
+	drips := func(conn net.Conn, r *http.Request, body string) bool {
+		says(eventStreamHead)(conn, r, body)
+		for {
+			if _, err := io.WriteString(conn, inChunks(": still here\n\n")); err != nil {
+				return false
+			}
+			wait(t, 10*time.Millisecond)
+		}
+	}
+	resets := func(conn net.Conn, r *http.Request, body string) bool {
+		says(begun)(conn, r, body)
+		tcp, _ := conn.(*net.TCPConn)
+		_ = tcp.SetLinger(0)
+		return false
+	}
+	for _, test := range []struct {
+		name        string
+		answer      exchange
+		idle, total time.Duration
+		kind        StreamErrorKind
+		text        string
+	}{
+		{"closes in an event", says(begun, "80\r\ndata: {").thenCloses(), 0, 0, StreamCut, "the server closed the connection in the middle of the response"},
+		{"closes after an event", says(begun).thenCloses(), 0, 0, StreamCut, "the server closed the connection in the middle of the response"},
+		{"closes before it answers", says().thenCloses(), 0, 0, StreamCut, "the server closed the connection before it answered"},
+		{"resets", resets, 0, 0, StreamCut, "connection"},
+		{"no [DONE]", says(begun, lastChunk), 0, 0, StreamNoDone, "without data: [DONE]"},
+		{"error event", says(eventStreamHead, inChunks(`data: {"error":{"message":"no memory"}}`+"\n\n"), inChunks(doneEvent), lastChunk), 0, 0, StreamErrorEvent, "no memory"},
+		{"never answers", hangs(), 50 * time.Millisecond, 0, StreamIdleTimeout, "the server sent nothing for 50ms"},
+		{"falls silent", hangs(begun), 50 * time.Millisecond, 0, StreamIdleTimeout, "the server sent nothing for 50ms"},
+		{"drips for ever", drips, time.Minute, 100 * time.Millisecond, StreamTotalTimeout, "not done after 100ms"},
+		{"an event without an end", says(eventStreamHead, inChunks("data: "+strings.Repeat("x", 2<<20))), 0, 0, StreamMalformed, "an event is longer than 1048576 bytes"},
+		{"refuses", says("HTTP/1.1 500 Internal Server Error\r\nContent-Length: 4\r\n\r\nouch"), 0, 0, StreamStatus5xx, "status 500 Internal Server Error: ouch"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			s := newTestStream(t, StreamConfig{BaseURL: serveRaw(t, always(test.answer)), IdleTimeout: test.idle, RequestTimeout: test.total})
+			start := time.Now()
+			_, err := tokensOf(t, s)
+			if failure := wantKind(t, err, test.kind); !strings.Contains(failure.Error(), test.text) {
+				t.Errorf("error is %q, want %q in it", failure, test.text)
+			}
+			if took := time.Since(start); took > 5*time.Second {
+				t.Errorf("noticed after %v", took)
+			}
+		})
+	}
+}
+
+func TestStreamGoesOnAfterAFailure(t *testing.T) {
+	requests := 0 // of one connection after the other
+	refusal := "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy"
+	s := newTestStream(t, StreamConfig{BaseURL: serveRaw(t, always(func(conn net.Conn, r *http.Request, body string) bool {
+		requests++
+		switch requests {
+		case 1:
+			return says(refusal)(conn, r, body)
+		case 3:
+			return says(eventStreamHead, "nonsense")(conn, r, body)
+		}
+		return says(goodAnswer(1))(conn, r, body)
+	}))})
+	_, err := tokensOf(t, s)
+	wantKind(t, err, StreamStatus5xx)
+	if _, err := tokensOf(t, s); err != nil {
+		t.Error(err)
+	}
+	if s.Connects() != 1 {
+		t.Errorf("%d connections after a refusal, want the first one kept", s.Connects())
+	}
+	_, err = tokensOf(t, s)
+	wantKind(t, err, StreamMalformed)
+	if _, err := tokensOf(t, s); err != nil {
+		t.Error(err)
+	}
+	if s.Connects() != 2 {
+		t.Errorf("%d connections after nonsense, want a new one", s.Connects())
+	}
+}
+
+// A server may close a connection that is idle, even while the next request is
+// under way; that is not its failure.
+func TestClosedIdleConnectionsAreReplaced(t *testing.T) {
+	closed := make(chan struct{}, 2)
+	for name, first := range map[string]func() exchange{
+		"closed before the next request": func() exchange {
+			return func(conn net.Conn, r *http.Request, body string) bool {
+				says(goodAnswer(1))(conn, r, body)
+				_ = conn.Close()
+				closed <- struct{}{}
+				return false
+			}
+		},
+		"closed on the next request": func() exchange {
+			answered := false
+			return func(conn net.Conn, r *http.Request, body string) bool {
+				if answered {
+					return false
+				}
+				answered = true
+				closed <- struct{}{}
+				return says(goodAnswer(1))(conn, r, body)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newTestStream(t, StreamConfig{BaseURL: serveRaw(t, func(connection int) exchange {
+				if connection == 0 {
+					return first()
+				}
+				return says(goodAnswer(2))
+			})})
+			if got, err := tokensOf(t, s); err != nil || len(got) != 3 {
+				t.Fatalf("first answer %v (%v)", got, err)
+			}
+			<-closed
+			if got, err := tokensOf(t, s); err != nil || len(got) != 4 {
+				t.Errorf("second answer %v (%v)", got, err)
+			}
+			if s.Connects() != 2 {
+				t.Errorf("%d connections, want 2", s.Connects())
+			}
+		})
+	}
+}
+
+// A server that closes every connection without an answer is at fault, and not
+// asked again and again.
+func TestLostRequestsAreRetriedOnce(t *testing.T) {
+	s := newTestStream(t, StreamConfig{BaseURL: serveRaw(t, func(connection int) exchange {
+		first := connection == 0
+		return func(conn net.Conn, r *http.Request, body string) bool {
+			answer := first
+			first = false
+			return answer && says(goodAnswer(1))(conn, r, body)
+		}
+	})})
+	if _, err := tokensOf(t, s); err != nil {
+		t.Fatal(err)
+	}
+	_, err := tokensOf(t, s)
+	wantKind(t, err, StreamCut)
+	if s.Connects() != 2 {
+		t.Errorf("%d connections, want 2", s.Connects())
+	}
+}
+
+// The end of a connection often comes together with its last bytes, and must not
+// wait for the idle timeout.
+func TestEndTogetherWithData(t *testing.T) {
+	s := newTestStream(t, StreamConfig{BaseURL: serveRaw(t, always(says(eventStreamHead+inChunks(tokenEvent("a", 1))).thenCloses()))})
+	start := time.Now()
+	for range 200 {
+		_, err := tokensOf(t, s)
+		wantKind(t, err, StreamCut)
+	}
+	if took := time.Since(start); took > 10*time.Second {
+		t.Errorf("200 cut requests took %v", took)
+	}
+}
+
+func TestCompleteAnswerWithoutItsEnd(t *testing.T) {
+	s := newTestStream(t, StreamConfig{BaseURL: serveRaw(t, always(says(eventStreamHead, inChunks(doneEvent)).thenCloses()))})
+	if _, err := tokensOf(t, s); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCancelling(t *testing.T) {
+	for _, answer := range []string{"", eventStreamHead + inChunks(tokenEvent("a", 1))} {
+		arrived := make(chan struct{}, 1)
+		s := newTestStream(t, StreamConfig{BaseURL: serveRaw(t, always(func(conn net.Conn, r *http.Request, body string) bool {
+			arrived <- struct{}{}
+			return says(answer)(conn, r, body)
+		}))})
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			<-arrived
+			cancel()
+		}()
+		start := time.Now()
+		err := s.Complete(ctx, nil, func(*StreamRead) {})
+		if !errors.Is(err, context.Canceled) || time.Since(start) > 5*time.Second {
+			t.Errorf("%v after %v, want context.Canceled at once", err, time.Since(start))
+		}
+		if err := s.Complete(ctx, nil, func(*StreamRead) {}); !errors.Is(err, context.Canceled) {
+			t.Errorf("%v, want context.Canceled", err)
+		}
+	}
+}
+
+func TestNobodyListens(t *testing.T) {
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := "http://" + listener.Addr().String()
+	_ = listener.Close()
+	s := newTestStream(t, StreamConfig{BaseURL: url})
+	_, err = tokensOf(t, s)
+	wantKind(t, err, StreamConnect)
+}
+
+func TestStreamOverTLS(t *testing.T) {
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		for _, event := range []string{roleEvent, tokenEvent("a", 1), tokenEvent("b", 2), finalEvent(2), doneEvent} {
+			_, _ = io.WriteString(w, event)
+			_ = http.NewResponseController(w).Flush()
+		}
+	}))
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // a client that does not trust it is part of the test
+	server.StartTLS()
+	defer server.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(server.Certificate())
+	s := newTestStream(t, StreamConfig{BaseURL: server.URL, TLS: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}})
+	for range 2 {
+		var tokens []int
+		if err := s.Complete(t.Context(), []byte("{}"), func(r *StreamRead) {
+			if r.Stamp != StampMissing || r.At < r.SentAt || r.Lag != 0 {
+				t.Errorf("read %+v", r)
+			}
+			for _, c := range r.Chunks {
+				tokens = append(tokens, c.Tokens)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if want := []int{0, 1, 2, 2}; !slices.Equal(tokens, want) {
+			t.Errorf("tokens %v, want %v", tokens, want)
+		}
+	}
+	if s.Connects() != 1 {
+		t.Errorf("%d connections, want 1", s.Connects())
+	}
+	untrusting := newTestStream(t, StreamConfig{BaseURL: server.URL})
+	_, err := tokensOf(t, untrusting)
+	wantKind(t, err, StreamConnect)
+}
+
+func TestStreamConfigsRefused(t *testing.T) {
+	for _, test := range []struct {
+		cfg  StreamConfig
+		want string
+	}{
+		{StreamConfig{BaseURL: "node1:8000"}, `want http://HOST:PORT or https://HOST:PORT`},
+		{StreamConfig{BaseURL: "http://"}, `vLLM base URL is "http://", want http://HOST:PORT or https://HOST:PORT`},
+		{StreamConfig{BaseURL: "ftp://a"}, `vLLM base URL is "ftp://a", want http://HOST:PORT or https://HOST:PORT`},
+		{StreamConfig{BaseURL: "http://a", APIKey: "a\n"}, "the vLLM API key holds control characters, such as a line break"},
+	} {
+		if _, err := NewStreamClient(test.cfg); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("error is %v, want %q", err, test.want)
+		}
+	}
+}
