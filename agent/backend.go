@@ -31,11 +31,9 @@ type backend struct {
 	loadMaxAge       time.Duration
 	log              zerolog.Logger
 
-	metrics atomic.Pointer[datedLoad]
-	// The rest belongs to whoever holds [Live.commanding], and to the start.
-	actuator  vllm.Actuator
-	commanded int  // last asked for, 0: nothing yet
-	uncertain bool // whether the server runs commanded is not known
+	metrics  atomic.Pointer[datedLoad]
+	actuator vllm.Actuator // chosen at the start
+	setting  setting
 }
 
 type datedLoad struct {
@@ -96,24 +94,24 @@ func (b *backend) chooseActuator(ctx context.Context) error {
 	return nil
 }
 
-// setBatchSize tells the server, once.
+// setBatchSize tells the server, once. Only one may do so at a time.
 func (b *backend) setBatchSize(ctx context.Context, n int, rampUpRate float64) error {
 	if err := b.server.SetBatchSize(ctx, b.actuator, n, rampUpRate); err != nil {
 		var failed *vllm.CommandError
 		if errors.As(err, &failed) && failed.Outcome == vllm.OutcomeUnknown {
-			b.uncertain = true
+			b.setting.leftUnanswered()
 		}
 		return err
 	}
-	b.commanded, b.uncertain = n, false
+	b.setting.told(n, rampUpRate, time.Now())
 	b.load.SetConcurrency(b.concurrencyFor(n))
 	return nil
 }
 
-// touched reports whether the server may run anything but its initial batch size
-// or what it had before the run.
-func (b *backend) touched() bool {
-	return b.uncertain || b.commanded != 0 && b.commanded != b.initialBatchSize
+// lostConnections counts the requests that failed as they do when a server dies.
+func (b *backend) lostConnections() uint64 {
+	failed := b.load.Stats().FailedByKind
+	return failed[vllm.StreamConnect] + failed[vllm.StreamCut]
 }
 
 // scrape reads the server's metrics once.

@@ -91,8 +91,8 @@ type Live struct {
 	commanding sync.Mutex
 	mu         sync.Mutex
 	pipeline   *Pipeline
-	ready      bool
-	stale      []bool // per model, as of the last step
+	commands   context.Context // of a run that takes commands, else nil
+	stale      []bool          // per model, as of the last step
 }
 
 // NewLive prepares a live run. Nothing is contacted before [Live.Run]. Its errors
@@ -109,7 +109,11 @@ func NewLive(cfg LiveConfig) (*Live, error) {
 	}
 	l.feed = newPowerFeed(gpus, cfg.Stagger.Seconds())
 	var err error
-	l.power, err = zeusd.NewClient(zeusd.Config{Targets: targets, AskAfter: cfg.StaleAfter / 2, OnReading: l.onReading, Log: cfg.Log})
+	l.power, err = zeusd.NewClient(zeusd.Config{
+		Targets: targets, OnReading: l.onReading, OnStatus: l.onStatus, Log: cfg.Log,
+		// Power is not to become stale because one answer was lost.
+		AskAfter: cfg.StaleAfter / 4, RequestTimeout: cfg.StaleAfter / 4,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", datacenter.ErrInvalidInput, err)
 	}
@@ -143,6 +147,14 @@ func (l *Live) onReading(r zeusd.Reading) {
 	}
 }
 
+// onStatus leaves GPUs that a daemon turns out not to have out of their models'
+// means. Those that it has and cannot read keep the power they had.
+func (l *Live) onStatus(s zeusd.EndpointStatus) {
+	for _, index := range s.UnknownGPUs {
+		l.feed.lose(gpuID{s.Endpoint.String(), index}, l.nowS())
+	}
+}
+
 // Run checks the hardware, puts it under load, waits until it is warm and then
 // computes a state every dt_s until ctx is done, handing each to emit. However
 // it ends, it then restores the initial batch sizes, unless told to leave them,
@@ -157,11 +169,16 @@ func (l *Live) Run(ctx context.Context, emit func(*datacenter.State) error) (Tim
 	defer stopStepping(nil)
 	unwatch := context.AfterFunc(running, func() { stopStepping(context.Cause(running)) })
 
-	timing, err := l.run(stepping, running, services, emit)
+	// Commands are given up before the restoring begins, which waits for them.
+	commands, stopCommands := context.WithCancel(running)
+	defer stopCommands()
+
+	timing, err := l.run(stepping, running, commands, services, emit)
 	unwatch()
 	if ctx.Err() != nil && (errors.Is(err, context.Cause(ctx)) || errors.Is(err, context.Canceled)) {
 		err = nil
 	}
+	stopCommands()
 	restoreErr := l.restore(running)
 	stop()
 	err = errors.Join(err, restoreErr, services.Wait())
@@ -178,7 +195,7 @@ func (l *Live) Close() {
 }
 
 // run is [Live.Run] up to the end of the steps.
-func (l *Live) run(ctx, running context.Context, services *errgroup.Group, emit func(*datacenter.State) error) (Timing, error) {
+func (l *Live) run(ctx, running, commands context.Context, services *errgroup.Group, emit func(*datacenter.State) error) (Timing, error) {
 	if err := l.checkHealth(ctx); err != nil {
 		return Timing{}, err
 	}
@@ -192,14 +209,14 @@ func (l *Live) run(ctx, running context.Context, services *errgroup.Group, emit 
 	for _, b := range l.backends {
 		services.Go(func() error { return b.load.Run(running) })
 		if l.cfg.PrometheusPollInterval > 0 {
-			services.Go(func() error { l.watch(running, b); return nil })
+			services.Go(func() error { l.watch(running, commands, b); return nil })
 		}
 	}
 	if err := l.warmUp(ctx); err != nil {
 		return Timing{}, err
 	}
 	l.mu.Lock()
-	l.ready = true
+	l.commands = commands
 	l.mu.Unlock()
 	l.cfg.Log.Info().Int("models", len(l.backends)).Msg("warm: the steps begin")
 	return RunPaced(ctx, l, l.cfg.DT, emit)
@@ -221,11 +238,15 @@ func (l *Live) forEach(f func(*backend) error) error {
 	return errors.Join(errs...)
 }
 
-// checkHealth asks every vLLM server and zeusd daemon, and reports all that are
-// amiss.
+// checkHealth asks every vLLM server and zeusd daemon at once, and reports all
+// that are amiss.
 func (l *Live) checkHealth(ctx context.Context) error {
-	vllmErr := l.forEach(func(b *backend) error { return b.checkHealth(ctx) })
-	return errors.Join(vllmErr, l.checkDaemons(ctx))
+	var vllmErr, zeusdErr error
+	var group sync.WaitGroup
+	group.Go(func() { vllmErr = l.forEach(func(b *backend) error { return b.checkHealth(ctx) }) })
+	group.Go(func() { zeusdErr = l.checkDaemons(ctx) })
+	group.Wait()
+	return errors.Join(vllmErr, zeusdErr)
 }
 
 func (l *Live) checkDaemons(ctx context.Context) error {
@@ -356,7 +377,6 @@ func (l *Live) warmUp(ctx context.Context) error {
 
 // Step computes the next state; it is for [RunPaced].
 func (l *Live) Step(wallTime time.Time) (*datacenter.State, error) {
-	l.dropLostGPUs()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	state, err := l.pipeline.Step(wallTime)
@@ -364,19 +384,6 @@ func (l *Live) Step(wallTime time.Time) (*datacenter.State, error) {
 		return nil, err
 	}
 	return state, l.noteStaleness(state)
-}
-
-// dropLostGPUs leaves GPUs not heard of for too long out of their models' means,
-// where there are others to go by.
-func (l *Live) dropLostGPUs() {
-	now := time.Now()
-	for _, b := range l.backends {
-		for _, g := range b.gpus {
-			if b.ageOf(g, now) >= l.cfg.StaleAfter {
-				l.feed.lose(gpuID{g.Endpoint.String(), g.Index}, l.nowS())
-			}
-		}
-	}
 }
 
 // noteStaleness tells when a model's power becomes stale and fresh again, and
@@ -411,8 +418,9 @@ func (l *Live) Apply(ctx context.Context, command datacenter.Command) error {
 	defer l.commanding.Unlock()
 	set, isSet := command.(datacenter.SetBatchSize)
 	l.mu.Lock()
+	commands := l.commands
 	switch {
-	case !l.ready:
+	case commands == nil || commands.Err() != nil:
 		l.mu.Unlock()
 		return &datacenter.CommandError{Field: "", Reason: datacenter.ErrNotPossible, Detail: "the run has not begun, or is over"}
 	case !isSet:
@@ -425,13 +433,15 @@ func (l *Live) Apply(ctx context.Context, command datacenter.Command) error {
 		return err
 	}
 
+	// The end of the run is the end of its commands.
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	defer context.AfterFunc(commands, cancel)()
 	labels := slices.Sorted(maps.Keys(set.BatchSizeByModel))
 	errs := make([]error, len(labels))
 	var group sync.WaitGroup
 	for i, label := range labels {
 		group.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, commandTimeout)
-			defer cancel()
 			b := l.backends[l.pipeline.modelIndex(label)]
 			errs[i] = b.setBatchSize(ctx, set.BatchSizeByModel[label], set.RampUpRateByModel[label])
 		})
@@ -472,9 +482,6 @@ func (e *ServersError) Error() string {
 func (l *Live) restore(ctx context.Context) error {
 	l.commanding.Lock()
 	defer l.commanding.Unlock()
-	l.mu.Lock()
-	l.ready = false
-	l.mu.Unlock()
 	if !l.cfg.RestoreBatchSizes {
 		return nil
 	}
@@ -482,7 +489,7 @@ func (l *Live) restore(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commandTimeout)
 	defer cancel()
 	return l.forEach(func(b *backend) error {
-		if !b.touched() {
+		if !b.setting.mayDifferFrom(b.initialBatchSize) {
 			return nil
 		}
 		if err := b.setBatchSize(ctx, b.initialBatchSize, 0); err != nil {

@@ -7,30 +7,41 @@ import (
 	"github.com/g2g-agent/g2g-agent/vllm"
 )
 
-// watch reads a server's metrics again and again until ctx is done. When the
-// server comes back after it could not be asked, it may have been restarted and
-// have forgotten its batch size: it is told again.
-func (l *Live) watch(ctx context.Context, b *backend) {
+// restartGuessEvery bounds how often lost connections alone make a server be
+// told its batch size again.
+const restartGuessEvery = 5 * time.Second
+
+// watch reads a server's metrics again and again until ctx is done. A server that
+// could not be asked, or that lost connections, may have been restarted and have
+// forgotten its batch size: once it answers it is told again, until commands is
+// done.
+func (l *Live) watch(ctx, commands context.Context, b *backend) {
 	ticker := time.NewTicker(l.cfg.PrometheusPollInterval)
 	defer ticker.Stop()
-	failing, forgotten := false, false
+	failing, refusing := false, false
+	lost, guessedAt := uint64(0), time.Time{}
 	for {
-		switch err := b.scrape(ctx); {
+		err := b.scrape(ctx)
+		switch {
 		case ctx.Err() != nil:
 			return
-		case err != nil:
-			if !failing {
-				b.log.Warn().Err(err).Msg("no metrics from the vLLM server; it is asked on")
+		case err != nil && !failing:
+			b.log.Warn().Err(err).Msg("no metrics from the vLLM server; it is asked on")
+		case err == nil && failing:
+			b.log.Info().Msg("metrics from the vLLM server again")
+		}
+		if failing = err != nil; failing {
+			b.setting.doubt()
+		} else {
+			if n := b.lostConnections(); n != lost && time.Since(guessedAt) >= restartGuessEvery {
+				lost, guessedAt = n, time.Now()
+				b.setting.doubt()
 			}
-			failing, forgotten = true, true
-		default:
-			if failing {
-				b.log.Info().Msg("metrics from the vLLM server again")
+			err := l.tellAgain(commands, b)
+			if err != nil && !refusing {
+				b.log.Warn().Err(err).Msg("the vLLM server does not take its batch size; it is told again")
 			}
-			failing = false
-			if forgotten {
-				forgotten = !l.assertBatchSize(ctx, b)
-			}
+			refusing = err != nil
 		}
 		select {
 		case <-ctx.Done():
@@ -40,20 +51,22 @@ func (l *Live) watch(ctx context.Context, b *backend) {
 	}
 }
 
-// assertBatchSize tells a server that came back which batch size it is to run,
-// and reports whether it knows.
-func (l *Live) assertBatchSize(ctx context.Context, b *backend) bool {
+// tellAgain tells a server its batch size if it may run another.
+func (l *Live) tellAgain(ctx context.Context, b *backend) error {
+	if _, _, wanted := b.setting.toTell(time.Now()); !wanted || b.actuator == vllm.ActuatorConcurrency {
+		return nil
+	}
 	l.commanding.Lock()
 	defer l.commanding.Unlock()
-	if b.commanded == 0 || b.actuator == vllm.ActuatorConcurrency {
-		return true
+	batchSize, rampUpRate, wanted := b.setting.toTell(time.Now()) // a command may have come between
+	if !wanted || ctx.Err() != nil {
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
-	if err := b.setBatchSize(ctx, b.commanded, 0); err != nil {
-		b.log.Warn().Err(err).Msg("the vLLM server is back, but would not take its batch size")
-		return false
+	if err := b.setBatchSize(ctx, batchSize, rampUpRate); err != nil {
+		return err
 	}
-	b.log.Info().Int("batch_size", b.commanded).Msg("the vLLM server is back and was told its batch size")
-	return true
+	b.log.Info().Int("batch_size", batchSize).Msg("the vLLM server may have forgotten its batch size and was told again")
+	return nil
 }
