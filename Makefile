@@ -11,10 +11,10 @@ COUNT    ?= 6
 GENERATED = $(shell git grep -lE '^(//|\#|<!--) Code generated .* DO NOT EDIT')
 
 .NOTPARALLEL:
-.PHONY: check build test bench compare fmt fmt-check lint vet test-race generated tidy cross no-fma fuzz bench-once vuln
+.PHONY: check build test bench compare compare-load step-timing soak fmt fmt-check lint vet test-race generated tidy cross no-fma fuzz bench-once soak-short vuln
 
 # The gate: everything that must hold before a commit.
-check: fmt-check lint vet test-race generated tidy cross no-fma fuzz bench-once vuln
+check: fmt-check lint vet test-race generated tidy cross no-fma fuzz bench-once soak-short vuln
 	@echo "== check: all passed"
 
 # The program, as it is released.
@@ -33,6 +33,18 @@ bench:
 # Speed side by side with OpenG2G; ARGS=--write puts the table into docs/performance.md.
 compare:
 	scripts/compare_openg2g.sh speed $(ARGS)
+
+# The load generators side by side, likewise; takes two idle cores and 8 minutes.
+compare-load:
+	scripts/compare_loadgen.sh $(ARGS)
+
+# How many steps of a large live run start late, likewise; takes two idle cores and 6 minutes.
+step-timing:
+	go run ./scripts/steptiming $(ARGS)
+
+# The demo under faults for half an hour: no step missing, no power lost, no growth.
+soak:
+	go run ./scripts/soak -duration-s 1800 $(ARGS)
 
 # Lay the code out as fmt-check wants it.
 fmt:
@@ -88,6 +100,10 @@ fuzz:
 bench-once:
 	@echo "== benchmarks, once"
 	go test -run='^$$' -bench=. -benchtime=1x ./...
+
+soak-short:
+	@echo "== the demo under faults, 20 s"
+	go run ./scripts/soak -duration-s 20
 
 vuln:
 	@echo "== known vulnerabilities"

@@ -31,9 +31,10 @@ type backend struct {
 	loadMaxAge       time.Duration
 	log              zerolog.Logger
 
-	metrics  atomic.Pointer[datedLoad]
-	actuator vllm.Actuator // chosen at the start
-	setting  setting
+	busy    chan struct{} // holds one while the server is being told something
+	metrics atomic.Pointer[datedLoad]
+	chosen  atomic.Pointer[vllm.Actuator] // at the start
+	setting setting
 }
 
 type datedLoad struct {
@@ -42,7 +43,7 @@ type datedLoad struct {
 }
 
 // newBackend returns the backend of model m.
-func newBackend(cfg *LiveConfig, m int, power *zeusd.Client) (*backend, error) {
+func newBackend(cfg *LiveConfig, m int, power *zeusd.Client, gpus []GPU) (*backend, error) {
 	h, model := &cfg.Hardware[m], &cfg.Models[m]
 	log := cfg.Log.With().Str("model_label", model.ModelLabel).Logger()
 	server, err := vllm.NewServer(vllm.Config{BaseURL: h.VLLMBaseURL, ModelID: model.ModelID, APIKey: h.APIKey, Log: log})
@@ -51,7 +52,7 @@ func newBackend(cfg *LiveConfig, m int, power *zeusd.Client) (*backend, error) {
 	}
 	b := &backend{
 		label: model.ModelLabel, initialBatchSize: model.InitialBatchSize, maxBatchSize: slices.Max(model.FeasibleBatchSizes),
-		gpus: h.GPUs, power: power, began: time.Now(), server: server, wantedActuator: h.Actuator,
+		gpus: gpus, power: power, began: time.Now(), server: server, wantedActuator: h.Actuator, busy: make(chan struct{}, 1),
 		// Two polls may fail before the last answer is too old.
 		loadMaxAge: max(cfg.StaleAfter, 3*cfg.PrometheusPollInterval),
 		log:        log,
@@ -59,16 +60,40 @@ func newBackend(cfg *LiveConfig, m int, power *zeusd.Client) (*backend, error) {
 	b.load, err = loadgen.New(loadgen.Config{
 		BaseURL: h.VLLMBaseURL, ModelID: model.ModelID, ModelLabel: model.ModelLabel, APIKey: h.APIKey,
 		Concurrency: b.concurrencyFor(model.InitialBatchSize), Requests: h.Requests, MaxOutputTokens: cfg.MaxOutputTokens,
-		ExtraBody: h.RequestExtraBody, ITLWindow: cfg.ITLWindow, Log: cfg.Log,
+		ExtraBody: h.RequestExtraBody, ITLWindow: cfg.ITLWindow, Log: cfg.Log, Seed: cfg.Seed + uint64(m),
 	})
+	if err != nil {
+		server.Close()
+	}
 	return b, err
 }
+
+// actuator is how batch sizes are set, empty before the start has found out.
+func (b *backend) actuator() vllm.Actuator {
+	if a := b.chosen.Load(); a != nil {
+		return *a
+	}
+	return ""
+}
+
+// acquire waits for the right to tell the server something; release gives it
+// back.
+func (b *backend) acquire(ctx context.Context) error {
+	select {
+	case b.busy <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (b *backend) release() { <-b.busy }
 
 // concurrencyFor is the number of requests to keep in flight at a batch size:
 // twice the largest there will be, so that the server always has some waiting,
 // or just the batch size where the load alone keeps the batch down.
 func (b *backend) concurrencyFor(batchSize int) int {
-	if b.actuator == vllm.ActuatorConcurrency {
+	if b.actuator() == vllm.ActuatorConcurrency {
 		return batchSize
 	}
 	return 2 * max(b.maxBatchSize, batchSize)
@@ -82,23 +107,22 @@ func (b *backend) checkHealth(ctx context.Context) error {
 }
 
 // chooseActuator finds out how batch sizes can be set, unless the config says so.
-func (b *backend) chooseActuator(ctx context.Context) error {
-	b.actuator = b.wantedActuator
-	if b.actuator != "" {
-		return nil
+func (b *backend) chooseActuator(ctx context.Context) (vllm.Actuator, error) {
+	if b.wantedActuator != "" {
+		return b.wantedActuator, nil
 	}
-	var err error
-	if b.actuator, err = b.server.ProbeActuator(ctx); err != nil {
-		return fmt.Errorf("no way to set batch sizes was found: %w", err)
+	actuator, err := b.server.ProbeActuator(ctx)
+	if err != nil {
+		return "", fmt.Errorf("no way to set batch sizes was found: %w", err)
 	}
-	return nil
+	return actuator, nil
 }
 
-// setBatchSize tells the server, once. Only one may do so at a time.
+// setBatchSize tells the server, once. It is for whoever has acquired b, and for
+// the start.
 func (b *backend) setBatchSize(ctx context.Context, n int, rampUpRate float64) error {
-	if err := b.server.SetBatchSize(ctx, b.actuator, n, rampUpRate); err != nil {
-		var failed *vllm.CommandError
-		if errors.As(err, &failed) && failed.Outcome == vllm.OutcomeUnknown {
+	if err := b.server.SetBatchSize(ctx, b.actuator(), n, rampUpRate); err != nil {
+		if outcomeOf(err) == vllm.OutcomeUnknown {
 			b.setting.leftUnanswered()
 		}
 		return err
@@ -106,6 +130,26 @@ func (b *backend) setBatchSize(ctx context.Context, n int, rampUpRate float64) e
 	b.setting.told(n, rampUpRate, time.Now())
 	b.load.SetConcurrency(b.concurrencyFor(n))
 	return nil
+}
+
+// outcomeOf is what became of a command that failed.
+func outcomeOf(err error) vllm.Outcome {
+	if failed := (*vllm.CommandError)(nil); errors.As(err, &failed) {
+		return failed.Outcome
+	}
+	return vllm.OutcomeUnreachable
+}
+
+// requests sums up what became of the load's requests.
+func (b *backend) requests() string {
+	stats := b.load.Stats()
+	text := fmt.Sprintf("%d requests completed", stats.Completed)
+	for kind, n := range stats.FailedByKind {
+		if n > 0 {
+			text += fmt.Sprintf(", %d failed (%s)", n, vllm.StreamErrorKind(kind))
+		}
+	}
+	return text
 }
 
 // lostConnections counts the requests that failed as they do when a server dies.
@@ -176,9 +220,12 @@ func (b *backend) unread() []string {
 }
 
 // CheckBatchSize implements hardware.
-func (b *backend) CheckBatchSize(_ int, rampUpRate float64) error {
-	if rampUpRate != 0 && b.actuator != "" && b.actuator != vllm.ActuatorSetMaxNumSeqs {
-		return fmt.Errorf("ramp_up_rate needs the actuator %s, this server has %s", vllm.ActuatorSetMaxNumSeqs, b.actuator)
+func (b *backend) CheckBatchSize(batchSize int, rampUpRate float64) error {
+	if batchSize > maxLiveBatchSize {
+		return fmt.Errorf("a live run has batch sizes of at most %d", maxLiveBatchSize)
+	}
+	if actuator := b.actuator(); rampUpRate != 0 && actuator != "" && actuator != vllm.ActuatorSetMaxNumSeqs {
+		return fmt.Errorf("ramp_up_rate needs the actuator %s, this server has %s", vllm.ActuatorSetMaxNumSeqs, actuator)
 	}
 	return nil
 }

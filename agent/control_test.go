@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -271,6 +272,7 @@ func TestPacedRunKeepsItsTimes(t *testing.T) {
 			t.Fatal(err)
 		}
 		start := time.Now()
+		var lateSteps []int64
 		timing, err := RunPaced(t.Context(), replay, cfg.DT, func(s *datacenter.State) error {
 			due := time.Duration(s.TimeS * float64(time.Second))
 			if late := time.Since(start) - due; s.Seq != 8 && s.Seq != 9 && (late < 0 || late > time.Microsecond) {
@@ -283,7 +285,10 @@ func TestPacedRunKeepsItsTimes(t *testing.T) {
 				<-time.After(900 * time.Millisecond) // held up beyond the next two steps
 			}
 			return nil
-		})
+		}, func(timing Timing, _ time.Duration) { lateSteps = append(lateSteps, timing.Steps-1) })
+		if !slices.Equal(lateSteps, []int64{8, 9}) || timing.Elapsed.Round(time.Millisecond) != 9667*time.Millisecond {
+			t.Errorf("steps %v were reported late and %v elapsed, want steps 8 and 9 and 9.667 s", lateSteps, timing.Elapsed)
+		}
 		if err != nil || timing.Steps != 30 || timing.LateSteps != 2 || timing.MaxLateness.Round(time.Millisecond) != 567*time.Millisecond {
 			t.Errorf("timing %+v (%v), want 30 steps, 2 of them late, by 567 ms at most", timing, err)
 		}
@@ -298,7 +303,7 @@ func TestRunsEndWithTheirContext(t *testing.T) {
 	for name, run := range map[string]func(context.Context, Stepper, func(*datacenter.State) error) (Timing, error){
 		"fast": RunFast,
 		"paced": func(ctx context.Context, s Stepper, emit func(*datacenter.State) error) (Timing, error) {
-			return RunPaced(ctx, s, seconds(t, "1"), emit)
+			return RunPaced(ctx, s, seconds(t, "1"), emit, nil)
 		},
 	} {
 		synctest.Test(t, func(t *testing.T) {

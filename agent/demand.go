@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"math"
+	"slices"
 )
 
 // demand is how many replicas the models ask for over time: their schedules,
@@ -11,20 +12,26 @@ type demand struct {
 	cfg     *Config
 	shift   []int // per model
 	maxWalk int64 // see firstOverload
+	// fromZero: a model whose schedule starts at 0 gets servers later, as in
+	// OpenG2G's live datacenter. In its replays it never does, whatever its ramps.
+	fromZero bool
 }
 
 func newDemand(cfg *Config) demand {
 	return demand{cfg: cfg, shift: make([]int, len(cfg.Models)), maxWalk: math.MaxInt64}
 }
 
-// replicasAt sets replicas to what each model asks for at time tS. A model whose
-// schedule starts at 0 never gets a server, whatever its ramps and shifts, as in
-// OpenG2G.
+// hasServers reports whether model m ever gets a server.
+func (d *demand) hasServers(m int) bool {
+	return d.cfg.Models[m].InitialReplicas() > 0 || d.fromZero && d.cfg.Models[m].Replicas != nil
+}
+
+// replicasAt sets replicas to what each model asks for at time tS.
 func (d *demand) replicasAt(tS float64, replicas []int) {
 	for m := range d.cfg.Models {
 		replicas[m] = 0
-		if model := &d.cfg.Models[m]; model.InitialReplicas() > 0 {
-			replicas[m] = max(0, model.Replicas.ReplicasAt(tS)+d.shift[m])
+		if d.hasServers(m) {
+			replicas[m] = max(0, d.cfg.Models[m].Replicas.ReplicasAt(tS)+d.shift[m])
 		}
 	}
 }
@@ -48,28 +55,27 @@ type overload struct {
 
 // firstOverload returns the first step in [from, to) at which the capacity or
 // the pool's servers do not suffice, nil if there is none. Servers go to one
-// model each, so they may run out before GPUs do. Stretches between the starts
-// and ends of ramps that fit whatever the ramps pass through are passed over;
-// where more than maxWalk steps would have to be looked at one by one, the last
-// of them is taken for an overload.
+// model each, so they may run out before GPUs do. Only stretches that come near
+// the capacity are walked step by step, at most maxWalk steps: a stretch that
+// would take more is taken for an overload.
 func (d *demand) firstOverload(from, to int64) *overload {
 	replicas := make([]int, len(d.cfg.Models))
 	walked := int64(0)
 	for k := from; k < to; {
 		t := d.cfg.DT.Times(k)
 		d.replicasAt(t, replicas)
-		over := d.overloadOf(t, replicas)
-		if over != nil {
+		if over := d.overloadOf(t, replicas); over != nil {
 			return over
 		}
-		end := d.boundUntilNextChange(t, replicas)
-		switch {
-		case d.overloadOf(t, replicas) == nil && math.IsInf(end, 1):
+		end := d.nextChange(t)
+		switch fits := d.fitsUntil(t, end, replicas); {
+		case fits && math.IsInf(end, 1):
 			return nil
-		case d.overloadOf(t, replicas) == nil:
+		case fits:
 			// One step of margin absorbs rounding.
 			k = max(k+1, int64(min(end/d.cfg.DT.Float64(), math.MaxInt64/2))-1)
 		case walked == d.maxWalk:
+			d.replicasAt(t, replicas)
 			return d.measure(t, replicas)
 		default:
 			k++
@@ -77,6 +83,31 @@ func (d *demand) firstOverload(from, to int64) *overload {
 		}
 	}
 	return nil
+}
+
+// fitsUntil reports whether all steps from tS until before endS surely fit, with
+// replicas as scratch. Between changes what each model asks for is linear in
+// time but for rounding, to replicas and to servers: with one more of both for
+// each model that changes, the two ends bound what is between.
+func (d *demand) fitsUntil(tS, endS float64, replicas []int) bool {
+	d.replicasAt(tS, replicas)
+	atStart := slices.Clone(replicas)
+	d.replicasAt(math.Nextafter(endS, math.Inf(-1)), replicas)
+	changing := 0
+	for m := range replicas {
+		if replicas[m] != atStart[m] {
+			changing++
+			replicas[m]++
+			atStart[m]++
+		}
+	}
+	f := &d.cfg.Facility
+	for _, n := range [][]int{atStart, replicas} {
+		if o := d.measure(tS, n); o.gpus > f.TotalGPUCapacity || o.servers+changing > f.NumServers() {
+			return false
+		}
+	}
+	return true
 }
 
 // measure is what replicas take at tS.
@@ -97,29 +128,22 @@ func (d *demand) overloadOf(tS float64, replicas []int) *overload {
 	return nil
 }
 
-// boundUntilNextChange raises replicas, those at tS, to the most that each model
-// asks for before the next start or end of a ramp, and returns its time, +Inf if
-// there is none.
-func (d *demand) boundUntilNextChange(tS float64, replicas []int) (endS float64) {
-	endS = math.Inf(1)
+// nextChange is the next start or end of a ramp after tS, +Inf if there is none.
+func (d *demand) nextChange(tS float64) float64 {
+	next := math.Inf(1)
 	for m := range d.cfg.Models {
-		model := &d.cfg.Models[m]
-		if model.InitialReplicas() == 0 {
+		if !d.hasServers(m) {
 			continue
 		}
-		for _, r := range model.Replicas.Ramps() {
-			switch {
-			case r.TStartS > tS:
-				endS = min(endS, r.TStartS)
-			case tS <= r.TEndS:
-				replicas[m] = max(replicas[m], r.Target+d.shift[m])
-				if r.TEndS > tS {
-					endS = min(endS, r.TEndS)
+		for _, r := range d.cfg.Models[m].Replicas.Ramps() {
+			for _, change := range []float64{r.TStartS, r.TEndS} {
+				if change > tS {
+					next = min(next, change)
 				}
 			}
 		}
 	}
-	return endS
+	return next
 }
 
 // describe says what is asked for and what there is.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -70,40 +71,50 @@ const (
 	firstReadingTimeout = 10 * time.Second
 	warmupPollInterval  = 100 * time.Millisecond
 	warmupLogInterval   = 10 * time.Second
+	lateLogInterval     = 10 * time.Second
 	// commandTimeout is for a batch size to be set. The end of a run waits for a
 	// command under way and then restores, and is to take less than 10 s.
 	commandTimeout = 4 * time.Second
 )
+
+// maxLiveBatchSize bounds the requests that a mistyped command makes.
+const maxLiveBatchSize = 16_384
 
 // Live is a run on real hardware: it keeps vLLM servers saturated, measures their
 // latency and their GPUs' power, and scales both to the datacenter's size. [Live.Run]
 // runs it, once; [Live.Apply] may be called from any goroutine meanwhile.
 type Live struct {
 	cfg      LiveConfig
+	onEvent  func(datacenter.Event)
 	began    time.Time // the zero of the histories' clock
 	power    *zeusd.Client
 	feed     *powerFeed
 	backends []*backend
+	started  atomic.Bool
 
-	// commanding is held for the whole of a command, with its requests to the
-	// servers; mu only where the pipeline is touched, so that no step waits for
-	// the network.
-	commanding sync.Mutex
-	mu         sync.Mutex
-	pipeline   *Pipeline
-	commands   context.Context // of a run that takes commands, else nil
-	stale      []bool          // per model, as of the last step
+	// mu guards the pipeline. Nothing waits for the network while it is held, and
+	// nobody outside is called: events wait in pending.
+	mu       sync.Mutex
+	pipeline *Pipeline
+	commands context.Context // of a run that takes commands, else nil
+	pending  []datacenter.Event
+	stale    []bool // per model, as of the last step
 }
 
 // NewLive prepares a live run. Nothing is contacted before [Live.Run]. Its errors
 // wrap [datacenter.ErrInvalidInput].
 func NewLive(cfg LiveConfig) (*Live, error) {
-	l := &Live{cfg: cfg, began: time.Now(), stale: make([]bool, len(cfg.Models))}
-	gpus := make([][]gpuID, len(cfg.Models))
+	if len(cfg.Hardware) != len(cfg.Models) {
+		return nil, fmt.Errorf("%w: %d models have hardware, want all %d", datacenter.ErrInvalidInput, len(cfg.Hardware), len(cfg.Models))
+	}
+	l := &Live{onEvent: cfg.OnEvent, began: time.Now(), stale: make([]bool, len(cfg.Models))}
+	cfg.OnEvent = func(e datacenter.Event) { l.pending = append(l.pending, e) }
+	l.cfg = cfg
+	gpus := make([][]GPU, len(cfg.Models))
 	var targets []zeusd.Target
 	for m, h := range cfg.Hardware {
 		for _, g := range h.GPUs {
-			gpus[m] = append(gpus[m], gpuID{g.Endpoint.String(), g.Index})
+			gpus[m] = append(gpus[m], GPU{g.Endpoint.Address(), g.Index})
 			targets = append(targets, zeusd.Target{Endpoint: g.Endpoint, GPUs: []int{g.Index}})
 		}
 	}
@@ -118,32 +129,41 @@ func NewLive(cfg LiveConfig) (*Live, error) {
 		return nil, fmt.Errorf("%w: %w", datacenter.ErrInvalidInput, err)
 	}
 	pool := cfg.newPool(augment.StaggerSeconds(cfg.Stagger.Seconds()))
-	source := &liveSource{stagger: buffer.NewOffsets(pool.StaggerSeconds()), staleAfterS: cfg.StaleAfter.Seconds(), now: l.nowS}
+	source := &liveSource{stagger: buffer.NewOffsets(pool.StaggerSeconds()), staleAfterS: cfg.StaleAfter.Seconds(), clock: l.clockS}
 	for m := range cfg.Models {
-		b, err := newBackend(&cfg, m, l.power)
+		b, err := newBackend(&cfg, m, l.power, gpus[m])
 		if err != nil {
+			l.Close()
 			return nil, fmt.Errorf("%w: model %q: %w", datacenter.ErrInvalidInput, cfg.Models[m].ModelLabel, err)
 		}
 		l.backends = append(l.backends, b)
 		source.models = append(source.models, newLiveModel(b, l.feed.models[m].history,
 			len(gpus[m]), cfg.Models[m].GPUsPerReplica, cfg.Hardware[m].SimulatedReplicas))
 	}
-	if l.pipeline, err = newPipeline(cfg.Config, pool, source); err != nil {
+	if l.pipeline, err = newPipeline(cfg.Config, pool, source); err == nil {
+		l.pipeline.demand.fromZero = true
+		if over := l.pipeline.demand.firstOverload(0, l.pipeline.horizon); over != nil {
+			err = fmt.Errorf("%w: models: the replica schedules need %s; in a live run the capacity is the sum of simulated_num_replicas times gpus_per_replica",
+				datacenter.ErrInvalidInput, l.pipeline.demand.describe(over))
+		}
+	}
+	if err != nil {
+		l.Close()
 		return nil, err
 	}
 	l.pipeline.demand.maxWalk = maxLiveWalk
 	return l, nil
 }
 
-// maxLiveWalk bounds the look ahead for room, which holds up the steps.
-const maxLiveWalk = 100_000
+// maxLiveWalk bounds the look ahead for room in a shift, which holds up the steps.
+const maxLiveWalk = 10_000
 
-// nowS is the time on the clock of the power histories, in seconds.
-func (l *Live) nowS() float64 { return time.Since(l.began).Seconds() }
+// clockS is a time on the clock of the power histories, in seconds.
+func (l *Live) clockS(t time.Time) float64 { return t.Sub(l.began).Seconds() }
 
 func (l *Live) onReading(r zeusd.Reading) {
 	if r.Kind == zeusd.GPU {
-		l.feed.read(gpuID{r.Endpoint.String(), r.Index}, r.At.Sub(l.began).Seconds(), r.PowerW)
+		l.feed.read(GPU{r.Endpoint, r.Index}, l.clockS(r.At), r.PowerW)
 	}
 }
 
@@ -151,7 +171,27 @@ func (l *Live) onReading(r zeusd.Reading) {
 // means. Those that it has and cannot read keep the power they had.
 func (l *Live) onStatus(s zeusd.EndpointStatus) {
 	for _, index := range s.UnknownGPUs {
-		l.feed.lose(gpuID{s.Endpoint.String(), index}, l.nowS())
+		l.feed.lose(GPU{s.Endpoint, index}, l.clockS(time.Now()))
+	}
+}
+
+// unlock ends a stretch under mu and hands on the events that came up in it.
+func (l *Live) unlock() {
+	events := l.pending
+	l.pending = nil
+	l.mu.Unlock()
+	if l.onEvent != nil {
+		for _, e := range events {
+			l.onEvent(e)
+		}
+	}
+	for _, e := range events {
+		switch data := e.Data.(type) {
+		case datacenter.DataStale:
+			l.cfg.Log.Warn().Str("model_label", data.ModelLabel).Float64("age_s", data.AgeS).Str("cause", data.Cause).Msg("power is stale: the last reading is held")
+		case datacenter.DataFresh:
+			l.cfg.Log.Info().Str("model_label", data.ModelLabel).Msg("power is fresh again")
+		}
 	}
 }
 
@@ -161,6 +201,9 @@ func (l *Live) onStatus(s zeusd.EndpointStatus) {
 // and returns when everything it started has ended. That ctx was done is no
 // error.
 func (l *Live) Run(ctx context.Context, emit func(*datacenter.State) error) (Timing, error) {
+	if l.started.Swap(true) {
+		return Timing{}, errors.New("a live run runs once")
+	}
 	// What runs beside the steps outlives ctx until the servers are restored.
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -208,9 +251,7 @@ func (l *Live) run(ctx, running, commands context.Context, services *errgroup.Gr
 	}
 	for _, b := range l.backends {
 		services.Go(func() error { return b.load.Run(running) })
-		if l.cfg.PrometheusPollInterval > 0 {
-			services.Go(func() error { l.watch(running, commands, b); return nil })
-		}
+		services.Go(func() error { l.watch(running, commands, b); return nil })
 	}
 	if err := l.warmUp(ctx); err != nil {
 		return Timing{}, err
@@ -218,8 +259,21 @@ func (l *Live) run(ctx, running, commands context.Context, services *errgroup.Gr
 	l.mu.Lock()
 	l.commands = commands
 	l.mu.Unlock()
+	defer l.logStats()
+	for _, b := range l.backends {
+		if w := b.load.ITL(time.Now()); w.Method == loadgen.MethodPerChunk {
+			b.log.Warn().Str("itl_method", w.Method).Msg("the server does not say how many tokens a chunk has: each counts as one")
+		}
+	}
 	l.cfg.Log.Info().Int("models", len(l.backends)).Msg("warm: the steps begin")
-	return RunPaced(ctx, l, l.cfg.DT, emit)
+	var saidAt time.Time
+	return RunPaced(ctx, l, l.cfg.DT, emit, func(timing Timing, late time.Duration) {
+		if time.Since(saidAt) < lateLogInterval {
+			return
+		}
+		saidAt = time.Now()
+		l.cfg.Log.Warn().Int64("step", timing.Steps-1).Float64("late_s", late.Seconds()).Int64("late_steps", timing.LateSteps).Msg("a step was late")
+	})
 }
 
 // forEach runs f for every backend at once and joins the errors, each with its
@@ -250,7 +304,7 @@ func (l *Live) checkHealth(ctx context.Context) error {
 }
 
 func (l *Live) checkDaemons(ctx context.Context) error {
-	targets := l.targets()
+	targets := l.power.Targets()
 	errs := make([]error, len(targets))
 	var group sync.WaitGroup
 	for i, t := range targets {
@@ -308,7 +362,7 @@ var errNoReading = errors.New("no power reading")
 func (l *Live) daemonErrors(b *backend) string {
 	var texts []string
 	for _, s := range l.power.Status() {
-		named := slices.ContainsFunc(b.gpus, func(g GPU) bool { return g.Endpoint.String() == s.Endpoint.String() })
+		named := slices.ContainsFunc(b.gpus, func(g GPU) bool { return g.Endpoint == s.Endpoint })
 		if named && s.Err != nil {
 			texts = append(texts, s.Err.Error())
 		} else if named {
@@ -322,12 +376,17 @@ func (l *Live) setInitialBatchSizes(ctx context.Context) error {
 	return l.forEach(func(b *backend) error {
 		ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 		defer cancel()
-		if err := b.chooseActuator(ctx); err != nil {
+		actuator, err := b.chooseActuator(ctx)
+		if err != nil {
 			return err
 		}
-		l.cfg.Log.Info().Str("model_label", b.label).Str("batch_size_actuator", string(b.actuator)).
-			Int("batch_size", b.initialBatchSize).Int("requests_in_flight", b.concurrencyFor(b.initialBatchSize)).Msg("vLLM server set up")
-		return b.setBatchSize(ctx, b.initialBatchSize, 0)
+		b.chosen.Store(&actuator)
+		if err := b.setBatchSize(ctx, b.initialBatchSize, 0); err != nil {
+			return err
+		}
+		b.log.Info().Str("batch_size_actuator", string(actuator)).Int("batch_size", b.initialBatchSize).
+			Int("requests_in_flight", b.concurrencyFor(b.initialBatchSize)).Msg("vLLM server set up")
+		return nil
 	})
 }
 
@@ -358,6 +417,9 @@ func (l *Live) warmUp(ctx context.Context) error {
 			return nil
 		}
 		if elapsed >= l.cfg.WarmupTimeout {
+			for i, b := range l.backends {
+				w.models[i].requests = b.requests()
+			}
 			return w.failure(elapsed)
 		}
 		if now.Sub(lastLog) >= warmupLogInterval {
@@ -376,32 +438,41 @@ func (l *Live) warmUp(ctx context.Context) error {
 }
 
 // Step computes the next state; it is for [RunPaced].
-func (l *Live) Step(wallTime time.Time) (*datacenter.State, error) {
+func (l *Live) Step(due time.Time) (*datacenter.State, error) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	state, err := l.pipeline.Step(wallTime)
+	state, err := l.pipeline.Step(due)
+	if err == nil {
+		l.noteStaleness(state)
+	}
+	l.unlock()
 	if err != nil {
 		return nil, err
 	}
-	return state, l.noteStaleness(state)
+	return state, l.checkStaleness(state)
 }
 
-// noteStaleness tells when a model's power becomes stale and fresh again, and
-// returns an error when it has been stale for too long.
-func (l *Live) noteStaleness(state *datacenter.State) error {
+// noteStaleness tells when a model's power becomes stale and fresh again.
+func (l *Live) noteStaleness(state *datacenter.State) {
 	for m := range state.Models {
-		model := &state.Models[m]
-		log := l.cfg.Log.With().Str("model_label", model.ModelLabel).Logger()
-		switch was := l.stale[m]; {
-		case model.Live.Stale && !was:
-			log.Warn().Float64("age_s", model.Live.StaleAgeS).Str("cause", l.daemonErrors(l.backends[m])).Msg("power is stale: the last reading is held")
-			l.pipeline.emit(datacenter.DataStale{ModelLabel: model.ModelLabel, AgeS: model.Live.StaleAgeS})
-		case !model.Live.Stale && was:
-			log.Info().Msg("power is fresh again")
-			l.pipeline.emit(datacenter.DataFresh{ModelLabel: model.ModelLabel})
+		live, label := &state.Models[m].Live, state.Models[m].ModelLabel
+		switch {
+		case live.Stale && !l.stale[m]:
+			l.pipeline.emit(datacenter.DataStale{ModelLabel: label, AgeS: live.StaleAgeS, Cause: l.daemonErrors(l.backends[m])})
+		case !live.Stale && l.stale[m]:
+			l.pipeline.emit(datacenter.DataFresh{ModelLabel: label})
 		}
-		l.stale[m] = model.Live.Stale
-		if limit := l.cfg.StaleErrorAfter; limit > 0 && model.Live.StaleAgeS >= limit.Seconds() {
+		l.stale[m] = live.Stale
+	}
+}
+
+// checkStaleness returns an error if power has been stale for too long.
+func (l *Live) checkStaleness(state *datacenter.State) error {
+	limit := l.cfg.StaleErrorAfter
+	if limit <= 0 {
+		return nil
+	}
+	for m := range state.Models {
+		if model := &state.Models[m]; model.Live.StaleAgeS >= limit.Seconds() {
 			return fmt.Errorf("the power of model %q has been stale for %.1f s (live.stale_error_after_s is %v): %s",
 				model.ModelLabel, model.Live.StaleAgeS, limit.Seconds(), l.daemonErrors(l.backends[m]))
 		}
@@ -414,52 +485,45 @@ func (l *Live) noteStaleness(state *datacenter.State) error {
 // not do as they were told, the others have, and the error is a
 // [*ServersError].
 func (l *Live) Apply(ctx context.Context, command datacenter.Command) error {
-	l.commanding.Lock()
-	defer l.commanding.Unlock()
-	set, isSet := command.(datacenter.SetBatchSize)
 	l.mu.Lock()
 	commands := l.commands
+	set, isSet := command.(datacenter.SetBatchSize)
+	var err error
 	switch {
 	case commands == nil || commands.Err() != nil:
-		l.mu.Unlock()
-		return &datacenter.CommandError{Field: "", Reason: datacenter.ErrNotPossible, Detail: "the run has not begun, or is over"}
-	case !isSet:
-		defer l.mu.Unlock()
-		return l.pipeline.Apply(command)
+		err = refuse("command", datacenter.ErrNotPossible, "the run has not begun, or is over")
+	case isSet:
+		err = l.pipeline.checkBatchSizes(set)
+	default:
+		err = l.pipeline.Apply(command)
 	}
-	err := l.pipeline.checkBatchSizes(set)
-	l.mu.Unlock()
-	if err != nil {
+	l.unlock()
+	if err != nil || !isSet {
 		return err
 	}
 
 	// The end of the run is the end of its commands.
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
-	defer context.AfterFunc(commands, cancel)()
+	defer context.AfterFunc(commands, cancel)() //nolint:contextcheck // whatever the caller's context does
 	labels := slices.Sorted(maps.Keys(set.BatchSizeByModel))
 	errs := make([]error, len(labels))
 	var group sync.WaitGroup
 	for i, label := range labels {
-		group.Go(func() {
-			b := l.backends[l.pipeline.modelIndex(label)]
-			errs[i] = b.setBatchSize(ctx, set.BatchSizeByModel[label], set.RampUpRateByModel[label])
-		})
+		group.Go(func() { errs[i] = l.command(ctx, label, set.BatchSizeByModel[label], set.RampUpRateByModel[label]) })
 	}
 	group.Wait()
 
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	failed := map[string]error{}
 	for i, label := range labels {
 		if errs[i] != nil {
 			failed[label] = errs[i]
-			continue
 		}
-		l.pipeline.batchSizes[l.pipeline.modelIndex(label)] = set.BatchSizeByModel[label]
 	}
 	if len(failed) < len(labels) {
+		l.mu.Lock()
 		l.pipeline.emitBatchSizes()
+		l.unlock()
 	}
 	if len(failed) > 0 {
 		return &ServersError{failed}
@@ -467,8 +531,35 @@ func (l *Live) Apply(ctx context.Context, command datacenter.Command) error {
 	return nil
 }
 
+// command tells one model's server its batch size, and the pipeline when it has
+// accepted it.
+func (l *Live) command(ctx context.Context, label string, batchSize int, rampUpRate float64) error {
+	m := l.pipeline.modelIndex(label)
+	b := l.backends[m]
+	if err := b.acquire(ctx); err != nil {
+		return fmt.Errorf("not sent: the server has not answered the command before: %w", err)
+	}
+	defer b.release()
+	if err := b.setBatchSize(ctx, batchSize, rampUpRate); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	l.pipeline.batchSizes[m] = batchSize
+	l.unlock()
+	return nil
+}
+
 // ServersError is a command that some vLLM servers did not carry out.
 type ServersError struct{ ByModel map[string]error }
+
+// Unwrap returns the models' errors, in the order of their labels.
+func (e *ServersError) Unwrap() []error {
+	var errs []error
+	for _, label := range slices.Sorted(maps.Keys(e.ByModel)) {
+		errs = append(errs, e.ByModel[label])
+	}
+	return errs
+}
 
 func (e *ServersError) Error() string {
 	var texts []string
@@ -480,8 +571,6 @@ func (e *ServersError) Error() string {
 
 // restore sets the initial batch sizes again where anything else may be set.
 func (l *Live) restore(ctx context.Context) error {
-	l.commanding.Lock()
-	defer l.commanding.Unlock()
 	if !l.cfg.RestoreBatchSizes {
 		return nil
 	}
@@ -489,13 +578,18 @@ func (l *Live) restore(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commandTimeout)
 	defer cancel()
 	return l.forEach(func(b *backend) error {
-		if !b.setting.mayDifferFrom(b.initialBatchSize) {
-			return nil
+		err := b.acquire(ctx)
+		if err == nil {
+			defer b.release()
+			if !b.setting.mayDifferFrom(b.initialBatchSize) {
+				return nil
+			}
+			err = b.setBatchSize(ctx, b.initialBatchSize, 0)
 		}
-		if err := b.setBatchSize(ctx, b.initialBatchSize, 0); err != nil {
+		if err != nil {
 			return fmt.Errorf("the initial batch size was not restored: %w", err)
 		}
-		l.cfg.Log.Info().Str("model_label", b.label).Int("batch_size", b.initialBatchSize).Msg("initial batch size restored")
+		b.log.Info().Int("batch_size", b.initialBatchSize).Msg("initial batch size restored")
 		return nil
 	})
 }

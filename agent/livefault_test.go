@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -937,11 +938,7 @@ func (w *watcher) commandInBackground(t *testing.T, sizes map[string]int) (done 
 		done <- w.live.Apply(context.WithoutCancel(t.Context()), datacenter.SetBatchSize{BatchSizeByModel: sizes})
 	}()
 	eventually(t, "the command", func() bool {
-		if w.live.commanding.TryLock() {
-			w.live.commanding.Unlock()
-			return false
-		}
-		return true
+		return slices.ContainsFunc(w.live.backends, func(b *backend) bool { return len(b.busy) > 0 })
 	})
 	return done
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/g2g-agent/g2g-agent/augment"
 	"github.com/g2g-agent/g2g-agent/buffer"
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/zeusd"
 )
 
 // quietHardware has GPUs whose power the test feeds, and nothing else.
@@ -83,7 +84,7 @@ func TestLiveMatchesOpenG2G(t *testing.T) {
 		Facility:     datacenter.Facility{GPUsPerServer: run.Datacenter.GPUsPerServer, BaseKWPerPhase: run.Datacenter.BaseKWPerPhase},
 		Augmentation: datacenter.Augmentation{AmplitudeScaleRange: run.Augmentation.AmplitudeScaleRange, NoiseFraction: run.Augmentation.NoiseFraction},
 	}
-	var gpus [][]gpuID
+	var gpus [][]GPU
 	for _, d := range run.Deployments {
 		cfg.Facility.TotalGPUCapacity += d.SimulatedNumReplicas * d.Spec.GPUsPerReplica
 		initial, ramps := d.SimulatedNumReplicas, []datacenter.Ramp(nil)
@@ -101,10 +102,10 @@ func TestLiveMatchesOpenG2G(t *testing.T) {
 			ModelLabel: d.Spec.ModelLabel, GPUsPerReplica: d.Spec.GPUsPerReplica, FeasibleBatchSizes: d.Spec.FeasibleBatchSizes,
 			InitialBatchSize: d.InitialBatchSize, Replicas: schedule,
 		})
-		var ids []gpuID
+		var ids []GPU
 		for _, e := range d.GPUEndpoints {
 			for _, i := range e.GPUIndices {
-				ids = append(ids, gpuID{e.Host + ":" + strconv.Itoa(e.Port), i})
+				ids = append(ids, GPU{zeusd.Endpoint{Host: e.Host, Port: e.Port}, i})
 			}
 		}
 		gpus = append(gpus, ids)
@@ -113,7 +114,7 @@ func TestLiveMatchesOpenG2G(t *testing.T) {
 	feed := newPowerFeed(gpus, staggerS)
 	pool := cfg.newPool(augment.StaggerSeconds(staggerS))
 	nowS := 0.0
-	source := &liveSource{stagger: buffer.NewOffsets(pool.StaggerSeconds()), staleAfterS: 2, now: func() float64 { return nowS }}
+	source := &liveSource{stagger: buffer.NewOffsets(pool.StaggerSeconds()), staleAfterS: 2, clock: func(time.Time) float64 { return nowS }}
 	for m, d := range run.Deployments {
 		source.models = append(source.models, newLiveModel(quietHardware{}, feed.models[m].history, len(gpus[m]), d.Spec.GPUsPerReplica, d.SimulatedNumReplicas))
 	}
@@ -136,11 +137,11 @@ func TestLiveMatchesOpenG2G(t *testing.T) {
 		nowS = poll.NowS
 		for _, ids := range gpus {
 			for _, id := range ids {
-				readings, named := poll.Readings[id.endpoint]
+				readings, named := poll.Readings[id.Endpoint.String()]
 				if !named {
 					continue // it keeps its last readings
 				}
-				if w, there := readings[strconv.Itoa(id.index)]; there {
+				if w, there := readings[strconv.Itoa(id.Index)]; there {
 					feed.read(id, nowS, w)
 				} else {
 					feed.lose(id, nowS)

@@ -48,16 +48,16 @@ func TestPowerStepIsSeenAtTheRightTime(t *testing.T) {
 			for range 10 {
 				was := watts
 				watts += 50
-				at := s.live.nowS()
+				at := s.live.clockS(time.Now())
 				gpu.SetPowerW(watts)
-				for history.At(s.live.nowS()) != watts {
+				for history.At(s.live.clockS(time.Now())) != watts {
 					<-ticker.C
-					if s.live.nowS()-at > 5 {
+					if s.live.clockS(time.Now())-at > 5 {
 						t.Fatalf("the jump to %v W was not seen in 5 s", watts)
 					}
 				}
-				seen := s.live.nowS() - at
-				for s.live.nowS()-at < 0.05 { // until the next jump
+				seen := s.live.clockS(time.Now()) - at
+				for s.live.clockS(time.Now())-at < 0.05 { // until the next jump
 					<-ticker.C
 				}
 				if before, after := history.At(at-0.02), history.At(at+0.02); seen > 0.1 || before != was || after != watts {

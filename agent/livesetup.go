@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -76,7 +75,7 @@ func SetUpLive(c *config.Config, secrets Secrets, log zerolog.Logger, onEvent fu
 		RestoreBatchSizes:      c.Live.RestoreBatchSizes,
 		Log:                    log,
 	}
-	setup := &LiveSetup{Models: models, Warnings: idleModels(models)}
+	setup := &LiveSetup{Models: models}
 	for i := range c.Models {
 		h, err := setup.hardware(c, i, secrets)
 		if err != nil {
@@ -84,8 +83,29 @@ func SetUpLive(c *config.Config, secrets Secrets, log zerolog.Logger, onEvent fu
 		}
 		cfg.Hardware = append(cfg.Hardware, h)
 	}
+	setup.Warnings = append(setup.Warnings, oddGPUs(models, cfg.Hardware)...)
 	setup.Live, err = NewLive(cfg)
 	return setup, err
+}
+
+// oddGPUs warns of GPUs that are probably not as they are meant to be.
+func oddGPUs(models []datacenter.ModelSpec, hardware []HardwareConfig) []string {
+	var warnings []string
+	owner := map[GPU]string{}
+	for m := range models {
+		label := models[m].ModelLabel
+		if n, perReplica := len(hardware[m].GPUs), models[m].GPUsPerReplica; n%perReplica != 0 {
+			warnings = append(warnings, fmt.Sprintf("model %q has %d GPUs, which is no multiple of its gpus_per_replica %d", label, n, perReplica))
+		}
+		for _, g := range hardware[m].GPUs {
+			g.Endpoint = g.Endpoint.Address()
+			if other, taken := owner[g]; taken {
+				warnings = append(warnings, fmt.Sprintf("GPU %d of zeusd %s is counted for models %q and %q", g.Index, g.Endpoint, other, label))
+			}
+			owner[g] = label
+		}
+	}
+	return warnings
 }
 
 func duration(seconds float64) time.Duration { return time.Duration(seconds * float64(time.Second)) }
@@ -108,10 +128,7 @@ func (s *LiveSetup) hardware(c *config.Config, i int, secrets Secrets) (Hardware
 		}
 	}
 	for j, e := range live.GPUEndpoints {
-		endpoint := zeusd.Endpoint{Host: strings.ToLower(e.Host), Port: cmp.Or(e.Port, zeusd.DefaultPort), Token: secrets.ZeusdToken}
-		if e.Socket != "" {
-			endpoint = zeusd.Endpoint{Socket: filepath.Clean(e.Socket), Token: secrets.ZeusdToken}
-		}
+		endpoint := zeusd.Endpoint{Host: e.Host, Port: e.Port, Socket: e.Socket, Token: secrets.ZeusdToken}
 		if e.TokenFile != "" {
 			if endpoint.Token, err = readSecret(e.TokenFile); err != nil {
 				return h, fmt.Errorf("gpu_endpoints[%d].token_file: %w", j, err)

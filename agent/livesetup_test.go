@@ -10,6 +10,8 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/g2g-agent/g2g-agent/config"
+	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/zeusd"
 )
 
 func liveTestConfig(t *testing.T, dir, more string) *config.Config {
@@ -76,7 +78,7 @@ func TestSetUpLiveReadsWhatTheConfigNames(t *testing.T) {
 	if h.APIKey != "secret-key" || h.GPUs[0].Endpoint.Token != "other-token" || h.GPUs[1].Endpoint.Token != "secret-token" {
 		t.Error("a secret did not arrive where it belongs")
 	}
-	if a, b := h.GPUs[0].Endpoint.String(), h.GPUs[1].Endpoint.String(); a != "n:4938" || b != "/run/z.sock" {
+	if a, b := h.GPUs[0].Endpoint.Address().String(), h.GPUs[1].Endpoint.Address().String(); a != "n:4938" || b != "/run/z.sock" {
 		t.Errorf("the endpoints are %s and %s", a, b)
 	}
 	if f := setup.Live.cfg.Facility; f.TotalGPUCapacity != 12 || f.NumServers() != 2 {
@@ -89,6 +91,22 @@ func TestSetUpLiveReadsWhatTheConfigNames(t *testing.T) {
 	fails("models[0].live.requests_dir: ")
 }
 
+func TestOddGPUsAreWarnedOf(t *testing.T) {
+	gpu := func(host string, port, index int) GPU { return GPU{zeusd.Endpoint{Host: host, Port: port}, index} }
+	models := []datacenter.ModelSpec{{ModelLabel: "a", GPUsPerReplica: 2}, {ModelLabel: "b", GPUsPerReplica: 1}}
+	got := oddGPUs(models, []HardwareConfig{
+		{GPUs: []GPU{gpu("n", 0, 0), gpu("n", 0, 1), gpu("n", 0, 2)}},
+		{GPUs: []GPU{gpu("N", 4938, 1), gpu("m", 0, 0)}},
+	})
+	want := []string{
+		`model "a" has 3 GPUs, which is no multiple of its gpus_per_replica 2`,
+		`GPU 1 of zeusd n:4938 is counted for models "a" and "b"`,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("the warnings are %q, want %q", got, want)
+	}
+}
+
 func TestShippedLiveConfig(t *testing.T) {
 	c, err := config.Load("../configs/live.yaml", nil, config.ForLive)
 	if err != nil {
@@ -99,7 +117,7 @@ func TestShippedLiveConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer setup.Live.Close()
-	if targets := setup.Live.targets(); len(targets) != 2 || !slices.Equal(targets[1].GPUs, []int{0, 1, 2, 3}) {
+	if targets := setup.Live.power.Targets(); len(targets) != 2 || !slices.Equal(targets[1].GPUs, []int{0, 1, 2, 3}) {
 		t.Errorf("the targets are %v", targets)
 	}
 }

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"time"
+
 	"github.com/g2g-agent/g2g-agent/buffer"
 	"github.com/g2g-agent/g2g-agent/datacenter"
 )
@@ -36,8 +38,8 @@ type liveSource struct {
 	models      []liveModel
 	stagger     *buffer.Offsets // of all servers
 	staleAfterS float64
-	now         func() float64 // seconds, on the clock of the histories
-	nowS        float64        // of the step
+	clock       func(time.Time) float64 // to seconds on the clock of the histories
+	dueS        float64                 // of the step
 }
 
 // newLiveModel returns a model with simulated replicas in place of the real ones
@@ -52,7 +54,9 @@ func newLiveModel(h hardware, history *buffer.Rolling, numGPUs, gpusPerReplica, 
 
 func (s *liveSource) Kind() datacenter.SourceKind { return datacenter.SourceLive }
 
-func (s *liveSource) BeginStep(int64) { s.nowS = s.now() }
+// BeginStep looks back from when the step was due: one that is late shows what
+// was, not what is.
+func (s *liveSource) BeginStep(_ int64, due time.Time) { s.dueS = s.clock(due) }
 
 func (s *liveSource) Assign(model int, servers []int32) {
 	s.models[model].offsets.Select(s.stagger, servers)
@@ -62,7 +66,7 @@ func (s *liveSource) Assign(model int, servers []int32) {
 // offset ago.
 func (s *liveSource) PerGPUPower(model int, perGPUW []float64) {
 	m := &s.models[model]
-	m.history.Sample(s.nowS, &m.offsets, perGPUW)
+	m.history.Sample(s.dueS, &m.offsets, perGPUW)
 }
 
 func (s *liveSource) CheckBatchSize(model, batchSize int, rampUpRate float64) error {

@@ -97,13 +97,13 @@ func (p *Pipeline) Reset() error {
 	return nil
 }
 
-// Step computes the next state. wallTime is the time of day the step is due,
-// zero when it follows no clock. An error (an [*augment.OversubscribedError], or
+// Step computes the next state. due is when the step is, with its monotonic
+// reading, zero when it follows no clock. An error (an [*augment.OversubscribedError], or
 // one wrapping [datacenter.ErrInvalidInput] for numbers that overflow) leaves the
 // pipeline at the step that failed.
-func (p *Pipeline) Step(wallTime time.Time) (*datacenter.State, error) {
+func (p *Pipeline) Step(due time.Time) (*datacenter.State, error) {
 	t := p.cfg.DT.Times(p.step)
-	p.source.BeginStep(p.step)
+	p.source.BeginStep(p.step, due)
 	p.demand.replicasAt(t, p.replicas)
 	power, err := p.augmenter.Augment(p.replicas)
 	if err != nil {
@@ -111,7 +111,7 @@ func (p *Pipeline) Step(wallTime time.Time) (*datacenter.State, error) {
 	}
 	base := float64(p.cfg.Facility.BaseKWPerPhase * 1e3)
 	state := &datacenter.State{
-		Seq: p.step, TimeS: t, WallTime: wallTime, Source: p.source.Kind(),
+		Seq: p.step, TimeS: t, WallTime: due.Round(0), Source: p.source.Kind(),
 		PowerW: datacenter.ThreePhase{A: base + power.PhaseW.A, B: base + power.PhaseW.B, C: base + power.PhaseW.C},
 		Models: make([]datacenter.ModelState, len(p.cfg.Models)),
 	}

@@ -11,18 +11,12 @@ import (
 // It bounds the history that a lookup walks through.
 const feedResolutionS = 0.005
 
-// gpuID names a real GPU.
-type gpuID struct {
-	endpoint string // the daemon's address
-	index    int
-}
-
 // powerFeed turns readings of single GPUs into each model's mean power per GPU,
 // over the GPUs whose power is known.
 type powerFeed struct {
 	mu     sync.Mutex // one writer at a time; readers of the histories need no lock
 	models []feedModel
-	slots  map[gpuID][]feedSlot
+	slots  map[GPU][]feedSlot
 }
 
 type feedModel struct {
@@ -37,8 +31,8 @@ type feedSlot struct{ model, gpu int }
 
 // newPowerFeed returns a feed for models with the given GPUs, in config order,
 // with histories of historyS seconds.
-func newPowerFeed(gpus [][]gpuID, historyS float64) *powerFeed {
-	f := &powerFeed{models: make([]feedModel, len(gpus)), slots: map[gpuID][]feedSlot{}}
+func newPowerFeed(gpus [][]GPU, historyS float64) *powerFeed {
+	f := &powerFeed{models: make([]feedModel, len(gpus)), slots: map[GPU][]feedSlot{}}
 	for m, ids := range gpus {
 		f.models[m] = feedModel{
 			// Half as much again, since a reading may arrive late.
@@ -54,7 +48,7 @@ func newPowerFeed(gpus [][]gpuID, historyS float64) *powerFeed {
 
 // read takes in the power of a GPU as of timeS and reports whether it is one of
 // a model's.
-func (f *powerFeed) read(id gpuID, timeS, powerW float64) bool {
+func (f *powerFeed) read(id GPU, timeS, powerW float64) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	slots := f.slots[id]
@@ -68,7 +62,7 @@ func (f *powerFeed) read(id gpuID, timeS, powerW float64) bool {
 
 // lose leaves a GPU that is not heard of any more out of the mean, from timeS on.
 // The last one of a model stays: its power is held.
-func (f *powerFeed) lose(id gpuID, timeS float64) {
+func (f *powerFeed) lose(id GPU, timeS float64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, s := range f.slots[id] {

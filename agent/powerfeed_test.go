@@ -1,10 +1,16 @@
 package agent
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/g2g-agent/g2g-agent/zeusd"
+)
+
+func testGPU(host string, index int) GPU { return GPU{zeusd.Endpoint{Host: host, Port: 1}, index} }
 
 func TestPowerFeedAveragesKnownGPUs(t *testing.T) {
-	a, b, c := gpuID{"n:1", 0}, gpuID{"n:1", 1}, gpuID{"m:1", 0}
-	f := newPowerFeed([][]gpuID{{a, b}, {b, c}}, 10)
+	a, b, c := testGPU("n", 0), testGPU("n", 1), testGPU("m", 0)
+	f := newPowerFeed([][]GPU{{a, b}, {b, c}}, 10)
 	at := func(model int, timeS, want float64) {
 		t.Helper()
 		if got := f.models[model].history.At(timeS); got != want {
@@ -32,17 +38,17 @@ func TestPowerFeedAveragesKnownGPUs(t *testing.T) {
 	at(1, 6, 500)
 	f.read(a, 7, 100)
 	at(0, 7, 200)
-	if f.read(gpuID{"n:1", 7}, 8, 1000) {
+	if f.read(testGPU("n", 7), 8, 1000) {
 		t.Error("a GPU of no model was taken for one")
 	}
 }
 
 func TestPowerFeedBoundsTheHistory(t *testing.T) {
-	ids := make([]gpuID, 64)
+	ids := make([]GPU, 64)
 	for i := range ids {
-		ids[i] = gpuID{"n:1", i}
+		ids[i] = testGPU("n", i)
 	}
-	f := newPowerFeed([][]gpuID{ids}, 10)
+	f := newPowerFeed([][]GPU{ids}, 10)
 	history := f.models[0].history
 	for i := range 20 * 15 { // 15 s of 64 GPUs reporting 20 times a second, one after the other
 		for j, id := range ids {

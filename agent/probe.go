@@ -1,12 +1,14 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/g2g-agent/g2g-agent/vllm"
 	"github.com/g2g-agent/g2g-agent/zeusd"
 )
 
@@ -23,7 +25,7 @@ type ProbeResult struct {
 // Probe asks every zeusd daemon and every vLLM server what a run needs to know,
 // changing nothing. The daemons come first, both in config order.
 func (l *Live) Probe(ctx context.Context) []ProbeResult {
-	targets := l.targets()
+	targets := l.power.Targets()
 	results := make([]ProbeResult, len(targets)+len(l.backends))
 	var group sync.WaitGroup
 	for i, t := range targets {
@@ -34,24 +36,6 @@ func (l *Live) Probe(ctx context.Context) []ProbeResult {
 	}
 	group.Wait()
 	return results
-}
-
-// targets are the zeusd daemons, each once with its GPUs, in config order.
-func (l *Live) targets() []zeusd.Target {
-	var targets []zeusd.Target
-	at := map[zeusd.Endpoint]int{}
-	for _, b := range l.backends {
-		for _, g := range b.gpus {
-			i, known := at[g.Endpoint]
-			if !known {
-				i = len(targets)
-				at[g.Endpoint] = i
-				targets = append(targets, zeusd.Target{Endpoint: g.Endpoint})
-			}
-			targets[i].GPUs = append(targets[i].GPUs, g.Index)
-		}
-	}
-	return targets
 }
 
 func probeDaemon(ctx context.Context, target zeusd.Target) ProbeResult {
@@ -83,10 +67,17 @@ func (b *backend) probe(ctx context.Context) ProbeResult {
 		return result
 	}
 	result.add("serves the model")
-	if result.Err = b.chooseActuator(ctx); result.Err != nil {
+	best, err := b.server.ProbeActuator(ctx)
+	if result.Err = err; err != nil {
 		return result
 	}
-	result.add("batch sizes by %s", b.actuator)
+	switch wanted := b.wantedActuator; {
+	case wanted == "" || wanted == best || wanted == vllm.ActuatorConcurrency:
+		result.add("batch sizes by %s", cmp.Or(wanted, best))
+	default:
+		result.Err = fmt.Errorf("batch_size_actuator is %s, but the best the server has is %s", wanted, best)
+		return result
+	}
 	began := time.Now()
 	m, err := b.server.Metrics(ctx)
 	if result.Err = err; err != nil {

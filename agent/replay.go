@@ -146,7 +146,7 @@ func (r *Replay) Reset() error {
 
 // Step applies the commands that are due and computes the next state. After the
 // last step it returns io.EOF.
-func (r *Replay) Step(wallTime time.Time) (*datacenter.State, error) {
+func (r *Replay) Step(due time.Time) (*datacenter.State, error) {
 	if r.step >= r.steps {
 		return nil, io.EOF
 	}
@@ -155,7 +155,7 @@ func (r *Replay) Step(wallTime time.Time) (*datacenter.State, error) {
 			return nil, fmt.Errorf("%w: replay.commands[%d]: %w", datacenter.ErrInvalidInput, r.commands[r.next].index, err)
 		}
 	}
-	return r.Pipeline.Step(wallTime)
+	return r.Pipeline.Step(due)
 }
 
 // applyScripted applies a command of the script. The capacity for its shifts was

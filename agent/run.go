@@ -11,7 +11,8 @@ import (
 
 // Stepper computes states until it returns io.EOF.
 type Stepper interface {
-	Step(wallTime time.Time) (*datacenter.State, error)
+	// Step is given when the step is due, zero for one that follows no clock.
+	Step(due time.Time) (*datacenter.State, error)
 }
 
 // lateAfter is how far behind its due time a step may start without being
@@ -25,6 +26,9 @@ type Timing struct {
 	LateSteps int64
 	// MaxLateness is the longest any step started after it was due.
 	MaxLateness time.Duration
+	// Elapsed is the time from the first step's start to the last one's, in a paced
+	// run.
+	Elapsed time.Duration
 }
 
 // RunFast computes states as fast as it can until the end, an error, or ctx is
@@ -43,9 +47,11 @@ func RunFast(ctx context.Context, s Stepper, emit func(*datacenter.State) error)
 }
 
 // RunPaced is RunFast in real time: step k is due at the start plus k*dt, and
-// starts no earlier. A late step is counted and does not delay those after it.
-func RunPaced(ctx context.Context, s Stepper, dt datacenter.Seconds, emit func(*datacenter.State) error) (Timing, error) {
+// starts no earlier. A late step is counted, reported to onLate unless that is
+// nil, and does not delay those after it.
+func RunPaced(ctx context.Context, s Stepper, dt datacenter.Seconds, emit func(*datacenter.State) error, onLate func(Timing, time.Duration)) (Timing, error) {
 	var timing Timing
+	var first time.Time
 	start := time.Now()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -59,21 +65,28 @@ func RunPaced(ctx context.Context, s Stepper, dt datacenter.Seconds, emit func(*
 		}
 		now := time.Now()
 		late := now.Sub(due)
-		// The time of day as it is now: it may have been set since the start.
-		if done, err := stepOnce(s, now.Round(0).Add(-late), emit); done {
+		if timing.Steps == 0 {
+			first = now
+		}
+		// Both clocks as they are now: the time of day may have been set since the start.
+		if done, err := stepOnce(s, now.Add(-late), emit); done {
 			return timing, err
 		}
 		timing.Steps++
+		timing.Elapsed = now.Sub(first)
 		timing.MaxLateness = max(timing.MaxLateness, late)
 		if late > lateAfter {
 			timing.LateSteps++
+			if onLate != nil {
+				onLate(timing, late)
+			}
 		}
 	}
 }
 
 // stepOnce reports whether the run is over, and why unless it came to its end.
-func stepOnce(s Stepper, wallTime time.Time, emit func(*datacenter.State) error) (done bool, err error) {
-	state, err := s.Step(wallTime)
+func stepOnce(s Stepper, due time.Time, emit func(*datacenter.State) error) (done bool, err error) {
+	state, err := s.Step(due)
 	switch {
 	case errors.Is(err, io.EOF):
 		return true, nil

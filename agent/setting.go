@@ -43,6 +43,13 @@ func (s *setting) leftUnanswered() {
 	s.doubtful, s.unanswered = true, true
 }
 
+// refused notes that the server will not take what it is told again.
+func (s *setting) refused() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.doubtful, s.lateUntil = false, time.Time{}
+}
+
 // doubt notes that the server may have been restarted.
 func (s *setting) doubt() {
 	s.mu.Lock()

@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"math"
+	"time"
 
 	"github.com/g2g-agent/g2g-agent/augment"
 	"github.com/g2g-agent/g2g-agent/datacenter"
@@ -17,8 +18,9 @@ type Source interface {
 	augment.PowerSource
 
 	Kind() datacenter.SourceKind
-	// BeginStep fixes the step, from 0, that the next readings are for.
-	BeginStep(step int64)
+	// BeginStep fixes the step, from 0, that the next readings are for, and when it
+	// is due (zero where no clock is followed).
+	BeginStep(step int64, due time.Time)
 	// CheckBatchSize returns why the model cannot be set to the batch size with
 	// the given ramp-up rate (requests per second, 0: at once), nil if it can.
 	CheckBatchSize(model, batchSize int, rampUpRate float64) error
@@ -64,7 +66,7 @@ func newReplaySource(cfg *Config, store *workload.TemplateStore, itl bool, pool 
 
 func (s *replaySource) Kind() datacenter.SourceKind { return datacenter.SourceReplay }
 
-func (s *replaySource) BeginStep(step int64) {
+func (s *replaySource) BeginStep(step int64, _ time.Time) {
 	s.step = int32(step % int64(s.store.Len()))
 }
 

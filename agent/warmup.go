@@ -26,6 +26,7 @@ type warmupModel struct {
 	saturated  bool
 	at         time.Duration // when it first was
 	trajectory []trajectoryPoint
+	requests   string // what became of them, for the failure
 }
 
 type trajectoryPoint struct {
@@ -80,6 +81,9 @@ func (w *warmup) failure(elapsed time.Duration) error {
 			}
 		}
 		fmt.Fprintf(&b, " t=%.0fs: %s", elapsed.Seconds(), count(m.running))
+		if m.requests != "" {
+			b.WriteString("; " + m.requests)
+		}
 	}
 	return fmt.Errorf("%s", b.String())
 }

@@ -11,24 +11,31 @@ import (
 // told its batch size again.
 const restartGuessEvery = 5 * time.Second
 
-// watch reads a server's metrics again and again until ctx is done. A server that
-// could not be asked, or that lost connections, may have been restarted and have
-// forgotten its batch size: once it answers it is told again, until commands is
-// done.
+// healthInterval is the time between two looks at a server without metrics.
+const healthInterval = time.Second
+
+// watch reads a server's metrics again and again until ctx is done, or only asks
+// whether it is well where metrics are not wanted. A server that could not be
+// asked, or that lost connections, may have been restarted and have forgotten its
+// batch size: once it answers it is told again, until commands is done.
 func (l *Live) watch(ctx, commands context.Context, b *backend) {
-	ticker := time.NewTicker(l.cfg.PrometheusPollInterval)
+	interval, look := l.cfg.PrometheusPollInterval, b.scrape
+	if interval <= 0 {
+		interval, look = healthInterval, b.server.Health
+	}
+	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	failing, refusing := false, false
 	lost, guessedAt := uint64(0), time.Time{}
 	for {
-		err := b.scrape(ctx)
+		err := look(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil && !failing:
-			b.log.Warn().Err(err).Msg("no metrics from the vLLM server; it is asked on")
+			b.log.Warn().Err(err).Msg("the vLLM server does not answer as it should; it is asked on")
 		case err == nil && failing:
-			b.log.Info().Msg("metrics from the vLLM server again")
+			b.log.Info().Msg("the vLLM server answers again")
 		}
 		if failing = err != nil; failing {
 			b.setting.doubt()
@@ -39,7 +46,7 @@ func (l *Live) watch(ctx, commands context.Context, b *backend) {
 			}
 			err := l.tellAgain(commands, b)
 			if err != nil && !refusing {
-				b.log.Warn().Err(err).Msg("the vLLM server does not take its batch size; it is told again")
+				b.log.Warn().Err(err).Msg("the vLLM server may have forgotten its batch size and does not take it again")
 			}
 			refusing = err != nil
 		}
@@ -51,20 +58,28 @@ func (l *Live) watch(ctx, commands context.Context, b *backend) {
 	}
 }
 
-// tellAgain tells a server its batch size if it may run another.
+// tellAgain tells a server its batch size if it may run another. A server that
+// refuses is not told the same once more.
 func (l *Live) tellAgain(ctx context.Context, b *backend) error {
-	if _, _, wanted := b.setting.toTell(time.Now()); !wanted || b.actuator == vllm.ActuatorConcurrency {
-		return nil
-	}
-	l.commanding.Lock()
-	defer l.commanding.Unlock()
-	batchSize, rampUpRate, wanted := b.setting.toTell(time.Now()) // a command may have come between
-	if !wanted || ctx.Err() != nil {
+	if _, _, wanted := b.setting.toTell(time.Now()); !wanted || b.actuator() == vllm.ActuatorConcurrency {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
+	select {
+	case b.busy <- struct{}{}:
+	default:
+		return nil // a command is under way, and the looks go on meanwhile
+	}
+	defer b.release()
+	batchSize, rampUpRate, wanted := b.setting.toTell(time.Now()) // a command may have come between
+	if !wanted || ctx.Err() != nil {
+		return nil
+	}
 	if err := b.setBatchSize(ctx, batchSize, rampUpRate); err != nil {
+		if outcomeOf(err) == vllm.OutcomeRefused {
+			b.setting.refused()
+		}
 		return err
 	}
 	b.log.Info().Int("batch_size", batchSize).Msg("the vLLM server may have forgotten its batch size and was told again")

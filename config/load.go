@@ -486,7 +486,8 @@ func (c *Config) resolvePaths(dir string) {
 		}
 		paths = append(paths, &c.Models[i].Live.APIKeyFile)
 		for j := range c.Models[i].Live.GPUEndpoints {
-			paths = append(paths, &c.Models[i].Live.GPUEndpoints[j].TokenFile)
+			e := &c.Models[i].Live.GPUEndpoints[j]
+			paths = append(paths, &e.Socket, &e.TokenFile)
 		}
 	}
 	for _, p := range paths {

@@ -306,9 +306,9 @@ api: {tls_cert_file: c.pem, tls_key_file: ./k.pem}
 	in := func(name string) string { return filepath.Join(dir, "conf", name) }
 	got := []string{
 		c.Replay.DataDir, c.Training[0].Trace, c.Live.RequestsDir, c.API.TokenFile, c.API.TLSCertFile, c.API.TLSKeyFile,
-		c.Models[0].Live.GPUEndpoints[0].TokenFile, c.Models[0].Live.GPUEndpoints[1].TokenFile,
+		c.Models[0].Live.GPUEndpoints[0].TokenFile, c.Models[0].Live.GPUEndpoints[1].TokenFile, c.Models[0].Live.GPUEndpoints[1].Socket,
 	}
-	want := []string{in("data"), filepath.Join(dir, "trace.csv"), abs, in("tok"), in("c.pem"), in("k.pem"), in("t/zeusd"), abs}
+	want := []string{in("data"), filepath.Join(dir, "trace.csv"), abs, in("tok"), in("c.pem"), in("k.pem"), in("t/zeusd"), abs, in("s")}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

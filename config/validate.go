@@ -1,12 +1,18 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math"
+	"net"
+	"net/netip"
 	"net/url"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
 )
@@ -18,6 +24,16 @@ const (
 	maxInt32   = math.MaxInt32
 	// maxStaggerS bounds the power history that a live run keeps.
 	maxStaggerS = 3600
+	// maxLiveBatchSize bounds the streams that a live run keeps open.
+	maxLiveBatchSize = 16_384
+	// What follows bounds the times of a live run. Below these, power is stale
+	// between two readings, and a server is asked without end.
+	minPollIntervalS, minITLWindowS, minStaleAfterS = 0.05, 0.01, 0.2
+	maxLiveS                                        = 86_400
+	// maxGPUIndex bounds the index of a GPU on its host.
+	maxGPUIndex = 65_535
+	// defaultZeusdPort is where zeusd listens unless told otherwise.
+	defaultZeusdPort = 4938
 )
 
 // rules collects broken rules.
@@ -129,6 +145,11 @@ func (c *Config) validateForLive(r *rules) {
 		m := &c.Models[i]
 		path := fmt.Sprintf("models[%d]", i)
 		r.that(m.ModelID != "", path+".model_id", "is missing; a live run asks the vLLM server for it")
+		for j, b := range m.FeasibleBatchSizes {
+			if at := fmt.Sprintf("%s.feasible_batch_sizes[%d]", path, j); r.clean(at) {
+				r.that(b <= maxLiveBatchSize, at, "must be at most %d in a live run, which keeps twice as many streams open, got %d", maxLiveBatchSize, b)
+			}
+		}
 		if !r.that(m.Live != nil, path+".live", "is missing; a live run needs each model's vllm_base_url, simulated_num_replicas and gpu_endpoints") {
 			continue
 		}
@@ -244,31 +265,82 @@ func (l *LiveModel) validate(r *rules, path string) {
 	r.count(path+".simulated_num_replicas", l.SimulatedNumReplicas, 0)
 	if l.VLLMBaseURL != "" {
 		u, err := url.Parse(l.VLLMBaseURL)
-		r.that(err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "", path+".vllm_base_url",
-			"must be an http or https URL such as http://node1:8000, got %q", l.VLLMBaseURL)
+		if r.that(err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "", path+".vllm_base_url",
+			"must be an http or https URL such as http://node1:8000, got %s", quoteAddress(l.VLLMBaseURL)) {
+			r.that(u.User == nil, path+".vllm_base_url", "must have no user name or password in it; the key of a server goes into api_key_file")
+		}
 	}
 	r.that(l.BatchSizeActuator == "" || slices.Contains(batchSizeActuators(), l.BatchSizeActuator), path+".batch_size_actuator",
 		"must be one of %q, got %q", batchSizeActuators(), l.BatchSizeActuator)
-	type gpu struct {
-		host   string
-		port   int
-		socket string
-		index  int
-	}
-	seen := map[gpu]bool{}
+	seen := map[string]bool{}
 	for i, e := range l.GPUEndpoints {
 		at := fmt.Sprintf("%s.gpu_endpoints[%d]", path, i)
-		r.that(e.Host != "" || e.Socket != "", at, "needs host or socket, has neither")
-		r.that(e.Host == "" || e.Socket == "", at, "needs host or socket, has both")
-		r.that(e.Port >= 0 && e.Port <= math.MaxUint16, at+".port", "must be a port, 0 to %d, got %d", math.MaxUint16, e.Port)
+		e.validate(r, at)
 		for j, g := range e.GPUIndices {
 			index := fmt.Sprintf("%s.gpu_indices[%d]", at, j)
-			r.that(g >= 0, index, "must be >= 0, got %d", g)
-			id := gpu{e.Host, e.Port, e.Socket, g}
-			r.that(g < 0 || !seen[id], index, "GPU %d of this endpoint stands there twice", g)
-			seen[id] = true
+			if r.that(g >= 0, index, "must be >= 0, got %d", g) && r.that(g <= maxGPUIndex, index, "must be at most %d, got %d", maxGPUIndex, g) {
+				id := fmt.Sprintf("%s %d", e.daemon(), g)
+				r.that(!seen[id], index, "GPU %d of this endpoint stands there twice", g)
+				seen[id] = true
+			}
 		}
 	}
+}
+
+func (e *GPUEndpoint) validate(r *rules, path string) {
+	r.that(e.Host != "" || e.Socket != "", path, "needs host or socket, has neither")
+	r.that(e.Host == "" || e.Socket == "", path, "needs host or socket, has both")
+	if e.Host != "" {
+		r.that(validHost(e.Host), path+".host", "must be a name or an IP address alone, such as node1 or ::1, got %s; %s", quoteAddress(e.Host), hostAdvice(e.Host))
+	}
+	if r.that(e.Port >= 0 && e.Port <= math.MaxUint16, path+".port", "must be a port, 0 to %d, got %d", math.MaxUint16, e.Port) {
+		r.that(e.Socket == "" || e.Port == 0, path+".port", "a socket has no port; leave it out, got %d", e.Port)
+	}
+}
+
+// daemon is the endpoint's address in the one form that names its daemon.
+func (e *GPUEndpoint) daemon() string {
+	if e.Socket != "" {
+		return filepath.Clean(e.Socket)
+	}
+	host := strings.ToLower(e.Host)
+	if ip, err := netip.ParseAddr(host); err == nil {
+		host = ip.String()
+	}
+	return net.JoinHostPort(host, strconv.Itoa(cmp.Or(e.Port, defaultZeusdPort)))
+}
+
+// validHost reports whether host is a name or an IP address and nothing beside it.
+func validHost(host string) bool {
+	if _, err := netip.ParseAddr(host); err == nil {
+		return true
+	}
+	return !strings.ContainsFunc(host, func(c rune) bool {
+		return !unicode.IsLetter(c) && !unicode.IsDigit(c) && !strings.ContainsRune("-._", c)
+	})
+}
+
+// hostAdvice says how to write what was put into host.
+func hostAdvice(host string) string {
+	inner, bracketed := strings.CutPrefix(host, "[")
+	if inner, closed := strings.CutSuffix(inner, "]"); bracketed && closed {
+		return "write " + inner + " without brackets"
+	}
+	if name, port, err := net.SplitHostPort(host); err == nil && validHost(name) && name != "" {
+		if _, err := strconv.ParseUint(port, 10, 16); err == nil {
+			return fmt.Sprintf("put the port into port: {host: %q, port: %s}", name, port)
+		}
+	}
+	return "scheme, path and blanks do not belong there, and the port has a key of its own"
+}
+
+// quoteAddress quotes what was written as an address, unless there may be a
+// password in it.
+func quoteAddress(address string) string {
+	if strings.Contains(address, "@") {
+		return "something with an @ in it, which is not shown since it may hold a password"
+	}
+	return strconv.Quote(address)
 }
 
 // batchSizeActuators are the values of batch_size_actuator.
@@ -357,18 +429,24 @@ func (c *Config) model(label string) int {
 }
 
 func (l *Live) validate(r *rules) {
-	positive := func(path string, v float64) bool {
-		return r.that(finite(v) && v > 0, "live."+path, "must be a finite number > 0, got %v", v)
+	within := func(key string, v, least, most float64) bool {
+		return r.that(v >= least && v <= most, "live."+key, "must be from %v to %v, got %v", least, most, v)
 	}
-	r.that(finite(l.PrometheusPollIntervalS) && l.PrometheusPollIntervalS >= 0, "live.prometheus_poll_interval_s",
-		"must be a finite number >= 0, got %v", l.PrometheusPollIntervalS)
+	positive := func(key string, v, most float64) {
+		r.that(v > 0 && v <= most, "live."+key, "must be > 0 and at most %v, got %v", most, v)
+	}
+	p := l.PrometheusPollIntervalS
+	r.that(p == 0 || p >= minPollIntervalS && p <= maxLiveS, "live.prometheus_poll_interval_s",
+		"must be 0 for never, or from %v to %v, got %v", minPollIntervalS, maxLiveS, p)
 	r.that(l.MaxOutputTokens > 0, "live.max_output_tokens", "must be > 0, got %d", l.MaxOutputTokens)
-	positive("itl_window_s", l.ITLWindowS)
-	if positive("stagger_s", l.StaggerS) {
-		r.that(l.StaggerS <= maxStaggerS, "live.stagger_s", "must be at most %d, got %v", maxStaggerS, l.StaggerS)
+	within("itl_window_s", l.ITLWindowS, minITLWindowS, maxLiveS)
+	positive("stagger_s", l.StaggerS, maxStaggerS)
+	positive("warmup_timeout_s", l.WarmupTimeoutS, maxLiveS)
+	valid := within("stale_after_s", l.StaleAfterS, minStaleAfterS, maxLiveS) && r.read("live.stale_after_s")
+	e := l.StaleErrorAfterS
+	if r.that(e >= 0 && e <= maxLiveS, "live.stale_error_after_s", "must be 0 for never, or from stale_after_s to %v, got %v", maxLiveS, e) && valid {
+		r.that(e == 0 || e >= l.StaleAfterS, "live.stale_error_after_s",
+			"must be 0 for never, or at least stale_after_s (%v), from when on power counts as stale, got %v", l.StaleAfterS, e)
 	}
-	positive("warmup_timeout_s", l.WarmupTimeoutS)
-	positive("stale_after_s", l.StaleAfterS)
-	r.that(finite(l.StaleErrorAfterS) && l.StaleErrorAfterS >= 0, "live.stale_error_after_s", "must be a finite number >= 0, got %v", l.StaleErrorAfterS)
 	r.that(l.SaturationThreshold > 0 && l.SaturationThreshold <= 1, "live.saturation_threshold", "must be in (0, 1], got %v", l.SaturationThreshold)
 }

@@ -32,6 +32,8 @@ type ReplicasShifted struct {
 type DataStale struct {
 	ModelLabel string  `json:"model_label"`
 	AgeS       float64 `json:"age_s"`
+	// Cause is what is known to be wrong.
+	Cause string `json:"cause"`
 }
 
 // DataFresh reports that a model's power is being read again.

@@ -135,9 +135,19 @@ func NewClient(cfg Config) (*Client, error) {
 	for _, t := range targets {
 		conn := newConn(&cfg, t)
 		c.conns = append(c.conns, conn)
-		c.byAddress[t.Endpoint.address()] = conn
+		c.byAddress[t.Endpoint.Address()] = conn
 	}
 	return c, nil
+}
+
+// Targets are what the client reads, each daemon once with its GPUs in rising
+// order, as they were first named.
+func (c *Client) Targets() []Target {
+	targets := make([]Target, len(c.conns))
+	for i, conn := range c.conns {
+		targets[i] = conn.target
+	}
+	return targets
 }
 
 // Run keeps the connections until ctx ends, and returns nil when all its
@@ -168,7 +178,7 @@ func (c *Client) LatestCPU(endpoint Endpoint, cpu int) (r Reading, confirmedAt t
 }
 
 func (c *Client) latest(endpoint Endpoint, key deviceKey) (Reading, time.Time, bool) {
-	conn := c.byAddress[endpoint.address()]
+	conn := c.byAddress[endpoint.Address()]
 	if conn == nil {
 		return Reading{}, time.Time{}, false
 	}

@@ -68,7 +68,7 @@ const (
 )
 
 func newConn(cfg *Config, target Target) *conn {
-	address := target.Endpoint.address()
+	address := target.Endpoint.Address()
 	c := &conn{
 		cfg:      cfg,
 		target:   target,

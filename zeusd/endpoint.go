@@ -47,9 +47,9 @@ func (e Endpoint) url() string {
 	return (&url.URL{Scheme: "http", Host: e.String()}).String()
 }
 
-// address is the endpoint in the one form that names its daemon, which is the key
-// of everything kept per daemon.
-func (e Endpoint) address() Endpoint {
+// Address is the endpoint in the one form that names its daemon, which is the key
+// of everything kept per daemon; it has no token.
+func (e Endpoint) Address() Endpoint {
 	if e.Socket != "" {
 		return Endpoint{Socket: filepath.Clean(e.Socket)}
 	}
@@ -115,7 +115,7 @@ func mergeTargets(targets []Target) ([]Target, error) {
 				errs = append(errs, fmt.Errorf("zeusd target %d (%s): GPU index is %d, want 0 to %d", i, t.Endpoint, gpu, maxIndex))
 			}
 		}
-		address := t.Endpoint.address()
+		address := t.Endpoint.Address()
 		k, known := at[address]
 		if !known {
 			k = len(merged)

@@ -84,7 +84,7 @@ func probePeer(endpoint Endpoint) (*peer, error) {
 	if err := endpoint.validate(); err != nil {
 		return nil, err
 	}
-	address := endpoint.address()
+	address := endpoint.Address()
 	address.Token = endpoint.Token
 	return newPeer(address, probeTimeout, nil), nil
 }

@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"slices"
 	"strings"
 
 	"github.com/g2g-agent/g2g-agent/agent"
@@ -22,37 +25,70 @@ func (cmd checkCmd) Run(ctx context.Context, term terminal) error {
 	if err != nil {
 		return err
 	}
-	if c.Replay.DataDir == "" {
-		_, err = fmt.Fprintf(term.stdout, "%s: ok (no replay.data_dir, so no data was checked)\n", cmd.Config)
-		return err
+	var warnings, verdicts []string
+	if c.Replay.DataDir != "" {
+		setup, err := agent.SetUpReplay(c, nil)
+		if err != nil {
+			return fmt.Errorf("%s: %w", cmd.Config, err)
+		}
+		warnings = append(warnings, setup.Warnings...)
+		verdicts = append(verdicts, fmt.Sprintf("ok for replay, %d models, %d steps of %s s", len(setup.Models), setup.Replay.Steps(), c.DT))
 	}
-	setup, err := agent.SetUpReplay(c, nil)
-	if err != nil {
-		return fmt.Errorf("%s: %w", cmd.Config, err)
+	if slices.ContainsFunc(c.Models, func(m config.Model) bool { return m.Live != nil }) {
+		setup, err := cmd.setUpLive(term, io.Discard)
+		if err != nil {
+			return err
+		}
+		setup.Live.Close()
+		warnings = append(warnings, setup.Warnings...)
+		verdicts = append(verdicts, fmt.Sprintf("ok for run, %d models; --probe asks the servers", len(setup.Models)))
 	}
-	for _, w := range setup.Warnings {
-		fmt.Fprintf(term.stdout, "warning: %s\n", w)
+	if len(verdicts) == 0 {
+		verdicts = append(verdicts, "ok as it is, but for no run: replay needs replay.data_dir, run needs models with live")
 	}
-	_, err = fmt.Fprintf(term.stdout, "%s: ok, %d models, %d steps of %s s\n", cmd.Config, len(setup.Models), setup.Replay.Steps(), c.DT)
+	printWarnings(term.stdout, warnings)
+	for i, verdict := range verdicts {
+		verdicts[i] = cmd.Config + ": " + verdict + "\n"
+	}
+	_, err = io.WriteString(term.stdout, strings.Join(verdicts, ""))
 	return err
+}
+
+// setUpLive does what a live run does before it contacts anything.
+func (cmd checkCmd) setUpLive(term terminal, logTo io.Writer) (*agent.LiveSetup, error) {
+	c, err := config.Load(cmd.Config, term.environ, config.ForLive)
+	if err != nil {
+		return nil, err
+	}
+	setup, err := agent.SetUpLive(c, agent.SecretsFrom(term.environ), newLogger(c.Log, logTo), nil)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", cmd.Config, err)
+	}
+	return setup, nil
+}
+
+// printWarnings prints remarks, each once.
+func printWarnings(w io.Writer, warnings []string) {
+	for i, text := range warnings {
+		if !slices.Contains(warnings[:i], text) {
+			fmt.Fprintf(w, "warning: %s\n", text)
+		}
+	}
 }
 
 // probe asks the servers and prints what each answered.
 func (cmd checkCmd) probe(ctx context.Context, term terminal) error {
-	c, err := config.Load(cmd.Config, term.environ, config.ForLive)
+	setup, err := cmd.setUpLive(term, term.stderr)
 	if err != nil {
 		return err
 	}
-	setup, err := agent.SetUpLive(c, agent.SecretsFrom(term.environ), newLogger(c.Log, term.stderr), nil)
-	if err != nil {
-		return fmt.Errorf("%s: %w", cmd.Config, err)
-	}
 	defer setup.Live.Close()
-	for _, w := range setup.Warnings {
-		fmt.Fprintf(term.stdout, "warning: %s\n", w)
+	printWarnings(term.stdout, setup.Warnings)
+	results := setup.Live.Probe(ctx)
+	if ctx.Err() != nil {
+		return errors.New("interrupted") // what the servers did not answer is not their fault
 	}
 	failed := 0
-	results := setup.Live.Probe(ctx)
 	for _, r := range results {
 		verdict := "ok"
 		if r.Err != nil {

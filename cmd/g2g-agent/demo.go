@@ -42,15 +42,18 @@ func (cmd demoCmd) Run(ctx context.Context, term terminal) (err error) {
 	if err != nil {
 		return err
 	}
-	run := liveRun{config: c, name: "demo", log: newLogger(c.Log, term.stderr)}
+	run := liveRun{config: c, name: "demo"}
 	if isTerminal(term.stdout) && cmd.Out != stdoutPath {
 		specs, err := c.LiveModelSpecs()
 		if err != nil {
 			return err
 		}
-		table := newLiveTable(term.stdout, int(term.stdout.(*os.File).Fd()), specs)
-		run.log = newConsoleLogger(c.Log, table, false)
+		table := startLiveTable(term.stdout.(*os.File), specs)
 		run.onState = table.show
+		run.log = newLeveledLogger(c.Log, readable(table, false))
+		run.endLog = table.end
+	} else {
+		run.log, run.endLog = newLiveLogger(c.Log, term.stderr)
 	}
 	run.log.Info().Int("models", len(c.Models)).Msg("three models on simulated hosts; Ctrl-C ends it. The servers are loaded first, until they are warm")
 	run.beside = func(ctx context.Context, live *agent.Live) {

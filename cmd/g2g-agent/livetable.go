@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"text/tabwriter"
 	"time"
 
@@ -21,29 +23,62 @@ const (
 )
 
 // liveTable shows the latest state on a terminal, with the newest log lines
-// below. It is an io.Writer for the log.
+// below. It is an io.Writer for the log. Only its own goroutine waits for the
+// terminal.
 type liveTable struct {
 	w         io.Writer
-	width     int
+	size      func() (width, height int)
 	deadlineS map[string]float64 // by model label
 
+	state atomic.Pointer[datacenter.State]
 	mu    sync.Mutex
 	logs  []string // the newest lines
-	state *datacenter.State
-	shown int // lines on the screen
-	at    time.Time
+
+	shown int // lines on the screen; the goroutine's
+
+	// end stops the drawing after a last time; calls after the first do nothing.
+	end func()
 }
 
-// newLiveTable returns a table on w, which is a terminal fd characters wide.
-func newLiveTable(w io.Writer, fd int, models []datacenter.ModelSpec) *liveTable {
-	t := &liveTable{w: w, width: 100, deadlineS: map[string]float64{}}
-	if width, _, err := term.GetSize(fd); err == nil && width > 0 {
-		t.width = width
+// startLiveTable draws a table on a terminal until its end is called.
+func startLiveTable(f *os.File, models []datacenter.ModelSpec) *liveTable {
+	t := &liveTable{w: f, deadlineS: map[string]float64{}}
+	t.size = func() (width, height int) {
+		width, height, err := term.GetSize(int(f.Fd()))
+		if err != nil || width <= 0 || height <= 0 {
+			return 100, 24
+		}
+		return width, height
 	}
 	for _, m := range models {
 		t.deadlineS[m.ModelLabel] = m.ITLDeadlineS
 	}
+	t.start()
 	return t
+}
+
+// start starts the goroutine that draws.
+func (t *liveTable) start() {
+	ending, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		ticker := time.NewTicker(tableEvery)
+		defer ticker.Stop()
+		for {
+			t.draw()
+			select {
+			case <-ending:
+				t.draw()
+				return
+			case <-ticker.C:
+			}
+		}
+	}()
+	t.end = sync.OnceFunc(func() {
+		close(ending)
+		// A terminal that is held up cannot be told so.
+		_ = within(noticeTimeout, func() error { <-ended; return nil })
+	})
 }
 
 // Write takes in log lines.
@@ -54,52 +89,56 @@ func (t *liveTable) Write(p []byte) (int, error) {
 		t.logs = append(t.logs, strings.TrimRight(line, "\n"))
 	}
 	t.logs = t.logs[max(0, len(t.logs)-tableLogLines):]
-	t.draw()
 	return len(p), nil
 }
 
 // show takes in a state.
-func (t *liveTable) show(s *datacenter.State) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.state = s
-	if time.Since(t.at) >= tableEvery {
-		t.draw()
-	}
-}
+func (t *liveTable) show(s *datacenter.State) { t.state.Store(s) }
 
 // draw writes the table over the one before it.
 func (t *liveTable) draw() {
-	t.at = time.Now()
-	var b bytes.Buffer
-	if t.state != nil {
-		writeState(&b, t.state, t.deadlineS)
-		b.WriteByte('\n')
-	}
-	for _, line := range t.logs {
-		b.WriteString(line)
-		b.WriteByte('\n')
-	}
+	width, height := t.size()
 	var screen bytes.Buffer
 	if t.shown > 0 {
 		fmt.Fprintf(&screen, "\x1b[%dA", t.shown)
 	}
-	t.shown = 0
-	for line := range strings.Lines(b.String()) {
-		screen.WriteString(cut(strings.TrimRight(line, "\n"), t.width-1))
+	lines := t.lines(height - 1) // the cursor stands below
+	for _, line := range lines {
+		screen.WriteString(cut(line, width-1))
 		screen.WriteString("\x1b[K\n")
-		t.shown++
 	}
+	t.shown = len(lines)
 	screen.WriteString("\x1b[J")
 	_, _ = t.w.Write(screen.Bytes()) // a terminal that is gone cannot be told so
 }
 
+// lines are at most so many lines to draw: the state, and below it the newest of
+// the log that still fit.
+func (t *liveTable) lines(limit int) []string {
+	var lines []string
+	if s := t.state.Load(); s != nil {
+		var b strings.Builder
+		writeState(&b, s, t.deadlineS)
+		lines = append(strings.Split(strings.TrimRight(b.String(), "\n"), "\n"), "")
+	}
+	lines = lines[:min(len(lines), max(limit, 0))]
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	newest := min(len(t.logs), max(limit, 0)-len(lines))
+	return append(lines, t.logs[len(t.logs)-newest:]...)
+}
+
 // cut shortens a line that would wrap.
 func cut(line string, width int) string {
-	if runes := []rune(line); len(runes) > width && !strings.Contains(line, "\x1b") {
-		return string(runes[:max(width-1, 0)]) + "…"
+	runes := []rune(line)
+	switch {
+	case len(runes) <= width:
+		return line
+	case width < 1:
+		return ""
+	default:
+		return string(runes[:width-1]) + "…"
 	}
-	return line
 }
 
 // writeState writes a state as a table.

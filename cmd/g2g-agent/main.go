@@ -46,6 +46,7 @@ type terminal struct {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // the second signal ends a program that does not end in order
 	err := run(ctx, os.Args[1:], terminal{os.Stdout, os.Stderr, os.Environ()})
 	stop()
 	if err != nil {

@@ -69,7 +69,7 @@ func (cmd replayCmd) Run(ctx context.Context, term terminal) error {
 
 func (cmd replayCmd) run(ctx context.Context, r *agent.Replay, dt datacenter.Seconds, emit func(*datacenter.State) error) (agent.Timing, error) {
 	if cmd.Pace == "1" {
-		return agent.RunPaced(ctx, r, dt, emit)
+		return agent.RunPaced(ctx, r, dt, emit, nil)
 	}
 	return agent.RunFast(ctx, r, emit)
 }
@@ -86,7 +86,7 @@ func (cmd replayCmd) explain(ctx context.Context, err error) error {
 }
 
 func logTiming(log zerolog.Logger, t agent.Timing) {
-	log.Info().Int64("steps", t.Steps).Int64("late_steps", t.LateSteps).Float64("max_lateness_s", t.MaxLateness.Seconds()).Msg("paced run done")
+	log.Info().Int64("steps", t.Steps).Int64("late_steps", t.LateSteps).Float64("max_lateness_s", t.MaxLateness.Seconds()).Float64("elapsed_s", t.Elapsed.Seconds()).Msg("paced run done")
 }
 
 func invalidf(format string, args ...any) error {

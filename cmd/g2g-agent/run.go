@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"os/signal"
 	"runtime"
+	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -31,7 +35,8 @@ func (cmd runCmd) Run(ctx context.Context, term terminal) error {
 	if err != nil {
 		return err
 	}
-	return cmd.runLive(ctx, term, liveRun{config: c, name: cmd.Config, log: newLogger(c.Log, term.stderr)})
+	log, endLog := newLiveLogger(c.Log, term.stderr)
+	return cmd.runLive(ctx, term, liveRun{config: c, name: cmd.Config, log: log, endLog: endLog})
 }
 
 // liveRun is a live run to be done.
@@ -39,6 +44,8 @@ type liveRun struct {
 	config *config.Config
 	name   string // of the config, for errors
 	log    zerolog.Logger
+	// endLog shows what is left of the log; calls after the first do nothing.
+	endLog func()
 	// onState, if set, sees each state.
 	onState func(*datacenter.State)
 	// beside, if set, runs beside the steps, from the first on, until its context
@@ -52,22 +59,25 @@ var errDurationOver = errors.New("the duration is over")
 // runLive runs until ctx is done, which is its orderly end, or the duration is
 // over, and prints a summary.
 func (f liveFlags) runLive(ctx context.Context, term terminal, run liveRun) error {
+	defer run.endLog()
 	if !(f.DurationS >= 0) {
 		return invalidf("--duration-s must be > 0, got %v", f.DurationS)
 	}
-	setup, err := agent.SetUpLive(run.config, agent.SecretsFrom(term.environ), run.log, func(e datacenter.Event) {
-		run.log.Info().Float64("time_s", e.TimeS).Interface("data", e.Data).Msg(e.Topic)
-	})
+	// That nobody reads standard output any more is an error as others are; it
+	// must not kill the program before the servers are restored.
+	signal.Ignore(syscall.SIGPIPE)
+	setup, err := agent.SetUpLive(run.config, agent.SecretsFrom(term.environ), run.log, run.logEvent)
 	if err != nil {
 		return fmt.Errorf("%s: %w", run.name, err)
 	}
 	for _, w := range setup.Warnings {
 		run.log.Warn().Msg(w)
 	}
-	out, err := openOutput(f.Out, setup.Models, true, term)
+	direct, err := openOutput(f.Out, setup.Models, true, term)
 	if err != nil {
 		return err
 	}
+	out := startQueuedOutput(direct)
 	defer out.Abort()
 
 	ctx, end := context.WithCancelCause(ctx)
@@ -90,21 +100,46 @@ func (f liveFlags) runLive(ctx context.Context, term terminal, run liveRun) erro
 		}
 		return out.Write(s)
 	})
+	took := time.Since(began)
 	end(nil)
 	beside.Wait()
-	if timing.Steps > 0 {
-		logTiming(run.log, timing)
-		// What was measured is kept, however the run ended.
-		err = errors.Join(err, out.Commit())
-	}
-	if err != nil {
+	if summary.Steps == 0 {
+		run.endLog()
+		if err == nil {
+			err = tell(term.stderr, "interrupted before the first step\n")
+		}
 		return err
 	}
+	logTiming(run.log, timing)
+	// What was measured is kept, however the run ended.
+	if commitErr := out.Commit(); !errors.Is(err, commitErr) {
+		err = errors.Join(err, commitErr)
+	}
+	run.endLog()
+	var text strings.Builder
 	w := term.stdout
 	if f.Out == stdoutPath {
 		w = term.stderr
 	}
-	return printSummary(w, summary, time.Since(began))
+	return errors.Join(err, printSummary(&text, summary, took), tell(w, text.String()))
+}
+
+// logEvent logs an event, unless the agent itself has, with the cause.
+func (run *liveRun) logEvent(e datacenter.Event) {
+	level := zerolog.InfoLevel
+	switch e.Data.(type) {
+	case datacenter.DataStale, datacenter.DataFresh:
+		level = zerolog.DebugLevel
+	}
+	run.log.WithLevel(level).Float64("time_s", e.TimeS).Interface("data", e.Data).Msg(e.Topic)
+}
+
+// tell writes text for people, who may not be reading.
+func tell(w io.Writer, text string) error {
+	return within(noticeTimeout, func() error {
+		_, err := io.WriteString(w, text)
+		return err
+	})
 }
 
 // aliveLog notes now and then what the program itself takes.

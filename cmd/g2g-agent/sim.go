@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -13,31 +12,35 @@ import (
 )
 
 type simCmd struct {
-	Zeusd        string            `default:"127.0.0.1:4938" placeholder:"ADDRESS" help:"Where the simulated zeusd listens: host:port, or unix: and a path."`
-	GPUs         int               `name:"gpus" default:"8" help:"GPUs of the host."`
-	CPUs         int               `name:"cpus" default:"2" help:"CPUs of the host."`
-	ZeusdVersion string            `default:"0.5" enum:"0.4,0.5" help:"Wire format: 0.5 sends one event a GPU, 0.4 snapshots."`
-	Token        string            `help:"Bearer token that zeusd asks for."`
-	ClockOffsetS float64           `placeholder:"SECONDS" help:"The daemon's clock less the machine's."`
-	VLLM         map[string]string `name:"vllm" placeholder:"ADDRESS=MODEL_ID" help:"A simulated vLLM server and its model; may be repeated. Each takes the next GPUs: 8 for a 405B model, 4 for a 70B one, else 1."`
-	Actuator     string            `default:"set_max_num_seqs" enum:"set_max_num_seqs,runtime_config,stock" help:"How the servers let their batch size be set."`
-	MaxNumSeqs   int               `default:"256" help:"Their batch size at the start."`
-	EarlyStop    bool              `help:"Let answers end by themselves before their full length."`
-	Spread       bool              `help:"Write an iteration's tokens evenly over it, and not in one burst."`
-	Seed         uint64            `help:"Decides noise, iteration times and chunk sizes."`
+	Zeusd        string   `default:"127.0.0.1:4938" placeholder:"ADDRESS" help:"Where the simulated zeusd listens: host:port, or unix: and a path."`
+	GPUs         int      `name:"gpus" default:"8" help:"GPUs of the host."`
+	CPUs         int      `name:"cpus" default:"2" help:"CPUs of the host."`
+	ZeusdVersion string   `default:"0.5" enum:"0.4,0.5" help:"Wire format: 0.5 sends one event a GPU, 0.4 snapshots."`
+	Token        string   `help:"Bearer token that zeusd asks for."`
+	ClockOffsetS float64  `placeholder:"SECONDS" help:"The daemon's clock less the machine's."`
+	VLLM         []string `name:"vllm" sep:"none" placeholder:"ADDRESS=MODEL_ID" help:"A simulated vLLM server and its model; may be repeated. Each in turn takes the next GPUs: 8 for a 405B model, 4 for a 70B one, else 1."`
+	Actuator     string   `default:"set_max_num_seqs" enum:"set_max_num_seqs,runtime_config,stock" help:"How the servers let their batch size be set."`
+	MaxNumSeqs   int      `default:"256" help:"Their batch size at the start."`
+	EarlyStop    bool     `help:"Let answers end by themselves before their full length."`
+	Spread       bool     `help:"Write an iteration's tokens evenly over it, and not in one burst."`
+	Seed         uint64   `help:"Decides noise, iteration times and chunk sizes."`
 }
 
 // Run runs a simulated host until it is interrupted.
 func (cmd simCmd) Run(ctx context.Context, term terminal) (err error) {
+	if cmd.GPUs < 0 || cmd.CPUs < 0 || cmd.MaxNumSeqs < 1 {
+		return invalidf("--gpus and --cpus must be >= 0 and --max-num-seqs >= 1, got %d, %d and %d", cmd.GPUs, cmd.CPUs, cmd.MaxNumSeqs)
+	}
+	servers, err := cmd.servers()
+	if err != nil {
+		return err
+	}
 	var closers []func() error
 	defer func() {
 		for _, c := range slices.Backward(closers) {
 			err = errors.Join(err, c())
 		}
 	}()
-	if cmd.GPUs < 0 || cmd.CPUs < 0 || cmd.MaxNumSeqs < 1 {
-		return invalidf("--gpus and --cpus must be >= 0 and --max-num-seqs >= 1, got %d, %d and %d", cmd.GPUs, cmd.CPUs, cmd.MaxNumSeqs)
-	}
 	gpus := make([]*sim.GPU, cmd.GPUs)
 	for i := range gpus {
 		gpus[i] = sim.NewGPU("NVIDIA H100 80GB HBM3 (simulated)", 70)
@@ -50,30 +53,61 @@ func (cmd simCmd) Run(ctx context.Context, term terminal) (err error) {
 		return err
 	}
 	closers = append(closers, z.Close)
-	fmt.Fprintf(term.stdout, "zeusd %s: GPUs 0 to %d\n", z.Addr(), len(gpus)-1)
-	next := 0
-	for i, address := range slices.Sorted(maps.Keys(cmd.VLLM)) {
-		modelID := cmd.VLLM[address]
-		if _, known := sim.LookUpProfile(modelID); !known {
-			return invalidf("--vllm %s=%s: unknown model; known are those with -8B, 70B or 405B in their name, such as meta-llama/Llama-3.1-8B-Instruct", address, modelID)
-		}
-		first := next
-		if next += gpusOf(modelID); next > len(gpus) {
-			return invalidf("--vllm %s=%s needs GPUs %d to %d, but there are %d (--gpus)", address, modelID, first, next-1, len(gpus))
-		}
+	fmt.Fprintf(term.stdout, "zeusd %s: %s\n", z.Addr(), gpuRange(0, len(gpus)))
+	for i, server := range servers {
 		v, err := sim.StartVLLM(sim.VLLMConfig{ //nolint:contextcheck // likewise
-			Listen: address, ModelID: modelID, GPUs: gpus[first:next], Actuator: sim.VLLMActuator(cmd.Actuator),
+			Listen: server.address, ModelID: server.modelID, GPUs: gpus[server.firstGPU:server.endGPU], Actuator: sim.VLLMActuator(cmd.Actuator),
 			MaxNumSeqs: cmd.MaxNumSeqs, Spread: cmd.Spread, EarlyStop: cmd.EarlyStop, Seed: cmd.Seed + uint64(i),
 		})
 		if err != nil {
 			return err
 		}
 		closers = append(closers, v.Close)
-		fmt.Fprintf(term.stdout, "vLLM %s: %s on GPUs %d to %d\n", v.URL(), modelID, first, next-1)
+		fmt.Fprintf(term.stdout, "vLLM %s: %s on %s\n", v.URL(), server.modelID, gpuRange(server.firstGPU, server.endGPU))
 	}
 	fmt.Fprintln(term.stdout, `PUT /sim/faults to any of them causes faults, e.g. {"freeze": true}; GET shows what there is`)
 	<-ctx.Done()
 	return nil
+}
+
+// simServer is a vLLM server to be simulated, on the GPUs from firstGPU to before
+// endGPU.
+type simServer struct {
+	address, modelID string
+	firstGPU, endGPU int
+}
+
+// servers reads the --vllm flags and gives each server its GPUs.
+func (cmd simCmd) servers() ([]simServer, error) {
+	var servers []simServer
+	next := 0
+	for _, flag := range cmd.VLLM {
+		address, modelID, _ := strings.Cut(flag, "=")
+		if address == "" || modelID == "" {
+			return nil, invalidf("--vllm %s: want ADDRESS=MODEL_ID, such as 127.0.0.1:8000=meta-llama/Llama-3.1-8B-Instruct", flag)
+		}
+		if _, known := sim.LookUpProfile(modelID); !known {
+			return nil, invalidf("--vllm %s: unknown model; known are those with -8B, 70B or 405B in their name, such as meta-llama/Llama-3.1-8B-Instruct", flag)
+		}
+		s := simServer{address, modelID, next, next + gpusOf(modelID)}
+		if next = s.endGPU; next > cmd.GPUs {
+			return nil, invalidf("--vllm %s needs %s, but there are %d (--gpus)", flag, gpuRange(s.firstGPU, s.endGPU), cmd.GPUs)
+		}
+		servers = append(servers, s)
+	}
+	return servers, nil
+}
+
+// gpuRange names the GPUs from first to before end.
+func gpuRange(first, end int) string {
+	switch end - first {
+	case 0:
+		return "no GPUs"
+	case 1:
+		return fmt.Sprintf("GPU %d", first)
+	default:
+		return fmt.Sprintf("GPUs %d to %d", first, end-1)
+	}
 }
 
 // gpusOf is how many GPUs a simulated model runs on.
