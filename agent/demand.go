@@ -51,6 +51,9 @@ func (d *demand) gpusAt(tS float64) int {
 type overload struct {
 	timeS         float64
 	gpus, servers int // asked for
+	// unsure: that is not too much, but so near that it takes too long to find out
+	// about the steps to come.
+	unsure bool
 }
 
 // firstOverload returns the first step in [from, to) at which the capacity or
@@ -76,7 +79,9 @@ func (d *demand) firstOverload(from, to int64) *overload {
 			k = max(k+1, int64(min(end/d.cfg.DT.Float64(), math.MaxInt64/2))-1)
 		case walked == d.maxWalk:
 			d.replicasAt(t, replicas)
-			return d.measure(t, replicas)
+			over := d.measure(t, replicas)
+			over.unsure = true
+			return over
 		default:
 			k++
 			walked++
@@ -149,6 +154,10 @@ func (d *demand) nextChange(tS float64) float64 {
 // describe says what is asked for and what there is.
 func (d *demand) describe(o *overload) string {
 	f := &d.cfg.Facility
+	if o.unsure {
+		return fmt.Sprintf("close to the %d GPUs in %d servers of datacenter.total_gpu_capacity for so long from t=%v s on that it is not certain they suffice; leave them more room",
+			f.TotalGPUCapacity, f.NumServers(), o.timeS)
+	}
 	return fmt.Sprintf("%d GPUs in %d servers at t=%v s, but datacenter.total_gpu_capacity is %d GPUs, which fill %d servers of %d",
 		o.gpus, o.servers, o.timeS, f.TotalGPUCapacity, f.NumServers(), f.GPUsPerServer)
 }

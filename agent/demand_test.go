@@ -76,7 +76,11 @@ func TestFirstOverloadLooksFarAhead(t *testing.T) {
 		t.Errorf("91 replicas in 96 servers overload at %+v", over)
 	}
 	d.shift[0] = 6
-	if over := d.firstOverload(0, math.MaxInt64); over == nil {
+	if over := d.firstOverload(0, math.MaxInt64); over == nil || over.unsure {
 		t.Error("97 replicas fit into 96 servers")
+	}
+	d.shift[0] = 4
+	if over := d.firstOverload(0, math.MaxInt64); over == nil || !over.unsure {
+		t.Errorf("95 replicas, give or take one, in 96 servers are taken for %+v", over)
 	}
 }

@@ -141,7 +141,7 @@ func NewLive(cfg LiveConfig) (*Live, error) {
 			len(gpus[m]), cfg.Models[m].GPUsPerReplica, cfg.Hardware[m].SimulatedReplicas))
 	}
 	if l.pipeline, err = newPipeline(cfg.Config, pool, source); err == nil {
-		l.pipeline.demand.fromZero = true
+		l.pipeline.demand.fromZero, l.pipeline.demand.maxWalk = true, maxStartWalk
 		if over := l.pipeline.demand.firstOverload(0, l.pipeline.horizon); over != nil {
 			err = fmt.Errorf("%w: models: the replica schedules need %s; in a live run the capacity is the sum of simulated_num_replicas times gpus_per_replica",
 				datacenter.ErrInvalidInput, l.pipeline.demand.describe(over))
@@ -155,8 +155,12 @@ func NewLive(cfg LiveConfig) (*Live, error) {
 	return l, nil
 }
 
-// maxLiveWalk bounds the look ahead for room in a shift, which holds up the steps.
-const maxLiveWalk = 10_000
+// How far the look ahead for room goes step by step: at the start, and for a
+// shift, when it holds up the steps.
+const (
+	maxStartWalk = 10_000_000
+	maxLiveWalk  = 10_000
+)
 
 // clockS is a time on the clock of the power histories, in seconds.
 func (l *Live) clockS(t time.Time) float64 { return t.Sub(l.began).Seconds() }

@@ -262,6 +262,11 @@ func (p *Pipeline) checkRoom(m int, c datacenter.ShiftReplicas) error {
 	if over == nil {
 		return nil
 	}
+	if over.unsure {
+		return refuse("replica_delta", datacenter.ErrNotPossible,
+			"with %+d replicas of %q, of %d GPUs %d are free now, but from t=%v s on ramps come so close to the capacity that it is not certain they suffice",
+			c.ReplicaDelta, c.ModelLabel, capacity, max(free, 0), over.timeS)
+	}
 	return refuse("replica_delta", datacenter.ErrNotPossible,
 		"%+d replicas of %q need %d GPUs; of %d GPUs %d are free now, and at t=%v s they would not suffice",
 		c.ReplicaDelta, c.ModelLabel, c.ReplicaDelta*p.cfg.Models[m].GPUsPerReplica, capacity, max(free, 0), over.timeS)

@@ -61,7 +61,7 @@ var errDurationOver = errors.New("the duration is over")
 func (f liveFlags) runLive(ctx context.Context, term terminal, run liveRun) error {
 	defer run.endLog()
 	if !(f.DurationS >= 0) {
-		return invalidf("--duration-s must be > 0, got %v", f.DurationS)
+		return invalidf("--duration-s must be >= 0, got %v", f.DurationS)
 	}
 	// That nobody reads standard output any more is an error as others are; it
 	// must not kill the program before the servers are restored.
