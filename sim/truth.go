@@ -27,7 +27,7 @@ type ITL struct {
 	P99S  float64 `json:"p99_s"`
 	P999S float64 `json:"p999_s"`
 	// Complete says that no chunk of the window is forgotten, which happens to
-	// those before the latest 2^20; always true in Truth.
+	// those before the latest TruthChunks; always true in Truth.
 	Complete bool `json:"complete"`
 }
 
@@ -39,7 +39,6 @@ type itlSample struct {
 }
 
 const (
-	maxSamples = 1 << 20
 	// A histogram's bucket holds values whose leading bits are the same:
 	// 2^histBits buckets for each octave.
 	histBits    = 8

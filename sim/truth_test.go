@@ -45,7 +45,7 @@ func near(a, b ITL, tolerance float64) bool {
 
 func TestTruthOfITL(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		truth := newITLTruth(maxSamples)
+		truth := newITLTruth(1 << 20)
 		samples := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) itlSample {
 			return itlSample{
 				atNS:  rapid.Int64Range(0, 1000).Draw(t, "at"),

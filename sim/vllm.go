@@ -62,6 +62,9 @@ type VLLMConfig struct {
 	// KVCacheTokens is the size of the KV cache; the default is a million. It
 	// shows in the metrics only.
 	KVCacheTokens int
+	// TruthChunks is how many of the latest chunks the true latency of a window can
+	// be told from; the default is 2^20, which take 24 MiB.
+	TruthChunks int
 	// APIKey, unless empty, is what clients must bear below /v1.
 	APIKey string
 	// Seed decides lengths of iterations and sizes of chunks: iteration i, and
@@ -119,6 +122,7 @@ func StartVLLM(cfg VLLMConfig) (*VLLM, error) {
 	setDefault(&cfg.Engines, 1)
 	setDefault(&cfg.OutputTokens, 512)
 	setDefault(&cfg.KVCacheTokens, 1_000_000)
+	setDefault(&cfg.TruthChunks, 1<<20)
 	if cfg.Actuator == "" {
 		cfg.Actuator = SetMaxNumSeqs
 	}
@@ -131,7 +135,7 @@ func StartVLLM(cfg VLLMConfig) (*VLLM, error) {
 	v := &VLLM{
 		cfg:     cfg,
 		base:    time.Now(),
-		itl:     newITLTruth(maxSamples),
+		itl:     newITLTruth(cfg.TruthChunks),
 		changed: make(chan struct{}),
 		ttft:    newHistogram(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160),
 		tpot:    newHistogram(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80),
@@ -162,6 +166,8 @@ func (c *VLLMConfig) check() error {
 		return fmt.Errorf("max_num_seqs %d: need 1 or more", c.MaxNumSeqs)
 	case c.Engines < 1:
 		return fmt.Errorf("%d engines: need 1 or more", c.Engines)
+	case c.TruthChunks < 1:
+		return fmt.Errorf("%d truth chunks: need 1 or more", c.TruthChunks)
 	case c.OutputTokens < 1:
 		return fmt.Errorf("%d output tokens: need 1 or more", c.OutputTokens)
 	case c.KVCacheTokens < 1:

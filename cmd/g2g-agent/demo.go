@@ -130,7 +130,9 @@ func startDemoHosts() (*demoHosts, error) {
 	} {
 		profile, _ := sim.LookUpProfile(m.modelID)
 		v, err := sim.StartVLLM(sim.VLLMConfig{
-			Listen: "127.0.0.1:0", ModelID: m.modelID, Profile: profile, GPUs: m.gpus, Actuator: m.actuator, EarlyStop: true, Seed: uint64(i),
+			Listen: "127.0.0.1:0", ModelID: m.modelID, Profile: profile, GPUs: m.gpus, Actuator: m.actuator, EarlyStop: true,
+			TruthChunks: 1, // nobody asks for it
+			Seed:        uint64(i),
 		})
 		if err != nil {
 			return nil, errors.Join(err, h.close())

@@ -57,7 +57,7 @@ func (cmd simCmd) Run(ctx context.Context, term terminal) (err error) {
 	for i, server := range servers {
 		v, err := sim.StartVLLM(sim.VLLMConfig{ //nolint:contextcheck // likewise
 			Listen: server.address, ModelID: server.modelID, GPUs: gpus[server.firstGPU:server.endGPU], Actuator: sim.VLLMActuator(cmd.Actuator),
-			MaxNumSeqs: cmd.MaxNumSeqs, Spread: cmd.Spread, EarlyStop: cmd.EarlyStop, Seed: cmd.Seed + uint64(i),
+			MaxNumSeqs: cmd.MaxNumSeqs, Spread: cmd.Spread, EarlyStop: cmd.EarlyStop, TruthChunks: 1 << 16, Seed: cmd.Seed + uint64(i),
 		})
 		if err != nil {
 			return err
