@@ -112,8 +112,8 @@ func New(cfg Config) (*Generator, error) {
 	}, nil
 }
 
-// minWindow keeps the parts of a window longer than the time they take to read.
-const minWindow = time.Millisecond
+// minWindow keeps a window longer than what is read is late.
+const minWindow = 10 * time.Millisecond
 
 // render prepares the bodies of all requests.
 func render(cfg *Config) ([][]byte, error) {
@@ -252,6 +252,10 @@ func (w *worker) work(ctx context.Context) {
 		err := w.stream.Complete(ctx, body, observe)
 		g.tallies.inFlight.Add(-1)
 		w.countConnects()
+		if err == nil && w.progress.tokens == 0 {
+			// At once again, it would be a busy loop that measures nothing.
+			err = &vllm.StreamError{Kind: vllm.StreamNoTokens, Detail: "the answer is complete and has no tokens"}
+		}
 		var failure *vllm.StreamError
 		switch {
 		case err == nil:

@@ -6,7 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -357,7 +360,7 @@ func TestConfigsRefused(t *testing.T) {
 		{Config{BaseURL: "a", ModelID: "m"}, `vLLM base URL is "a", want http://HOST:PORT or https://HOST:PORT`},
 		{Config{BaseURL: "http://a", ModelID: "m", Concurrency: -1}, "concurrency is -1, want 0 or more"},
 		{Config{BaseURL: "http://a", ModelID: "m", MaxOutputTokens: -1}, "the maximum of output tokens is -1, want 1 or more"},
-		{Config{BaseURL: "http://a", ModelID: "m", ITLWindow: time.Microsecond}, "the ITL window is 1µs, want 1ms or more"},
+		{Config{BaseURL: "http://a", ModelID: "m", ITLWindow: time.Microsecond}, "the ITL window is 1µs, want 10ms or more"},
 		{Config{BaseURL: "http://a", ModelID: "m", ExtraBody: map[string]any{"n": 3}}, "request 1: n is 3, want 1: the tokens of several choices cannot be told apart"},
 		{Config{BaseURL: "http://a", ModelID: "m", ExtraBody: map[string]any{"x": math.NaN()}}, "extra body of requests: x: json: unsupported value: NaN"},
 	} {
@@ -393,5 +396,26 @@ func TestRunsOnceAtATime(t *testing.T) {
 	}
 	if err := g.Run(ctx); err != nil {
 		t.Errorf("a run after the first: %v", err)
+	}
+}
+
+// TestAnswersWithoutTokensAreFailures: they would make a busy loop, measuring
+// nothing.
+func TestAnswersWithoutTokensAreFailures(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		_, _ = io.WriteString(w, "data: [DONE]\n\n")
+	}))
+	defer server.Close()
+	g := startLoad(t, Config{BaseURL: server.URL, Concurrency: 2})
+	eventually(t, 10*time.Second, "failures", func() bool { return failed(g, vllm.StreamNoTokens) >= 8 })
+	start, before := time.Now(), failed(g, vllm.StreamNoTokens)
+	wait(t, time.Second)
+	if tries, most := failed(g, vllm.StreamNoTokens)-before, uint64(2*(time.Since(start).Seconds()*2+1)); tries > most {
+		t.Errorf("%d requests of 2 workers in 1 s, want at most %d", tries, most)
+	}
+	if s := g.Stats(); s.Completed != 0 {
+		t.Errorf("%d requests count as completed", s.Completed)
 	}
 }

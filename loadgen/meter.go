@@ -118,12 +118,15 @@ func (m *meter) observe(shardOf int, p *progress, r *vllm.StreamRead) {
 	if withTokens == 0 {
 		return
 	}
-	slot := m.meanSlot(s, r.At)
-	slot.reads++
 	s.counts.reads++
 	if withTokens > 1 {
-		slot.multiEventReads++
 		s.counts.multiEventReads++
+	}
+	if slot := m.meanSlot(s, r.At); slot != nil {
+		slot.reads++
+		if withTokens > 1 {
+			slot.multiEventReads++
+		}
 	}
 }
 
@@ -150,24 +153,31 @@ func (m *meter) sample(s *shard, at, dt time.Duration, inc int, perChunk bool) {
 	n := uint64(inc)
 	each := dt / time.Duration(inc)
 	s.itl.add(each, n)
-	slot := m.meanSlot(s, at)
-	slot.sum += dt
-	slot.tokens += int64(inc)
-	if perChunk {
-		slot.perChunkSamples += int64(inc)
+	if slot := m.meanSlot(s, at); slot != nil {
+		slot.sum += dt
+		slot.tokens += int64(inc)
+		if perChunk {
+			slot.perChunkSamples += int64(inc)
+		}
 	}
-	h := m.histogramSlot(s, at)
-	bin := binOf(each)
-	h.bins[bin] += uint32(n)
-	h.count += n
-	h.low, h.high = min(h.low, bin), max(h.high, bin+1)
+	if h := m.histogramSlot(s, at); h != nil {
+		bin := binOf(each)
+		h.bins[bin] += uint32(n)
+		h.count += n
+		h.low, h.high = min(h.low, bin), max(h.high, bin+1)
+	}
 }
 
-// meanSlot is the slot for the time at, emptied if it was another part's.
+// meanSlot is the slot for the time at, emptied if it was an earlier part's; nil
+// if it is a later part's already: a read that was held up for longer than the
+// window is no part of it any more.
 func (m *meter) meanSlot(s *shard, at time.Duration) *meanSlot {
 	number := int64(at / m.part(meanSlots))
 	slot := &s.slots[number%int64(len(s.slots))]
-	if slot.number != number {
+	if slot.number > number {
+		return nil
+	}
+	if slot.number < number {
 		*slot = meanSlot{number: number}
 	}
 	return slot
@@ -176,7 +186,10 @@ func (m *meter) meanSlot(s *shard, at time.Duration) *meanSlot {
 func (m *meter) histogramSlot(s *shard, at time.Duration) *histogramSlot {
 	number := int64(at / m.part(histogramSlots))
 	slot := &s.histograms[number%int64(len(s.histograms))]
-	if slot.number != number {
+	if slot.number > number {
+		return nil
+	}
+	if slot.number < number {
 		if slot.count > 0 {
 			clear(slot.bins[slot.low:slot.high])
 		}

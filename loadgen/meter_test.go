@@ -251,3 +251,27 @@ func BenchmarkWindow(b *testing.B) {
 		m.itl(now)
 	}
 }
+
+// TestLateReadsLeaveTheWindow: a read that was held up for longer than the window
+// must not take the place of those that came meanwhile.
+func TestLateReadsLeaveTheWindow(t *testing.T) {
+	m := newMeter(time.Second)
+	inTime, late := &reader{meter: m}, &reader{meter: m}
+	late.read(500*ms, tokens(1))
+	for i := range 100 {
+		inTime.read(1600*ms+time.Duration(i)*10*ms, tokens(i+1))
+	}
+	now := 2600 * ms
+	before := m.itl(now)
+	part := m.part(meanSlots)
+	late.read(2590*ms-part*time.Duration(meanSlots+1), tokens(2))
+	late.read(2591*ms-part*time.Duration(meanSlots+1), tokens(3))
+	if after := m.itl(now); before.Tokens == 0 || after.Tokens != before.Tokens || after.MeanS != before.MeanS {
+		t.Errorf("the window was %+v and is %+v", before, after)
+	}
+	var s Stats
+	m.sumUp(&s)
+	if s.Tokens != 103 {
+		t.Errorf("%d tokens over all time, want 103", s.Tokens)
+	}
+}

@@ -296,6 +296,8 @@ func (s *Stream) lost(err error, end time.Duration) error {
 		return s.decoder.eof(err)
 	case s.decoder.done:
 		return s.decoder.eof(nil)
+	case s.decoder.state == inRefusal:
+		return s.decoder.refusal() // as far as it came
 	case s.now() >= end:
 		return &StreamError{Kind: StreamTotalTimeout, Detail: fmt.Sprintf("not done after %v", s.client.cfg.RequestTimeout)}
 	}
@@ -359,12 +361,16 @@ func (s *Stream) exchangeStamped(ctx context.Context, request net.Buffers, end t
 	}
 }
 
+// readsAtOnce bounds how long a server that sends faster than is read keeps the
+// other streams, and the end of its own request, waiting.
+const readsAtOnce = 16
+
 // ready reads what the socket has. It tells whether the response is finished;
 // otherwise it is called again when there is more.
 func (s *Stream) ready(fd int) bool {
 	r, _ := s.client.receivers.Get().(*receiver)
 	defer s.client.receivers.Put(r)
-	for {
+	for range readsAtOnce {
 		data, stampNs, more, err := r.receive(fd)
 		if err == errWouldBlock { //nolint:errorlint // never wrapped, and compared for every chunk
 			return false
@@ -376,6 +382,8 @@ func (s *Stream) ready(fd int) bool {
 			return false
 		}
 	}
+	s.socket.readLater()
+	return false
 }
 
 // exchangePlain does the exchange on a connection that Go reads.

@@ -40,4 +40,5 @@ func (s *socket) abandon()                                         {}
 func (s *socket) write(context.Context, time.Time, [][]byte) error { return errors.ErrUnsupported }
 func (s *socket) lock()                                            {}
 func (s *socket) unlock()                                          {}
+func (s *socket) readLater()                                       {}
 func (s *socket) idle() bool                                       { return true }

@@ -520,3 +520,71 @@ func TestStreamConfigsRefused(t *testing.T) {
 		}
 	}
 }
+
+// TestFloodHoldsNobodyUp: a server that sends faster than is read, and nothing
+// of use, ends with its request's time, and other streams are read meanwhile.
+func TestFloodHoldsNobodyUp(t *testing.T) {
+	for name, line := range map[string]string{"comments": ": x\n", "empty events": "data: {}\n\n"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			flooding := make(chan struct{})
+			var once sync.Once
+			url := serveRaw(t, func(connection int) exchange {
+				if connection > 0 {
+					return says(goodAnswer(3))
+				}
+				return func(conn net.Conn, _ *http.Request, _ string) bool {
+					head := "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+					flood := head + strings.Repeat(line, 1<<16)
+					for {
+						if _, err := io.WriteString(conn, flood); err != nil {
+							return false
+						}
+						once.Do(func() { close(flooding) })
+						flood = flood[len(head):]
+						head = ""
+					}
+				}
+			})
+			client, err := NewStreamClient(StreamConfig{BaseURL: url, RequestTimeout: time.Second})
+			if err != nil {
+				t.Fatal(err)
+			}
+			flooded, other := client.NewStream(), client.NewStream()
+			defer flooded.Close()
+			defer other.Close()
+			ended := make(chan error, 1)
+			began := time.Now()
+			go func() { ended <- flooded.Complete(t.Context(), []byte("{}"), func(*StreamRead) {}) }()
+			<-flooding
+			if tokens, err := tokensOf(t, other); err != nil || len(tokens) == 0 {
+				t.Errorf("beside the flood a stream got %v, %v", tokens, err)
+			}
+			select {
+			case err := <-ended:
+				var failure *StreamError
+				if !errors.As(err, &failure) || failure.Kind != StreamTotalTimeout {
+					t.Errorf("the flood ended with %v, want its timeout", err)
+				}
+			case <-time.After(15 * time.Second):
+				t.Errorf("the flood did not end within %v", time.Since(began))
+			}
+		})
+	}
+}
+
+// TestRefusalThatStalls: what was refused is known before the body has come.
+func TestRefusalThatStalls(t *testing.T) {
+	release := make(chan struct{})
+	url := serveRaw(t, always(func(conn net.Conn, _ *http.Request, _ string) bool {
+		_, _ = io.WriteString(conn, "HTTP/1.1 503 Busy\r\nContent-Type: text/plain\r\nContent-Length: 50\r\n\r\nloading")
+		<-release
+		return false
+	}))
+	t.Cleanup(func() { close(release) })
+	_, err := tokensOf(t, newTestStream(t, StreamConfig{BaseURL: url, IdleTimeout: 200 * time.Millisecond}))
+	var failure *StreamError
+	if !errors.As(err, &failure) || failure.Kind != StreamStatus5xx || failure.Status != 503 {
+		t.Errorf("the error is %v, want the status", err)
+	}
+}

@@ -81,6 +81,9 @@ func (c *stampClock) at(stampNs, earliest int64) (atNs, lagNs int64, kind StampK
 		return monoNs, 0, StampMissing
 	}
 	atNs = stampNs - c.offset
+	if atNs < earliest && earliest-atNs < clockNoise {
+		atNs = earliest // the offset is measured better than it was then
+	}
 	if stepped || atNs > monoNs || atNs < earliest {
 		return monoNs, 0, StampDiscarded
 	}

@@ -27,6 +27,9 @@ const (
 	StreamCut
 	// StreamMalformed says that what came is not a streaming completion over HTTP/1.1.
 	StreamMalformed
+	// StreamNoTokens says that a completion ended as it should, but brought nothing.
+	// [Stream.Complete] does not look at that; it is for those who count tokens.
+	StreamNoTokens
 	// NumStreamErrorKinds is the number of kinds.
 	NumStreamErrorKinds = iota
 )
@@ -52,6 +55,8 @@ func (k StreamErrorKind) String() string {
 		return "cut"
 	case StreamMalformed:
 		return "malformed"
+	case StreamNoTokens:
+		return "no_tokens"
 	}
 	return fmt.Sprintf("StreamErrorKind(%d)", uint8(k))
 }

@@ -39,6 +39,7 @@ type collection struct {
 // packet.
 type socket struct {
 	collector *collector
+	epoll     int
 	fd        int
 
 	mu sync.Mutex // held while read runs, and with it over what read works on
@@ -87,9 +88,8 @@ func (c *collector) add(s *socket) error {
 			stop: make(chan struct{}), stopped: make(chan struct{}),
 		}
 	}
-	if err := unix.EpollCtl(all.epoll, unix.EPOLL_CTL_ADD, s.fd, &unix.EpollEvent{
-		Events: unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET, Fd: int32(s.fd),
-	}); err != nil {
+	s.epoll = all.epoll
+	if err := s.control(unix.EPOLL_CTL_ADD); err != nil {
 		if c.now == nil {
 			_ = unix.Close(all.epoll)
 		}
@@ -102,6 +102,16 @@ func (c *collector) add(s *socket) error {
 	}
 	return nil
 }
+
+func (s *socket) control(operation int) error {
+	return unix.EpollCtl(s.epoll, operation, s.fd, &unix.EpollEvent{
+		Events: unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET, Fd: int32(s.fd),
+	})
+}
+
+// readLater has the socket read again at the next look if it has something to
+// read. If that cannot be asked for, the read once a second finds it.
+func (s *socket) readLater() { _ = s.control(unix.EPOLL_CTL_MOD) }
 
 // close closes the socket. With the last one the goroutine ends.
 func (s *socket) close() error {
