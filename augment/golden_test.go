@@ -1,14 +1,12 @@
 package augment
 
 import (
-	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"math"
 	"os"
 	"slices"
 	"sort"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -99,181 +97,6 @@ func (c *constant) Assign(int, []int32) {}
 func (c *constant) PerGPUPower(_ int, perGPUW []float64) {
 	for i := range perGPUW {
 		perGPUW[i] = float64(*c)
-	}
-}
-
-// rollingReadings is a plain rolling buffer: at offset s, the latest reading at
-// or before now-s, or the first there is.
-type rollingReadings struct {
-	now     float64
-	stagger []float64
-	timeS   []float64
-	powerW  [][]float64 // per model
-	servers [][]int32   // per model
-}
-
-func (r *rollingReadings) Assign(model int, servers []int32) {
-	r.servers[model] = append(r.servers[model][:0], servers...)
-}
-
-func (r *rollingReadings) PerGPUPower(model int, perGPUW []float64) {
-	for i, s := range r.servers[model] {
-		at := r.now - r.stagger[s]
-		k := sort.Search(len(r.timeS), func(k int) bool { return r.timeS[k] > at })
-		perGPUW[i] = r.powerW[model][max(k-1, 0)]
-	}
-}
-
-// TestLiveArithmeticMatchesOpenG2G feeds the augmenter as a live run does: from
-// scripted readings of real GPUs, staggered in seconds.
-func TestLiveArithmeticMatchesOpenG2G(t *testing.T) {
-	run := readJSON[struct {
-		Seed       uint64 `json:"seed"`
-		DT         string `json:"dt_s"`
-		Datacenter struct {
-			GPUsPerServer  int     `json:"gpus_per_server"`
-			BaseKWPerPhase float64 `json:"base_kw_per_phase"`
-		} `json:"datacenter"`
-		Augmentation struct {
-			AmplitudeScaleRange [2]float64 `json:"amplitude_scale_range"`
-			NoiseFraction       float64    `json:"noise_fraction"`
-		} `json:"augmentation"`
-		Deployments []struct {
-			Spec struct {
-				ModelLabel     string `json:"model_label"`
-				GPUsPerReplica int    `json:"gpus_per_replica"`
-			} `json:"spec"`
-			SimulatedNumReplicas int `json:"simulated_num_replicas"`
-			GPUEndpoints         []struct {
-				Host       string `json:"host"`
-				Port       int    `json:"port"`
-				GPUIndices []int  `json:"gpu_indices"`
-			} `json:"gpu_endpoints"`
-			Replicas *struct {
-				Initial int `json:"initial"`
-				Ramps   []struct {
-					Target int     `json:"target"`
-					TStart float64 `json:"t_start"`
-					TEnd   float64 `json:"t_end"`
-				} `json:"ramps"`
-			} `json:"replicas"`
-		} `json:"deployments"`
-		Polls []struct {
-			NowS     float64                       `json:"now_s"`
-			Readings map[string]map[string]float64 `json:"readings_w"`
-			Step     bool                          `json:"step"`
-		} `json:"polls"`
-	}](t, "online/two_models.json")
-	dt, err := datacenter.ParseSeconds(run.DT)
-	if err != nil {
-		t.Fatal(err)
-	}
-
-	var labels []string
-	var gpusPerReplica []int
-	var schedules []*datacenter.ReplicaSchedule
-	gpus := 0
-	for _, d := range run.Deployments {
-		labels = append(labels, d.Spec.ModelLabel)
-		gpusPerReplica = append(gpusPerReplica, d.Spec.GPUsPerReplica)
-		gpus += d.SimulatedNumReplicas * d.Spec.GPUsPerReplica
-		initial, ramps := d.SimulatedNumReplicas, []datacenter.Ramp(nil)
-		if d.Replicas != nil {
-			initial = d.Replicas.Initial
-			for _, r := range d.Replicas.Ramps {
-				ramps = append(ramps, datacenter.Ramp{Target: r.Target, TStartS: r.TStart, TEndS: r.TEnd})
-			}
-		}
-		s, err := datacenter.NewReplicaSchedule(initial, ramps...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		schedules = append(schedules, s)
-	}
-	pool := NewPool(PoolConfig{
-		Seed: run.Seed, NumServers: (gpus + run.Datacenter.GPUsPerServer - 1) / run.Datacenter.GPUsPerServer,
-		GPUsPerServer: run.Datacenter.GPUsPerServer, Stagger: StaggerSeconds(10), ModelLabels: labels,
-		Augmentation: datacenter.Augmentation{
-			AmplitudeScaleRange: run.Augmentation.AmplitudeScaleRange, NoiseFraction: run.Augmentation.NoiseFraction,
-		},
-	})
-	readings := &rollingReadings{
-		stagger: pool.StaggerSeconds(), powerW: make([][]float64, len(labels)), servers: make([][]int32, len(labels)),
-	}
-	a := NewAugmenter(pool, gpusPerReplica, readings, run.Seed+12345)
-	latest := map[string]map[string]float64{}
-
-	f, err := os.Open("../testdata/golden/online/two_models.csv")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	rows, err := csv.NewReader(f).ReadAll()
-	if err != nil {
-		t.Fatal(err)
-	}
-	step := 0
-	for _, poll := range run.Polls {
-		for endpoint, r := range poll.Readings {
-			latest[endpoint] = r
-		}
-		readings.timeS = append(readings.timeS, poll.NowS)
-		for m, d := range run.Deployments {
-			total, n := 0.0, 0
-			for _, e := range d.GPUEndpoints {
-				for _, i := range e.GPUIndices {
-					if w, ok := latest[e.Host+":"+strconv.Itoa(e.Port)][strconv.Itoa(i)]; ok {
-						total += w
-						n++
-					}
-				}
-			}
-			perGPU := 0.0
-			if n > 0 {
-				perGPU = total / float64(n)
-			}
-			readings.powerW[m] = append(readings.powerW[m], perGPU)
-		}
-		if !poll.Step {
-			continue
-		}
-		readings.now = poll.NowS
-		timeS := dt.Times(int64(step))
-		replicas := make([]int, len(labels))
-		for m := range labels {
-			replicas[m] = schedules[m].ReplicasAt(timeS)
-		}
-		power, err := a.Augment(replicas)
-		if err != nil {
-			t.Fatal(err)
-		}
-		step++
-		got := map[string]float64{"time_s": timeS}
-		base := run.Datacenter.BaseKWPerPhase * 1e3
-		for i, w := range power.PhaseW.Array() {
-			got["power_"+"abc"[i:i+1]+"_w"] = base + w
-		}
-		for m, label := range labels {
-			got[label+":augmented_power_w"] = power.Models[m].PowerW
-			got[label+":active_replicas"] = float64(power.Models[m].ActiveReplicas)
-		}
-		seen := 0
-		for j, column := range rows[0] {
-			v, wanted := got[column]
-			if !wanted {
-				continue
-			}
-			seen++
-			if want, err := strconv.ParseFloat(rows[step][j], 64); err != nil || v != want {
-				t.Fatalf("step %d, %s: %v, want %s", step, column, v, rows[step][j])
-			}
-		}
-		if seen != len(got) {
-			t.Fatalf("only %d of %d quantities are in the golden file", seen, len(got))
-		}
-	}
-	if step != len(rows)-1 || step == 0 {
-		t.Errorf("%d steps, the golden file has %d", step, len(rows)-1)
 	}
 }
 
