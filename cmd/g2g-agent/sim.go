@@ -55,7 +55,7 @@ func (cmd simCmd) Run(ctx context.Context, term terminal) (err error) {
 	closers = append(closers, z.Close)
 	fmt.Fprintf(term.stdout, "zeusd %s: %s\n", z.Addr(), gpuRange(0, len(gpus)))
 	for i, server := range servers {
-		v, err := sim.StartVLLM(sim.VLLMConfig{ //nolint:contextcheck // likewise
+		v, err := sim.StartVLLM(sim.VLLMConfig{ //nolint:contextcheck // it lives until it is closed
 			Listen: server.address, ModelID: server.modelID, GPUs: gpus[server.firstGPU:server.endGPU], Actuator: sim.VLLMActuator(cmd.Actuator),
 			MaxNumSeqs: cmd.MaxNumSeqs, Spread: cmd.Spread, EarlyStop: cmd.EarlyStop, TruthChunks: 1 << 16, Seed: cmd.Seed + uint64(i),
 		})
