@@ -41,22 +41,63 @@ func binStart(bin int) float64 {
 	return math.Ldexp(1+float64(within)/binsPerOctave, minExponent+octave)
 }
 
+// NumBuckets is the number of bounds up to which a [Distribution] counts.
+const NumBuckets = 28
+
+// bucketBounds are close together where the deadlines of inter-token latencies
+// lie, and reach to what the first token of an overloaded server takes. They
+// contain those that OpenTelemetry recommends for the time per output token.
+func bucketBounds() [NumBuckets]time.Duration {
+	const ms = time.Millisecond
+	return [NumBuckets]time.Duration{
+		5 * ms, 10 * ms, 15 * ms, 20 * ms, 25 * ms, 30 * ms, 40 * ms, 50 * ms, 60 * ms, 75 * ms, 80 * ms, 100 * ms, 120 * ms, 150 * ms,
+		200 * ms, 250 * ms, 300 * ms, 400 * ms, 500 * ms, 750 * ms, 1000 * ms, 1500 * ms, 2000 * ms, 2500 * ms,
+		5000 * ms, 10_000 * ms, 30_000 * ms, 60_000 * ms,
+	}
+}
+
+// BucketBoundsS are the rising bounds, in seconds, of [Distribution.Cumulative].
+func BucketBoundsS() [NumBuckets]float64 {
+	var boundsS [NumBuckets]float64
+	for i, bound := range bucketBounds() {
+		boundsS[i] = bound.Seconds()
+	}
+	return boundsS
+}
+
 // histogram counts durations over all time.
 type histogram struct {
-	bins  [numBins]uint64
-	count uint64
-	sumNs float64 // an integer would be full within months
+	bins [numBins]uint64
+	// buckets count exactly what the bins know to within 0.8 %: bucket i has what
+	// is above bound i-1 and at most bound i, the last one what is above all.
+	buckets [NumBuckets + 1]uint64
+	count   uint64
+	sumNs   float64 // an integer would be full within months
 }
 
 func (h *histogram) add(d time.Duration, n uint64) {
 	h.bins[binOf(d)] += n
+	h.buckets[bucketOf(d)] += n
 	h.count += n
 	h.sumNs += float64(d) * float64(n)
+}
+
+// bucketOf is the bucket that holds d.
+func bucketOf(d time.Duration) int {
+	for i, bound := range bucketBounds() {
+		if d <= bound {
+			return i
+		}
+	}
+	return NumBuckets
 }
 
 func (h *histogram) merge(other *histogram) {
 	for i, n := range other.bins {
 		h.bins[i] += n
+	}
+	for i, n := range other.buckets {
+		h.buckets[i] += n
 	}
 	h.count += other.count
 	h.sumNs += other.sumNs
@@ -67,14 +108,24 @@ func (h *histogram) merge(other *histogram) {
 type Distribution struct {
 	Count                         uint64
 	MeanS, P50S, P90S, P95S, P99S float64
+	// SumS is the sum of the durations, 0 when there are none.
+	SumS float64
+	// Cumulative[i] counts exactly the durations of at most [BucketBoundsS][i].
+	Cumulative [NumBuckets]uint64
 }
 
 func (h *histogram) distribution() Distribution {
 	q := quantiles(h.bins[:], h.count)
-	return Distribution{
-		Count: h.count, MeanS: h.sumNs / float64(h.count) / 1e9,
+	d := Distribution{
+		Count: h.count, MeanS: h.sumNs / float64(h.count) / 1e9, SumS: h.sumNs / 1e9,
 		P50S: q[0], P90S: q[1], P95S: q[2], P99S: q[3],
 	}
+	var below uint64
+	for i := range d.Cumulative {
+		below += h.buckets[i]
+		d.Cumulative[i] = below
+	}
+	return d
 }
 
 // quantiles are the 50th, 90th, 95th and 99th percentile in seconds of the count
