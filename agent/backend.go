@@ -35,6 +35,8 @@ type backend struct {
 	metrics atomic.Pointer[datedLoad]
 	chosen  atomic.Pointer[vllm.Actuator] // at the start
 	setting setting
+	// leaseEnded wakes who sets the failsafe batch size.
+	leaseEnded chan struct{}
 }
 
 type datedLoad struct {
@@ -52,7 +54,7 @@ func newBackend(cfg *LiveConfig, m int, power *zeusd.Client, gpus []GPU) (*backe
 	}
 	b := &backend{
 		label: model.ModelLabel, initialBatchSize: model.InitialBatchSize, maxBatchSize: slices.Max(model.FeasibleBatchSizes),
-		gpus: gpus, power: power, began: time.Now(), server: server, wantedActuator: h.Actuator, busy: make(chan struct{}, 1),
+		gpus: gpus, power: power, began: time.Now(), server: server, wantedActuator: h.Actuator, busy: make(chan struct{}, 1), leaseEnded: make(chan struct{}, 1),
 		// Two polls may fail before the last answer is too old.
 		loadMaxAge: max(cfg.StaleAfter, 3*cfg.PrometheusPollInterval),
 		log:        log,

@@ -272,7 +272,8 @@ func TestPacedRunKeepsItsTimes(t *testing.T) {
 			t.Fatal(err)
 		}
 		start := time.Now()
-		var lateSteps []int64
+		var lateSteps []int
+		steps := 0
 		timing, err := RunPaced(t.Context(), replay, cfg.DT, func(s *datacenter.State) error {
 			due := time.Duration(s.TimeS * float64(time.Second))
 			if late := time.Since(start) - due; s.Seq != 8 && s.Seq != 9 && (late < 0 || late > time.Microsecond) {
@@ -285,8 +286,16 @@ func TestPacedRunKeepsItsTimes(t *testing.T) {
 				<-time.After(900 * time.Millisecond) // held up beyond the next two steps
 			}
 			return nil
-		}, func(timing Timing, _ time.Duration) { lateSteps = append(lateSteps, timing.Steps-1) })
-		if !slices.Equal(lateSteps, []int64{8, 9}) || timing.Elapsed.Round(time.Millisecond) != 9667*time.Millisecond {
+		}, func(step StepTiming) {
+			if step.Late() {
+				lateSteps = append(lateSteps, steps)
+			}
+			if held := steps == 7; held != (step.Took >= 900*time.Millisecond) {
+				t.Errorf("step %d took %v", steps, step.Took)
+			}
+			steps++
+		})
+		if !slices.Equal(lateSteps, []int{8, 9}) || timing.Elapsed.Round(time.Millisecond) != 9667*time.Millisecond {
 			t.Errorf("steps %v were reported late and %v elapsed, want steps 8 and 9 and 9.667 s", lateSteps, timing.Elapsed)
 		}
 		if err != nil || timing.Steps != 30 || timing.LateSteps != 2 || timing.MaxLateness.Round(time.Millisecond) != 567*time.Millisecond {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -44,7 +43,9 @@ type LiveConfig struct {
 	StaleErrorAfter time.Duration
 	// RestoreBatchSizes sets the initial batch sizes again at the end.
 	RestoreBatchSizes bool
-	Log               zerolog.Logger
+	// OnStep, if set, is told each step's timing, from the goroutine that steps.
+	OnStep func(StepTiming)
+	Log    zerolog.Logger
 }
 
 // HardwareConfig is the real servers of one model.
@@ -82,7 +83,7 @@ const maxLiveBatchSize = 16_384
 
 // Live is a run on real hardware: it keeps vLLM servers saturated, measures their
 // latency and their GPUs' power, and scales both to the datacenter's size. [Live.Run]
-// runs it, once; [Live.Apply] may be called from any goroutine meanwhile.
+// runs it, once; it is a [Site] meanwhile.
 type Live struct {
 	cfg      LiveConfig
 	onEvent  func(datacenter.Event)
@@ -99,6 +100,11 @@ type Live struct {
 	commands context.Context // of a run that takes commands, else nil
 	pending  []datacenter.Event
 	stale    []bool // per model, as of the last step
+	// failsafe says which models' leases have run out: their servers are to be
+	// set to the failsafe batch sizes.
+	failsafe   []bool
+	phase      Phase
+	lastStepAt time.Time
 }
 
 // NewLive prepares a live run. Nothing is contacted before [Live.Run]. Its errors
@@ -107,7 +113,7 @@ func NewLive(cfg LiveConfig) (*Live, error) {
 	if len(cfg.Hardware) != len(cfg.Models) {
 		return nil, fmt.Errorf("%w: %d models have hardware, want all %d", datacenter.ErrInvalidInput, len(cfg.Hardware), len(cfg.Models))
 	}
-	l := &Live{onEvent: cfg.OnEvent, began: time.Now(), stale: make([]bool, len(cfg.Models))}
+	l := &Live{onEvent: cfg.OnEvent, began: time.Now(), stale: make([]bool, len(cfg.Models)), failsafe: make([]bool, len(cfg.Models)), phase: PhaseStarting}
 	cfg.OnEvent = func(e datacenter.Event) { l.pending = append(l.pending, e) }
 	l.cfg = cfg
 	gpus := make([][]GPU, len(cfg.Models))
@@ -221,6 +227,7 @@ func (l *Live) Run(ctx context.Context, emit func(*datacenter.State) error) (Tim
 	defer stopCommands()
 
 	timing, err := l.run(stepping, running, commands, services, emit)
+	l.setPhase(PhaseEnded)
 	unwatch()
 	if ctx.Err() != nil && (errors.Is(err, context.Cause(ctx)) || errors.Is(err, context.Canceled)) {
 		err = nil
@@ -253,9 +260,10 @@ func (l *Live) run(ctx, running, commands context.Context, services *errgroup.Gr
 	if err := l.setInitialBatchSizes(ctx); err != nil {
 		return Timing{}, err
 	}
-	for _, b := range l.backends {
+	for m, b := range l.backends {
 		services.Go(func() error { return b.load.Run(running) })
 		services.Go(func() error { l.watch(running, commands, b); return nil })
+		services.Go(func() error { l.keepFailsafe(commands, m); return nil })
 	}
 	if err := l.warmUp(ctx); err != nil {
 		return Timing{}, err
@@ -263,6 +271,7 @@ func (l *Live) run(ctx, running, commands context.Context, services *errgroup.Gr
 	l.mu.Lock()
 	l.commands = commands
 	l.mu.Unlock()
+	l.setPhase(PhaseStepping)
 	defer l.logStats()
 	for _, b := range l.backends {
 		if w := b.load.ITL(time.Now()); w.Method == loadgen.MethodPerChunk {
@@ -271,12 +280,19 @@ func (l *Live) run(ctx, running, commands context.Context, services *errgroup.Gr
 	}
 	l.cfg.Log.Info().Int("models", len(l.backends)).Msg("warm: the steps begin")
 	var saidAt time.Time
-	return RunPaced(ctx, l, l.cfg.DT, emit, func(timing Timing, late time.Duration) {
-		if time.Since(saidAt) < lateLogInterval {
+	lateSteps := 0
+	return RunPaced(ctx, l, l.cfg.DT, emit, func(step StepTiming) {
+		if l.cfg.OnStep != nil {
+			l.cfg.OnStep(step)
+		}
+		if !step.Late() {
 			return
 		}
-		saidAt = time.Now()
-		l.cfg.Log.Warn().Int64("step", timing.Steps-1).Float64("late_s", late.Seconds()).Int64("late_steps", timing.LateSteps).Msg("a step was late")
+		lateSteps++
+		if time.Since(saidAt) >= lateLogInterval {
+			saidAt = time.Now()
+			l.cfg.Log.Warn().Float64("late_s", step.Lateness.Seconds()).Int("late_steps", lateSteps).Msg("a step was late")
+		}
 	})
 }
 
@@ -444,10 +460,12 @@ func (l *Live) warmUp(ctx context.Context) error {
 // Step computes the next state; it is for [RunPaced].
 func (l *Live) Step(due time.Time) (*datacenter.State, error) {
 	l.mu.Lock()
+	l.endLeases()
 	state, err := l.pipeline.Step(due)
 	if err == nil {
 		l.noteStaleness(state)
 	}
+	l.lastStepAt = time.Now()
 	l.unlock()
 	if err != nil {
 		return nil, err
@@ -482,95 +500,6 @@ func (l *Live) checkStaleness(state *datacenter.State) error {
 		}
 	}
 	return nil
-}
-
-// Apply carries out a command, as of the next step. A command that is refused as
-// a whole gives a [*datacenter.CommandError]. Where only some vLLM servers would
-// not do as they were told, the others have, and the error is a
-// [*ServersError].
-func (l *Live) Apply(ctx context.Context, command datacenter.Command) error {
-	l.mu.Lock()
-	commands := l.commands
-	set, isSet := command.(datacenter.SetBatchSize)
-	var err error
-	switch {
-	case commands == nil || commands.Err() != nil:
-		err = refuse("command", datacenter.ErrNotPossible, "the run has not begun, or is over")
-	case isSet:
-		err = l.pipeline.checkBatchSizes(set)
-	default:
-		err = l.pipeline.Apply(command)
-	}
-	l.unlock()
-	if err != nil || !isSet {
-		return err
-	}
-
-	// The end of the run is the end of its commands.
-	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
-	defer cancel()
-	defer context.AfterFunc(commands, cancel)() //nolint:contextcheck // whatever the caller's context does
-	labels := slices.Sorted(maps.Keys(set.BatchSizeByModel))
-	errs := make([]error, len(labels))
-	var group sync.WaitGroup
-	for i, label := range labels {
-		group.Go(func() { errs[i] = l.command(ctx, label, set.BatchSizeByModel[label], set.RampUpRateByModel[label]) })
-	}
-	group.Wait()
-
-	failed := map[string]error{}
-	for i, label := range labels {
-		if errs[i] != nil {
-			failed[label] = errs[i]
-		}
-	}
-	if len(failed) < len(labels) {
-		l.mu.Lock()
-		l.pipeline.emitBatchSizes()
-		l.unlock()
-	}
-	if len(failed) > 0 {
-		return &ServersError{failed}
-	}
-	return nil
-}
-
-// command tells one model's server its batch size, and the pipeline when it has
-// accepted it.
-func (l *Live) command(ctx context.Context, label string, batchSize int, rampUpRate float64) error {
-	m := l.pipeline.modelIndex(label)
-	b := l.backends[m]
-	if err := b.acquire(ctx); err != nil {
-		return fmt.Errorf("not sent: the server has not answered the command before: %w", err)
-	}
-	defer b.release()
-	if err := b.setBatchSize(ctx, batchSize, rampUpRate); err != nil {
-		return err
-	}
-	l.mu.Lock()
-	l.pipeline.batchSizes[m] = batchSize
-	l.unlock()
-	return nil
-}
-
-// ServersError is a command that some vLLM servers did not carry out.
-type ServersError struct{ ByModel map[string]error }
-
-// Unwrap returns the models' errors, in the order of their labels.
-func (e *ServersError) Unwrap() []error {
-	var errs []error
-	for _, label := range slices.Sorted(maps.Keys(e.ByModel)) {
-		errs = append(errs, e.ByModel[label])
-	}
-	return errs
-}
-
-func (e *ServersError) Error() string {
-	var texts []string
-	for _, label := range slices.Sorted(maps.Keys(e.ByModel)) {
-		texts = append(texts, fmt.Sprintf("model %q: %v", label, e.ByModel[label]))
-	}
-	return strings.Join(texts, "; ")
 }
 
 // restore sets the initial batch sizes again where anything else may be set.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -39,6 +38,14 @@ func SecretsFrom(environ []string) Secrets {
 	return s
 }
 
+// Observer is told what happens in a run. Both functions may be nil.
+type Observer struct {
+	// OnEvent is called with each event, from any goroutine.
+	OnEvent func(datacenter.Event)
+	// OnStep is called after each step, from the goroutine that steps.
+	OnStep func(StepTiming)
+}
+
 // LiveSetup is a live run made from a config, with what was noticed on the way.
 type LiveSetup struct {
 	Live   *Live
@@ -50,7 +57,7 @@ type LiveSetup struct {
 // SetUpLive reads the files that a config, valid for a live run, names and
 // prepares the run. Nothing is contacted. Its errors wrap
 // [datacenter.ErrInvalidInput].
-func SetUpLive(c *config.Config, secrets Secrets, log zerolog.Logger, onEvent func(datacenter.Event)) (*LiveSetup, error) {
+func SetUpLive(c *config.Config, secrets Secrets, log zerolog.Logger, o Observer) (*LiveSetup, error) {
 	models, err := c.LiveModelSpecs()
 	if err != nil {
 		return nil, err
@@ -62,7 +69,7 @@ func SetUpLive(c *config.Config, secrets Secrets, log zerolog.Logger, onEvent fu
 	cfg := LiveConfig{
 		Config: Config{
 			Seed: c.Seed, DT: c.DT, Facility: c.LiveFacility(), Augmentation: c.AugmentationConfig(), Models: models,
-			Training: training, AllowInfeasibleBatchSizes: c.Control.AllowInfeasibleBatchSizes, OnEvent: onEvent,
+			Training: training, AllowInfeasibleBatchSizes: c.Control.AllowInfeasibleBatchSizes, OnEvent: o.OnEvent,
 		},
 		PrometheusPollInterval: duration(c.Live.PrometheusPollIntervalS),
 		ITLWindow:              duration(c.Live.ITLWindowS),
@@ -73,6 +80,7 @@ func SetUpLive(c *config.Config, secrets Secrets, log zerolog.Logger, onEvent fu
 		StaleAfter:             duration(c.Live.StaleAfterS),
 		StaleErrorAfter:        duration(c.Live.StaleErrorAfterS),
 		RestoreBatchSizes:      c.Live.RestoreBatchSizes,
+		OnStep:                 o.OnStep,
 		Log:                    log,
 	}
 	setup := &LiveSetup{Models: models}
@@ -123,14 +131,14 @@ func (s *LiveSetup) hardware(c *config.Config, i int, secrets Secrets) (Hardware
 	}
 	var err error
 	if live.APIKeyFile != "" {
-		if h.APIKey, err = readSecret(live.APIKeyFile); err != nil {
+		if h.APIKey, err = config.ReadSecret(live.APIKeyFile); err != nil {
 			return h, fmt.Errorf("api_key_file: %w", err)
 		}
 	}
 	for j, e := range live.GPUEndpoints {
 		endpoint := zeusd.Endpoint{Host: e.Host, Port: e.Port, Socket: e.Socket, Token: secrets.ZeusdToken}
 		if e.TokenFile != "" {
-			if endpoint.Token, err = readSecret(e.TokenFile); err != nil {
+			if endpoint.Token, err = config.ReadSecret(e.TokenFile); err != nil {
 				return h, fmt.Errorf("gpu_endpoints[%d].token_file: %w", j, err)
 			}
 		}
@@ -149,17 +157,4 @@ func (s *LiveSetup) hardware(c *config.Config, i int, secrets Secrets) (Hardware
 		}
 	}
 	return h, nil
-}
-
-// readSecret reads a token from a file of its own.
-func readSecret(file string) (string, error) {
-	raw, err := os.ReadFile(file)
-	if err != nil {
-		return "", err
-	}
-	secret := strings.TrimSpace(string(raw))
-	if secret == "" {
-		return "", fmt.Errorf("%s is empty", file)
-	}
-	return secret, nil
 }

@@ -55,7 +55,7 @@ func TestSetUpLiveReadsWhatTheConfigNames(t *testing.T) {
 	}
 	fails := func(want string) {
 		t.Helper()
-		_, err := SetUpLive(c, Secrets{}, zerolog.Nop(), nil)
+		_, err := SetUpLive(c, Secrets{}, zerolog.Nop(), Observer{})
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("the error is %v, want …%s…", err, want)
 		}
@@ -66,7 +66,7 @@ func TestSetUpLiveReadsWhatTheConfigNames(t *testing.T) {
 	write("key", "secret-key\n")
 	fails("models[0].live.gpu_endpoints[1].token_file: ")
 	write("token", " secret-token \n")
-	setup, err := SetUpLive(c, SecretsFrom([]string{"ZEUSD_TOKEN=other-token", "VLLM_API_KEY=x"}), zerolog.Nop(), nil)
+	setup, err := SetUpLive(c, SecretsFrom([]string{"ZEUSD_TOKEN=other-token", "VLLM_API_KEY=x"}), zerolog.Nop(), Observer{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +112,7 @@ func TestShippedLiveConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	setup, err := SetUpLive(c, Secrets{}, zerolog.Nop(), nil)
+	setup, err := SetUpLive(c, Secrets{}, zerolog.Nop(), Observer{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -55,11 +55,15 @@ type Pipeline struct {
 	augmenter *augment.Augmenter
 	training  *workload.TrainingOverlay
 	demand    demand
+	// firstOverload is the first step in [from, to) at which there is not enough
+	// for what is asked for, as far as that is known now; nil if there is none.
+	firstOverload func(from, to int64) *overload
 
 	step       int64
 	horizon    int64 // steps of the run, as far as they are known
 	batchSizes []int
-	replicas   []int // scratch: wanted at the step at hand
+	replicas   []int   // scratch: wanted at the step at hand
+	leases     []lease // per model
 }
 
 func newPipeline(cfg Config, pool *augment.Pool, source Source) (*Pipeline, error) {
@@ -77,7 +81,9 @@ func newPipeline(cfg Config, pool *augment.Pool, source Source) (*Pipeline, erro
 		demand:     newDemand(&cfg),
 		batchSizes: make([]int, len(cfg.Models)),
 		replicas:   make([]int, len(cfg.Models)),
+		leases:     make([]lease, len(cfg.Models)),
 	}
+	p.firstOverload = p.demand.firstOverload
 	return p, p.Reset()
 }
 
@@ -89,6 +95,7 @@ func (p *Pipeline) Reset() error {
 	p.augmenter.Reset()
 	p.source.Reset()
 	for m := range p.cfg.Models {
+		p.leases[m] = noLease()
 		p.batchSizes[m] = p.cfg.Models[m].InitialBatchSize
 		if err := p.source.SetBatchSize(m, p.batchSizes[m], 0); err != nil {
 			return err
@@ -102,7 +109,7 @@ func (p *Pipeline) Reset() error {
 // one wrapping [datacenter.ErrInvalidInput] for numbers that overflow) leaves the
 // pipeline at the step that failed.
 func (p *Pipeline) Step(due time.Time) (*datacenter.State, error) {
-	t := p.cfg.DT.Times(p.step)
+	t := p.nextStepS()
 	p.source.BeginStep(p.step, due)
 	p.demand.replicasAt(t, p.replicas)
 	power, err := p.augmenter.Augment(p.replicas)
@@ -189,6 +196,7 @@ func (p *Pipeline) setBatchSizes(c datacenter.SetBatchSize) error {
 			return refuse(batchSizeField+"."+label, datacenter.ErrNotPossible, "%v", err)
 		}
 		p.batchSizes[m] = c.BatchSizeByModel[label]
+		p.leaseBatchSize(m, c.LeaseS)
 	}
 	p.emitBatchSizes()
 	return nil
@@ -221,7 +229,7 @@ func (p *Pipeline) checkBatchSizes(c datacenter.SetBatchSize) error {
 			return refuse(field, datacenter.ErrOutOfRange, "%v", err)
 		}
 	}
-	return nil
+	return refuseLease(c.LeaseS)
 }
 
 // emitBatchSizes tells the watchers what all models now run.
@@ -241,24 +249,33 @@ func (p *Pipeline) shiftReplicas(c datacenter.ShiftReplicas) error {
 	if c.ReplicaDelta < -math.MaxInt32 || c.ReplicaDelta > math.MaxInt32 {
 		return refuse("replica_delta", datacenter.ErrOutOfRange, "%d is too large", c.ReplicaDelta)
 	}
+	if total := p.demand.shift[m] + c.ReplicaDelta; total < -math.MaxInt32 || total > math.MaxInt32 {
+		return refuse("replica_delta", datacenter.ErrOutOfRange, "%d is too large: with the shifts before, %d replicas are shifted", c.ReplicaDelta, p.demand.shift[m])
+	}
+	if err := refuseLease(c.LeaseS); err != nil {
+		return err
+	}
 	if c.ReplicaDelta > 0 {
 		if err := p.checkRoom(m, c); err != nil {
 			return err
 		}
 	}
-	p.shift(m, c)
+	p.leaseShift(m, c)
+	if c.ReplicaDelta != 0 || c.LeaseS == 0 { // else it only renews a lease
+		p.shift(m, c)
+	}
 	return nil
 }
 
 // checkRoom refuses a shift that the capacity does not allow, now or, with the
 // schedules to come, later.
 func (p *Pipeline) checkRoom(m int, c datacenter.ShiftReplicas) error {
-	t := p.cfg.DT.Times(p.step)
+	t := p.nextStepS()
 	capacity := p.cfg.Facility.TotalGPUCapacity
 	free := capacity - p.demand.gpusAt(t)
 	p.demand.shift[m] += c.ReplicaDelta
 	defer func() { p.demand.shift[m] -= c.ReplicaDelta }()
-	over := p.demand.firstOverload(p.step, p.horizon)
+	over := p.firstOverload(p.step, p.horizon)
 	if over == nil {
 		return nil
 	}
@@ -275,12 +292,12 @@ func (p *Pipeline) checkRoom(m int, c datacenter.ShiftReplicas) error {
 // shift applies a shift of model m.
 func (p *Pipeline) shift(m int, c datacenter.ShiftReplicas) {
 	p.demand.shift[m] += c.ReplicaDelta
-	p.demand.replicasAt(p.cfg.DT.Times(p.step), p.replicas)
+	p.demand.replicasAt(p.nextStepS(), p.replicas)
 	p.emit(datacenter.ReplicasShifted{ModelLabel: c.ModelLabel, ReplicaDelta: c.ReplicaDelta, EffectiveReplicas: p.replicas[m]})
 }
 
 func (p *Pipeline) emit(data datacenter.EventData) {
 	if p.cfg.OnEvent != nil {
-		p.cfg.OnEvent(datacenter.NewEvent(p.cfg.DT.Times(p.step), data))
+		p.cfg.OnEvent(datacenter.NewEvent(p.nextStepS(), data))
 	}
 }

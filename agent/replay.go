@@ -70,25 +70,46 @@ func NewReplay(cfg ReplayConfig) (*Replay, error) {
 		return nil, err
 	}
 	r.horizon = r.steps
+	r.firstOverload = func(from, to int64) *overload {
+		d := r.demand
+		d.shift = slices.Clone(d.shift)
+		over, _ := r.walk(&d, from, to, r.next)
+		return over
+	}
 	return r, nil
 }
 
-// checkCapacity walks the run with its shifts.
+// checkCapacity walks the whole run with its shifts.
 func (r *Replay) checkCapacity(d *demand) error {
-	from := int64(0)
+	over, shift := r.walk(d, 0, r.steps, 0)
+	if over == nil {
+		return nil
+	}
 	blame := "models: the replica schedules need"
-	for i := 0; ; i++ {
-		to := r.steps
+	if shift != nil {
+		blame = fmt.Sprintf("replay.commands[%d].shift_replicas: with this shift, before which %d GPUs are free, the models need",
+			shift.index, max(shift.freeGPUs, 0))
+	}
+	return fmt.Errorf("%w: %s %s", datacenter.ErrInvalidInput, blame, d.describe(over))
+}
+
+// walkedShift is a scripted shift that asked for more, and what was free before it.
+type walkedShift struct{ index, freeGPUs int }
+
+// walk is [demand.firstOverload] with the commands from number next on carried
+// out, in d, when they are due. It also returns the last shift before the
+// overload that asked for more.
+func (r *Replay) walk(d *demand, from, to int64, next int) (*overload, *walkedShift) {
+	var last *walkedShift
+	for i := next; ; i++ {
+		end := to
 		if i < len(r.commands) {
-			to = min(r.commands[i].step, r.steps)
+			end = max(from, min(r.commands[i].step, to))
 		}
-		if over := d.firstOverload(from, to); over != nil {
-			return fmt.Errorf("%w: %s %s", datacenter.ErrInvalidInput, blame, d.describe(over))
+		if over := d.firstOverload(from, end); over != nil || end == to {
+			return over, last
 		}
-		if to == r.steps {
-			return nil
-		}
-		from = to
+		from = end
 		shift, ok := r.commands[i].command.(datacenter.ShiftReplicas)
 		if !ok {
 			continue
@@ -97,13 +118,10 @@ func (r *Replay) checkCapacity(d *demand) error {
 		if m < 0 {
 			continue // refused when it is applied, and by the config before
 		}
-		free := d.cfg.Facility.TotalGPUCapacity - d.gpusAt(d.cfg.DT.Times(from))
-		d.shift[m] += shift.ReplicaDelta
-		if shift.ReplicaDelta <= 0 {
-			continue // it made room
+		if shift.ReplicaDelta > 0 {
+			last = &walkedShift{r.commands[i].index, d.cfg.Facility.TotalGPUCapacity - d.gpusAt(d.cfg.DT.Times(from))}
 		}
-		blame = fmt.Sprintf("replay.commands[%d].shift_replicas: with this shift, before which %d GPUs are free, the models need",
-			r.commands[i].index, max(free, 0))
+		d.shift[m] += shift.ReplicaDelta
 	}
 }
 
@@ -114,6 +132,11 @@ func (r *Replay) checkBatchSizes(cfg *Config, source *replaySource) error {
 	for m := range cfg.Models {
 		if err := source.CheckBatchSize(m, cfg.Models[m].InitialBatchSize, 0); err != nil {
 			problems = append(problems, fmt.Errorf("models[%d].initial_batch_size: %w", m, err))
+		}
+		if failsafe := cfg.Models[m].FailsafeBatchSize; failsafe != 0 {
+			if err := source.CheckBatchSize(m, failsafe, 0); err != nil {
+				problems = append(problems, fmt.Errorf("models[%d].failsafe_batch_size: %w", m, err))
+			}
 		}
 	}
 	for _, c := range r.commands {
@@ -158,8 +181,8 @@ func (r *Replay) Step(due time.Time) (*datacenter.State, error) {
 	return r.Pipeline.Step(due)
 }
 
-// applyScripted applies a command of the script. The capacity for its shifts was
-// checked with the whole script in view, which Apply cannot see.
+// applyScripted applies a command of the script. There is room for its shifts:
+// the whole script was checked, and what else came since was checked with it.
 func (r *Replay) applyScripted(command datacenter.Command) error {
 	if shift, ok := command.(datacenter.ShiftReplicas); ok {
 		if m := r.modelIndex(shift.ModelLabel); m >= 0 {

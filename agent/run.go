@@ -31,6 +31,16 @@ type Timing struct {
 	Elapsed time.Duration
 }
 
+// StepTiming tells how one step of a paced run kept to its time.
+type StepTiming struct {
+	// Lateness is how long after it was due the step started, Took how long
+	// computing the state and handing it on took.
+	Lateness, Took time.Duration
+}
+
+// Late reports whether the step counts as late.
+func (t StepTiming) Late() bool { return t.Lateness > lateAfter }
+
 // RunFast computes states as fast as it can until the end, an error, or ctx is
 // done, and hands each to emit. It returns ctx's cause when ctx ended it.
 func RunFast(ctx context.Context, s Stepper, emit func(*datacenter.State) error) (Timing, error) {
@@ -47,9 +57,9 @@ func RunFast(ctx context.Context, s Stepper, emit func(*datacenter.State) error)
 }
 
 // RunPaced is RunFast in real time: step k is due at the start plus k*dt, and
-// starts no earlier. A late step is counted, reported to onLate unless that is
-// nil, and does not delay those after it.
-func RunPaced(ctx context.Context, s Stepper, dt datacenter.Seconds, emit func(*datacenter.State) error, onLate func(Timing, time.Duration)) (Timing, error) {
+// starts no earlier. A late step is counted and does not delay those after it.
+// Each step's timing is handed to onStep, unless that is nil.
+func RunPaced(ctx context.Context, s Stepper, dt datacenter.Seconds, emit func(*datacenter.State) error, onStep func(StepTiming)) (Timing, error) {
 	var timing Timing
 	var first time.Time
 	start := time.Now()
@@ -64,22 +74,23 @@ func RunPaced(ctx context.Context, s Stepper, dt datacenter.Seconds, emit func(*
 		case <-timer.C:
 		}
 		now := time.Now()
-		late := now.Sub(due)
+		step := StepTiming{Lateness: now.Sub(due)}
 		if timing.Steps == 0 {
 			first = now
 		}
 		// Both clocks as they are now: the time of day may have been set since the start.
-		if done, err := stepOnce(s, now.Add(-late), emit); done {
+		if done, err := stepOnce(s, now.Add(-step.Lateness), emit); done {
 			return timing, err
 		}
 		timing.Steps++
 		timing.Elapsed = now.Sub(first)
-		timing.MaxLateness = max(timing.MaxLateness, late)
-		if late > lateAfter {
+		timing.MaxLateness = max(timing.MaxLateness, step.Lateness)
+		if step.Late() {
 			timing.LateSteps++
-			if onLate != nil {
-				onLate(timing, late)
-			}
+		}
+		if onStep != nil {
+			step.Took = time.Since(now)
+			onStep(step)
 		}
 	}
 }

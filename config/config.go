@@ -41,13 +41,15 @@ type Augmentation struct {
 
 // Model is one served LLM.
 type Model struct {
-	ModelLabel         string    `koanf:"model_label"`
-	ModelID            string    `koanf:"model_id"`
-	GPUsPerReplica     int       `koanf:"gpus_per_replica"`
-	ITLDeadlineS       float64   `koanf:"itl_deadline_s"`
-	FeasibleBatchSizes []int     `koanf:"feasible_batch_sizes"`
-	InitialBatchSize   *int      `koanf:"initial_batch_size"`
-	Replicas           *Replicas `koanf:"replicas"`
+	ModelLabel         string  `koanf:"model_label"`
+	ModelID            string  `koanf:"model_id"`
+	GPUsPerReplica     int     `koanf:"gpus_per_replica"`
+	ITLDeadlineS       float64 `koanf:"itl_deadline_s"`
+	FeasibleBatchSizes []int   `koanf:"feasible_batch_sizes"`
+	InitialBatchSize   *int    `koanf:"initial_batch_size"`
+	// FailsafeBatchSize is set when a lease runs out; missing: the initial one.
+	FailsafeBatchSize *int      `koanf:"failsafe_batch_size"`
+	Replicas          *Replicas `koanf:"replicas"`
 
 	// What tells measurements apart in OpenG2G 0.2's data layout.
 	SpecHash             string `koanf:"spec_hash"`
@@ -112,6 +114,8 @@ type Control struct {
 	// AllowInfeasibleBatchSizes lets commands set batch sizes outside a model's
 	// feasible_batch_sizes, as OpenG2G does.
 	AllowInfeasibleBatchSizes bool `koanf:"allow_infeasible_batch_sizes"`
+	// DefaultLeaseS is the lease of commands that name none; 0: they hold for ever.
+	DefaultLeaseS float64 `koanf:"default_lease_s"`
 }
 
 // Replay is the offline run.
@@ -155,10 +159,24 @@ type Live struct {
 
 // API is the control API's listener.
 type API struct {
-	Listen      string `koanf:"listen"`
-	TokenFile   string `koanf:"token_file"`
-	TLSCertFile string `koanf:"tls_cert_file"`
-	TLSKeyFile  string `koanf:"tls_key_file"`
+	// Listen is HOST:PORT; empty: there is no API.
+	Listen string `koanf:"listen"`
+	// TokenFile holds the token that commands need, ReadTokenFile one that is
+	// enough for the rest; without it, reading needs none.
+	TokenFile     string `koanf:"token_file"`
+	ReadTokenFile string `koanf:"read_token_file"`
+	TLSCertFile   string `koanf:"tls_cert_file"`
+	TLSKeyFile    string `koanf:"tls_key_file"`
+	// AllowedOrigins are those of web pages, beside the agent's own, that may use
+	// the API, such as https://grid.example.
+	AllowedOrigins []string `koanf:"allowed_origins"`
+	// MaxRequestsPerS is the requests a second that each client address may make;
+	// 0: as many as it likes.
+	MaxRequestsPerS float64 `koanf:"max_requests_per_s"`
+	// MaxConnections bounds the connections open at once.
+	MaxConnections int `koanf:"max_connections"`
+	// HistoryStates is the number of states kept in memory.
+	HistoryStates int `koanf:"history_states"`
 }
 
 // Log shapes the log on standard error.
@@ -185,7 +203,7 @@ func Default() Config {
 			PrometheusPollIntervalS: 0.5, MaxOutputTokens: 512, ITLWindowS: 1, StaggerS: 10,
 			WarmupTimeoutS: 60, SaturationThreshold: 0.95, StaleAfterS: 2, RestoreBatchSizes: true,
 		},
-		API: API{Listen: "127.0.0.1:8480"},
+		API: API{Listen: "127.0.0.1:8480", MaxRequestsPerS: 100, MaxConnections: 2048, HistoryStates: 3000},
 		Log: Log{Level: "info", Format: "auto"},
 	}
 }
@@ -232,6 +250,9 @@ func (c *Config) ModelSpecs() ([]datacenter.ModelSpec, error) {
 			ModelLabel: m.ModelLabel, ModelID: m.ModelID, GPUsPerReplica: m.GPUsPerReplica,
 			ITLDeadlineS: m.ITLDeadlineS, FeasibleBatchSizes: m.FeasibleBatchSizes,
 			InitialBatchSize: m.initialBatchSize(), Replicas: schedule,
+		}
+		if m.FailsafeBatchSize != nil {
+			specs[i].FailsafeBatchSize = *m.FailsafeBatchSize
 		}
 	}
 	return specs, nil

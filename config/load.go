@@ -476,7 +476,7 @@ func describe(v any) string {
 
 // resolvePaths makes relative paths relative to the config file's directory.
 func (c *Config) resolvePaths(dir string) {
-	paths := []*string{&c.Replay.DataDir, &c.Live.RequestsDir, &c.API.TokenFile, &c.API.TLSCertFile, &c.API.TLSKeyFile}
+	paths := []*string{&c.Replay.DataDir, &c.Live.RequestsDir, &c.API.TokenFile, &c.API.ReadTokenFile, &c.API.TLSCertFile, &c.API.TLSKeyFile}
 	for i := range c.Training {
 		paths = append(paths, &c.Training[i].Trace)
 	}

@@ -101,7 +101,7 @@ func TestEveryKeyIsRead(t *testing.T) {
 		Augmentation: Augmentation{[]float64{0.88, 1.12}, 0.02},
 		Models: []Model{{
 			ModelLabel: "Llama-3.1-8B", ModelID: "meta-llama/Llama-3.1-8B-Instruct", GPUsPerReplica: 1, ITLDeadlineS: 0.08,
-			FeasibleBatchSizes: []int{8, 16}, InitialBatchSize: whole(16),
+			FeasibleBatchSizes: []int{8, 16}, InitialBatchSize: whole(16), FailsafeBatchSize: whole(8),
 			Replicas: &Replicas{whole(720), []Ramp{{whole(144), ptr(150), ptr(200)}}},
 			SpecHash: "abc", GPUModel: "H100", Task: "chat", Precision: "fp8", TensorParallel: 2, ExpertParallel: 3,
 			BatchSizes: []int{8}, FitExcludeBatchSizes: []int{512},
@@ -112,13 +112,13 @@ func TestEveryKeyIsRead(t *testing.T) {
 			},
 		}},
 		Training: []Training{{2400, "/t.csv", ptr(400), ptr(60), ptr(120)}},
-		Control:  Control{true},
+		Control:  Control{true, 45},
 		Replay: Replay{"/data", seconds(t, "300"), 5, false, []Command{
 			{&half, map[string]int{"Llama-3.1-8B": 12}, nil},
 			{&half, nil, &ShiftReplicas{"Llama-3.1-8B", whole(-20)}},
 		}},
 		Live: Live{"/r", 0, 100, 2, 3, 4, 0.5, 6, 7, false},
-		API:  API{"0.0.0.0:1", "/tok", "/c", "/k"},
+		API:  API{"0.0.0.0:1", "/tok", "/rtok", "/c", "/k", []string{"https://grid.example"}, 50, 600, 1000},
 		Log:  Log{"debug", "json"},
 	}
 	got, err := Load("testdata/every-key.yaml", nil, ForReplay)

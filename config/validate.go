@@ -117,8 +117,8 @@ func (c *Config) validate(r *rules, purpose Purpose) {
 	if purpose == ForLive {
 		c.validateForLive(r)
 	}
-	r.that(c.API.TLSCertFile != "" || c.API.TLSKeyFile == "", "api.tls_cert_file", "is missing; tls_key_file needs it")
-	r.that(c.API.TLSKeyFile != "" || c.API.TLSCertFile == "", "api.tls_key_file", "is missing; tls_cert_file needs it")
+	c.Control.validate(r)
+	c.API.validate(r)
 	r.that(slices.Contains([]string{"trace", "debug", "info", "warn", "error"}, c.Log.Level), "log.level",
 		"must be trace, debug, info, warn or error, got %q", c.Log.Level)
 	r.that(slices.Contains([]string{"auto", "console", "json"}, c.Log.Format), "log.format", "must be auto, console or json, got %q", c.Log.Format)
@@ -206,6 +206,10 @@ func (m *Model) validate(r *rules, path string) {
 		validBatchSizes(r, path+".feasible_batch_sizes", m.FeasibleBatchSizes)
 		if b := m.InitialBatchSize; b != nil && r.read(path+".feasible_batch_sizes") {
 			r.that(slices.Contains(m.FeasibleBatchSizes, *b), path+".initial_batch_size",
+				"%d must be in feasible_batch_sizes %v", *b, m.FeasibleBatchSizes)
+		}
+		if b := m.FailsafeBatchSize; b != nil && r.read(path+".feasible_batch_sizes") {
+			r.that(slices.Contains(m.FeasibleBatchSizes, *b), path+".failsafe_batch_size",
 				"%d must be in feasible_batch_sizes %v", *b, m.FeasibleBatchSizes)
 		}
 	}

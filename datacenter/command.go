@@ -12,6 +12,10 @@ type SetBatchSize struct {
 	// RampUpRateByModel limits, in requests per second, how fast a live server
 	// grows into a larger batch. Models left out change at once.
 	RampUpRateByModel map[string]float64 `json:"ramp_up_rate_by_model,omitempty"`
+	// LeaseS is for how many seconds of the run the batch sizes hold unless they
+	// are commanded anew; the models then return to their failsafe ones. 0 is for
+	// ever.
+	LeaseS float64 `json:"lease_s,omitempty"`
 }
 
 // ShiftReplicas adds replicas to a model (ReplicaDelta above 0) or takes some
@@ -19,7 +23,14 @@ type SetBatchSize struct {
 type ShiftReplicas struct {
 	ModelLabel   string `json:"model_label"`
 	ReplicaDelta int    `json:"replica_delta"`
+	// LeaseS is for how many seconds of the run the model's leased shifts hold
+	// unless they are renewed, by another leased shift, be it of 0; they are then
+	// undone. 0 is for ever.
+	LeaseS float64 `json:"lease_s,omitempty"`
 }
+
+// MaxLeaseS bounds leases, in seconds.
+const MaxLeaseS = 86_400
 
 func (SetBatchSize) isCommand()  {}
 func (ShiftReplicas) isCommand() {}

@@ -9,7 +9,7 @@ type Event struct {
 }
 
 // EventData is what an event reports: [BatchSizesUpdated], [ReplicasShifted],
-// [DataStale] or [DataFresh].
+// [BatchSizeLeaseExpired], [ReplicaLeaseExpired], [DataStale] or [DataFresh].
 type EventData interface{ Topic() string }
 
 // NewEvent returns the event of data at timeS.
@@ -25,6 +25,20 @@ type ReplicasShifted struct {
 	ModelLabel        string `json:"model_label"`
 	ReplicaDelta      int    `json:"replica_delta"`
 	EffectiveReplicas int    `json:"effective_replicas"`
+}
+
+// BatchSizeLeaseExpired reports that a model's leased batch size was not
+// commanded anew in time: it returns to FailsafeBatchSize.
+type BatchSizeLeaseExpired struct {
+	ModelLabel        string `json:"model_label"`
+	FailsafeBatchSize int    `json:"failsafe_batch_size"`
+}
+
+// ReplicaLeaseExpired reports that a model's leased shifts were not renewed in
+// time: ReplicaDelta, their sum, is taken back.
+type ReplicaLeaseExpired struct {
+	ModelLabel   string `json:"model_label"`
+	ReplicaDelta int    `json:"replica_delta"`
 }
 
 // DataStale reports that a model's power readings have been missing for AgeS
@@ -46,6 +60,12 @@ func (DataStale) Topic() string { return "datacenter.power.stale" }
 
 // Topic is the event's name; OpenG2G has no such event.
 func (DataFresh) Topic() string { return "datacenter.power.fresh" }
+
+// Topic is the event's name; OpenG2G has no such event.
+func (BatchSizeLeaseExpired) Topic() string { return "datacenter.batch_size.lease_expired" }
+
+// Topic is the event's name; OpenG2G has no such event.
+func (ReplicaLeaseExpired) Topic() string { return "datacenter.replicas.lease_expired" }
 
 // Topic is OpenG2G's name of the event.
 func (BatchSizesUpdated) Topic() string { return "datacenter.batch_size.updated" }

@@ -16,6 +16,9 @@ type ModelSpec struct {
 	FeasibleBatchSizes []int
 	// InitialBatchSize is the batch size a run starts with.
 	InitialBatchSize int
+	// FailsafeBatchSize is the batch size the model returns to when a lease runs
+	// out; 0 stands for InitialBatchSize.
+	FailsafeBatchSize int
 	// Replicas is the replica count over time; nil gives the model no servers.
 	Replicas *ReplicaSchedule
 }
@@ -26,6 +29,14 @@ func (m *ModelSpec) InitialReplicas() int {
 		return 0
 	}
 	return m.Replicas.Initial()
+}
+
+// Failsafe is the batch size the model returns to when a lease runs out.
+func (m *ModelSpec) Failsafe() int {
+	if m.FailsafeBatchSize == 0 {
+		return m.InitialBatchSize
+	}
+	return m.FailsafeBatchSize
 }
 
 // Facility is the physical datacenter.

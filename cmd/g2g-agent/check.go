@@ -60,7 +60,7 @@ func (cmd checkCmd) setUpLive(term terminal, logTo io.Writer) (*agent.LiveSetup,
 	if err != nil {
 		return nil, err
 	}
-	setup, err := agent.SetUpLive(c, agent.SecretsFrom(term.environ), newLogger(c.Log, logTo), nil)
+	setup, err := agent.SetUpLive(c, agent.SecretsFrom(term.environ), newLogger(c.Log, logTo), agent.Observer{})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", cmd.Config, err)
 	}

@@ -38,29 +38,34 @@ func (cmd demoCmd) Run(ctx context.Context, term terminal) (err error) {
 		return fmt.Errorf("the simulated hosts did not start: %w", err)
 	}
 	defer func() { err = errors.Join(err, hosts.close()) }()
-	c, err := config.Parse("built-in config of the demo", []byte(hosts.fillIn(demoConfig)), term.environ, config.ForLive)
+	load := func() (*config.Config, error) {
+		return config.Parse("built-in config of the demo", []byte(hosts.fillIn(demoConfig)), term.environ, config.ForLive)
+	}
+	c, err := load()
 	if err != nil {
 		return err
 	}
-	run := liveRun{config: c, name: "demo"}
+	run := liveRun{config: c, name: "demo", load: load}
 	if isTerminal(term.stdout) && cmd.Out != stdoutPath {
 		specs, err := c.LiveModelSpecs()
 		if err != nil {
 			return err
 		}
 		table := startLiveTable(term.stdout.(*os.File), specs)
-		run.onState = table.show
-		run.log = newLeveledLogger(c.Log, readable(table, false))
-		run.endLog = table.end
+		run.onState, run.onPage = table.show, table.showPage
+		run.log = newLiveLog(c.Log, readable(table, false), table.end)
 	} else {
-		run.log, run.endLog = newLiveLogger(c.Log, term.stderr)
+		run.log = newLiveLogger(c.Log, term.stderr)
 	}
 	run.log.Info().Int("models", len(c.Models)).Msg("three models on simulated hosts; Ctrl-C ends it. The servers are loaded first, until they are warm")
+	// The demo's script makes way for whoever takes the controls.
+	taken := make(chan struct{})
+	run.onCommand = sync.OnceFunc(func() { close(taken) })
 	run.beside = func(ctx context.Context, live *agent.Live) {
 		var group sync.WaitGroup
-		group.Go(func() { followDemoScript(ctx, live, run.log) })
+		group.Go(func() { followDemoScript(ctx, live, taken, run.log.Logger) })
 		if cmd.Faults {
-			group.Go(func() { hosts.causeFaults(ctx, c.Seed, run.log) })
+			group.Go(func() { hosts.causeFaults(ctx, c.Seed, run.log.Logger) })
 		}
 		group.Wait()
 	}
@@ -79,14 +84,18 @@ func demoScript() []datacenter.SetBatchSize {
 
 const demoScriptInterval = 15 * time.Second
 
-// followDemoScript sends the commands of the script, again and again.
-func followDemoScript(ctx context.Context, live *agent.Live, log zerolog.Logger) {
+// followDemoScript sends the commands of the script, again and again, until
+// someone else has taken the controls.
+func followDemoScript(ctx context.Context, live *agent.Live, taken <-chan struct{}, log zerolog.Logger) {
 	ticker := time.NewTicker(demoScriptInterval)
 	defer ticker.Stop()
 	script := demoScript()
 	for i := 0; ; i++ {
 		select {
 		case <-ctx.Done():
+			return
+		case <-taken:
+			log.Info().Msg("a command came over the API: the demo's own script ends")
 			return
 		case <-ticker.C:
 		}

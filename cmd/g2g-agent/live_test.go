@@ -67,7 +67,7 @@ func startProgram(t *testing.T, env []string, args ...string) *program {
 	p := &program{cmd: exec.CommandContext(t.Context(), "g2g-agent", args...), done: make(chan struct{})}
 	p.stdout.changed, p.stderr.changed = make(chan struct{}), make(chan struct{})
 	// Under the race detector a program waits a second before it exits.
-	p.cmd.Env = slices.Concat(os.Environ(), []string{"GORACE=atexit_sleep_ms=0"}, env)
+	p.cmd.Env = slices.Concat(os.Environ(), []string{"GORACE=atexit_sleep_ms=0", "G2G_AGENT_API__LISTEN=127.0.0.1:0"}, env)
 	stdout, err := p.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

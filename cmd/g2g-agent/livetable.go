@@ -31,6 +31,7 @@ type liveTable struct {
 	deadlineS map[string]float64 // by model label
 
 	state atomic.Pointer[datacenter.State]
+	page  atomic.Pointer[string] // the live page's address
 	mu    sync.Mutex
 	logs  []string // the newest lines
 
@@ -95,6 +96,9 @@ func (t *liveTable) Write(p []byte) (int, error) {
 // show takes in a state.
 func (t *liveTable) show(s *datacenter.State) { t.state.Store(s) }
 
+// showPage takes in the live page's address.
+func (t *liveTable) showPage(url string) { t.page.Store(&url) }
+
 // draw writes the table over the one before it.
 func (t *liveTable) draw() {
 	width, height := t.size()
@@ -112,14 +116,17 @@ func (t *liveTable) draw() {
 	_, _ = t.w.Write(screen.Bytes()) // a terminal that is gone cannot be told so
 }
 
-// lines are at most so many lines to draw: the state, and below it the newest of
-// the log that still fit.
+// lines are at most so many lines to draw: the page's address, the state, and
+// below it the newest of the log that still fit.
 func (t *liveTable) lines(limit int) []string {
 	var lines []string
 	if s := t.state.Load(); s != nil {
 		var b strings.Builder
 		writeState(&b, s, t.deadlineS)
 		lines = append(strings.Split(strings.TrimRight(b.String(), "\n"), "\n"), "")
+	}
+	if url := t.page.Load(); url != nil {
+		lines = append([]string{"live page: " + *url, ""}, lines...)
 	}
 	lines = lines[:min(len(lines), max(limit, 0))]
 	t.mu.Lock()

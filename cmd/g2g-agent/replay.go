@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -15,64 +16,85 @@ import (
 type replayCmd struct {
 	Config string `required:"" placeholder:"FILE" help:"Config of the run."`
 	Out    string `placeholder:"FILE" help:"Where the states go; the ending picks the format: .csv, .jsonl or .parquet. - is CSV on standard output."`
-	Pace   string `default:"0" enum:"0,1,step" help:"0: as fast as possible. 1: in real time. (step is for the control API, which this version does not have yet.)"`
+	Pace   string `default:"0" enum:"0,1,step" help:"0: as fast as possible. 1: in real time, with the control API. step: the control API advances it, step by step."`
 }
 
 func (cmd replayCmd) Run(ctx context.Context, term terminal) error {
-	if cmd.Pace == "step" {
-		return invalidf("--pace step waits for the control API, which this version does not have yet; use 0 or 1")
-	}
-	c, err := config.Load(cmd.Config, term.environ, config.ForReplay)
+	load := func() (*config.Config, error) { return config.Load(cmd.Config, term.environ, config.ForReplay) }
+	c, err := load()
 	if err != nil {
 		return err
 	}
+	if cmd.Pace != "0" {
+		return cmd.runServed(ctx, term, c, load)
+	}
 	log := newLogger(c.Log, term.stderr)
-	setup, err := agent.SetUpReplay(c, func(e datacenter.Event) {
-		log.Debug().Float64("time_s", e.TimeS).Interface("data", e.Data).Msg(e.Topic)
-	})
+	setup, err := agent.SetUpReplay(c, logEventTo(log))
 	if err != nil {
 		return fmt.Errorf("%s: %w", cmd.Config, err)
 	}
-	for _, w := range setup.Warnings {
-		log.Warn().Msg(w)
-	}
-	out, err := openOutput(cmd.Out, setup.Models, cmd.Pace == "1", term)
+	out, err := cmd.prepare(c, setup, log, term)
 	if err != nil {
 		return err
 	}
 	defer out.Abort()
-
-	began := time.Now()
-	summary := agent.NewSummary(c.DT, setup.Models)
-	progress := newProgress(term.stderr, setup.Replay.Steps())
-	timing, err := cmd.run(ctx, setup.Replay, c.DT, func(s *datacenter.State) error {
-		summary.Add(s)
-		progress.update(s)
-		return out.Write(s)
-	})
-	progress.clear()
-	if err == nil {
+	if _, err = agent.RunFast(ctx, setup.Replay, out.add); err == nil {
 		err = out.Commit()
 	}
 	if err != nil {
 		return cmd.explain(ctx, err)
 	}
-	if cmd.Pace == "1" {
-		logTiming(log, timing)
-	}
-	w := term.stdout
-	if cmd.Out == stdoutPath {
-		w = term.stderr
-	}
-	return printSummary(w, summary, time.Since(began))
+	return out.print()
 }
 
-func (cmd replayCmd) run(ctx context.Context, r *agent.Replay, dt datacenter.Seconds, emit func(*datacenter.State) error) (agent.Timing, error) {
-	if cmd.Pace == "1" {
-		return agent.RunPaced(ctx, r, dt, emit, nil)
+// logEventTo logs the events of a replay, of which a fast one has many.
+func logEventTo(log zerolog.Logger) func(datacenter.Event) {
+	return func(e datacenter.Event) {
+		log.Debug().Float64("time_s", e.TimeS).Interface("data", e.Data).Msg(e.Topic)
 	}
-	return agent.RunFast(ctx, r, emit)
 }
+
+// replayOutput is where the states of a replay go.
+type replayOutput struct {
+	output
+	summary  *agent.Summary
+	progress *progress
+	began    time.Time
+	to       io.Writer // the summary
+}
+
+func (cmd replayCmd) prepare(c *config.Config, setup *agent.Setup, log zerolog.Logger, term terminal) (*replayOutput, error) {
+	for _, w := range setup.Warnings {
+		log.Warn().Msg(w)
+	}
+	out, err := openOutput(cmd.Out, setup.Models, cmd.Pace != "0", term)
+	if err != nil {
+		return nil, err
+	}
+	o := &replayOutput{out, agent.NewSummary(c.DT, setup.Models), newProgress(term.stderr, setup.Replay.Steps()), time.Now(), term.stdout}
+	if cmd.Out == stdoutPath {
+		o.to = term.stderr
+	}
+	return o, nil
+}
+
+func (o *replayOutput) add(s *datacenter.State) error {
+	o.summary.Add(s)
+	o.progress.update(s)
+	return o.Write(s)
+}
+
+func (o *replayOutput) Commit() error {
+	o.progress.clear()
+	return o.output.Commit()
+}
+
+func (o *replayOutput) Abort() {
+	o.progress.clear()
+	o.output.Abort()
+}
+
+func (o *replayOutput) print() error { return printSummary(o.to, o.summary, time.Since(o.began)) }
 
 // explain says what an interrupted run left.
 func (cmd replayCmd) explain(ctx context.Context, err error) error {

@@ -15,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/g2g-agent/g2g-agent/agent"
+	"github.com/g2g-agent/g2g-agent/api"
 	"github.com/g2g-agent/g2g-agent/config"
 	"github.com/g2g-agent/g2g-agent/datacenter"
 )
@@ -31,26 +32,30 @@ type liveFlags struct {
 }
 
 func (cmd runCmd) Run(ctx context.Context, term terminal) error {
-	c, err := config.Load(cmd.Config, term.environ, config.ForLive)
+	load := func() (*config.Config, error) { return config.Load(cmd.Config, term.environ, config.ForLive) }
+	c, err := load()
 	if err != nil {
 		return err
 	}
-	log, endLog := newLiveLogger(c.Log, term.stderr)
-	return cmd.runLive(ctx, term, liveRun{config: c, name: cmd.Config, log: log, endLog: endLog})
+	return cmd.runLive(ctx, term, liveRun{config: c, name: cmd.Config, load: load, log: newLiveLogger(c.Log, term.stderr)})
 }
 
 // liveRun is a live run to be done.
 type liveRun struct {
 	config *config.Config
 	name   string // of the config, for errors
-	log    zerolog.Logger
-	// endLog shows what is left of the log; calls after the first do nothing.
-	endLog func()
+	// load reads the config again.
+	load func() (*config.Config, error)
+	log  liveLog
 	// onState, if set, sees each state.
 	onState func(*datacenter.State)
+	// onPage, if set, is told the live page's address.
+	onPage func(url string)
 	// beside, if set, runs beside the steps, from the first on, until its context
 	// is done.
 	beside func(context.Context, *agent.Live)
+	// onCommand, if set, is called before each command that comes from outside.
+	onCommand func()
 }
 
 // errDurationOver ends a run that has a duration.
@@ -58,15 +63,19 @@ var errDurationOver = errors.New("the duration is over")
 
 // runLive runs until ctx is done, which is its orderly end, or the duration is
 // over, and prints a summary.
-func (f liveFlags) runLive(ctx context.Context, term terminal, run liveRun) error {
-	defer run.endLog()
+func (f liveFlags) runLive(ctx context.Context, term terminal, run liveRun) (err error) {
+	defer run.log.end()
 	if !(f.DurationS >= 0) {
 		return invalidf("--duration-s must be >= 0, got %v", f.DurationS)
 	}
 	// That nobody reads standard output any more is an error as others are; it
 	// must not kill the program before the servers are restored.
 	signal.Ignore(syscall.SIGPIPE)
-	setup, err := agent.SetUpLive(run.config, agent.SecretsFrom(term.environ), run.log, run.logEvent)
+	serving, err := newServing(run.config, run.load, run.log.Logger, run.log.level, term.environ)
+	if err != nil {
+		return err
+	}
+	setup, err := agent.SetUpLive(run.config, agent.SecretsFrom(term.environ), run.log.Logger, serving.observer(run.logEvent))
 	if err != nil {
 		return fmt.Errorf("%s: %w", run.name, err)
 	}
@@ -82,6 +91,16 @@ func (f liveFlags) runLive(ctx context.Context, term terminal, run liveRun) erro
 
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
+	defer func() { err = errors.Join(err, serving.close()) }()
+	if err := serving.open(ctx, api.Config{
+		Site: commandedSite{setup.Live, run.onCommand}, Settings: run.config.API, Control: run.config.Control, LiveStats: setup.Live.Stats,
+	}, end); err != nil {
+		setup.Live.Close()
+		return err
+	}
+	if run.onPage != nil && serving.server != nil {
+		run.onPage(serving.server.URL())
+	}
 	var beside sync.WaitGroup
 	began := time.Now()
 	summary := agent.NewSummary(run.config.DT, setup.Models)
@@ -92,6 +111,7 @@ func (f liveFlags) runLive(ctx context.Context, term terminal, run liveRun) erro
 		}
 		alive.update()
 		summary.Add(s)
+		serving.publish(s)
 		if run.onState != nil {
 			run.onState(s)
 		}
@@ -104,18 +124,18 @@ func (f liveFlags) runLive(ctx context.Context, term terminal, run liveRun) erro
 	end(nil)
 	beside.Wait()
 	if summary.Steps == 0 {
-		run.endLog()
+		run.log.end()
 		if err == nil {
 			err = tell(term.stderr, "interrupted before the first step\n")
 		}
 		return err
 	}
-	logTiming(run.log, timing)
+	logTiming(run.log.Logger, timing)
 	// What was measured is kept, however the run ended.
 	if commitErr := out.Commit(); !errors.Is(err, commitErr) {
 		err = errors.Join(err, commitErr)
 	}
-	run.endLog()
+	run.log.end()
 	var text strings.Builder
 	w := term.stdout
 	if f.Out == stdoutPath {
@@ -124,12 +144,27 @@ func (f liveFlags) runLive(ctx context.Context, term terminal, run liveRun) erro
 	return errors.Join(err, printSummary(&text, summary, took), tell(w, text.String()))
 }
 
+// commandedSite tells of each command before it is carried out.
+type commandedSite struct {
+	*agent.Live
+	onCommand func() // may be nil
+}
+
+func (s commandedSite) Apply(ctx context.Context, command datacenter.Command) error {
+	if s.onCommand != nil {
+		s.onCommand()
+	}
+	return s.Live.Apply(ctx, command)
+}
+
 // logEvent logs an event, unless the agent itself has, with the cause.
 func (run *liveRun) logEvent(e datacenter.Event) {
 	level := zerolog.InfoLevel
 	switch e.Data.(type) {
 	case datacenter.DataStale, datacenter.DataFresh:
 		level = zerolog.DebugLevel
+	case datacenter.BatchSizeLeaseExpired, datacenter.ReplicaLeaseExpired:
+		level = zerolog.WarnLevel
 	}
 	run.log.WithLevel(level).Float64("time_s", e.TimeS).Interface("data", e.Data).Msg(e.Topic)
 }
@@ -144,14 +179,14 @@ func tell(w io.Writer, text string) error {
 
 // aliveLog notes now and then what the program itself takes.
 type aliveLog struct {
-	log  zerolog.Logger
+	log  liveLog
 	last time.Time
 }
 
 const aliveEvery = 10 * time.Second
 
 func (a *aliveLog) update() {
-	if time.Since(a.last) < aliveEvery || a.log.GetLevel() > zerolog.DebugLevel {
+	if time.Since(a.last) < aliveEvery || !a.log.level.has(zerolog.DebugLevel) {
 		return
 	}
 	a.last = time.Now()

@@ -63,6 +63,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("ROOT", root)
 			// Under the race detector a program waits a second before it exits.
 			env.Setenv("GORACE", "atexit_sleep_ms=0")
+			env.Setenv("G2G_AGENT_API__LISTEN", "127.0.0.1:0") // several run at once
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){

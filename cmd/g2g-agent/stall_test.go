@@ -17,8 +17,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/rs/zerolog"
-
 	"github.com/g2g-agent/g2g-agent/config"
 	"github.com/g2g-agent/g2g-agent/datacenter"
 )
@@ -45,7 +43,7 @@ func fullPipe(t *testing.T) *os.File {
 func startDemo(t *testing.T, stdout, stderr *os.File, args ...string) *program {
 	t.Helper()
 	p := &program{cmd: exec.CommandContext(t.Context(), "g2g-agent", append([]string{"demo"}, args...)...), done: make(chan struct{})}
-	p.cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", "G2G_AGENT_LIVE__STAGGER_S=1", "G2G_AGENT_LOG__LEVEL=debug")
+	p.cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", "G2G_AGENT_API__LISTEN=127.0.0.1:0", "G2G_AGENT_LIVE__STAGGER_S=1", "G2G_AGENT_LOG__LEVEL=debug")
 	var readers []func()
 	connect := func(given *os.File, to *io.Writer, pipe func() (io.ReadCloser, error), into *lines) {
 		if given != nil {
@@ -277,7 +275,7 @@ func TestQueuedOutput(t *testing.T) {
 func TestLiveLogIsNotTaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newStuckWriter()
-		log, end := newLiveLogger(config.Log{Level: "info", Format: "json"}, w)
+		log := newLiveLogger(config.Log{Level: "info", Format: "json"}, w)
 		began := time.Now()
 		const logged = 2*logQueueSize + 10
 		for range logged {
@@ -287,8 +285,8 @@ func TestLiveLogIsNotTaken(t *testing.T) {
 			t.Errorf("the log was waited for for %v", took)
 		}
 		close(w.released)
-		end()
-		end()
+		log.end()
+		log.end()
 		taken := strings.Count(w.text(), `"a line"`)
 		lost := 0
 		for line := range strings.Lines(w.text()) {
@@ -309,10 +307,10 @@ func TestLiveLogIsNotTaken(t *testing.T) {
 func TestLiveLogEndsStuck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newStuckWriter()
-		log, end := newLiveLogger(config.Log{Level: "info", Format: "console"}, w)
+		log := newLiveLogger(config.Log{Level: "info", Format: "console"}, w)
 		log.Info().Msg("a line")
 		began := time.Now()
-		end()
+		log.end()
 		if took := time.Since(began); took != noticeTimeout {
 			t.Errorf("the end waited for %v, want %v", took, noticeTimeout)
 		}
@@ -322,16 +320,14 @@ func TestLiveLogEndsStuck(t *testing.T) {
 
 func TestEventLevels(t *testing.T) {
 	var b bytes.Buffer
-	run := liveRun{log: zerolog.New(&b)}
-	for _, data := range []datacenter.EventData{
-		datacenter.BatchSizesUpdated{}, datacenter.ReplicasShifted{}, datacenter.DataStale{}, datacenter.DataFresh{},
+	run := liveRun{log: newLiveLog(config.Log{Level: "debug"}, &b, nil)}
+	for data, level := range map[datacenter.EventData]string{
+		datacenter.ReplicasShifted{}: "info", datacenter.BatchSizeLeaseExpired{}: "warn", datacenter.ReplicaLeaseExpired{}: "warn",
+		datacenter.DataStale{}: "debug", datacenter.DataFresh{}: "debug",
 	} {
 		b.Reset()
 		run.logEvent(datacenter.NewEvent(1, data))
-		want := `"level":"info"`
-		if strings.HasPrefix(data.Topic(), "datacenter.power.") {
-			want = `"level":"debug"`
-		}
+		want := `"level":"` + level + `"`
 		if line := b.String(); !strings.Contains(line, want) || !strings.Contains(line, data.Topic()) {
 			t.Errorf("logged was %s, want %s", line, want)
 		}

@@ -74,7 +74,7 @@ func soak(ctx context.Context, binary string, durationS float64) error {
 	}
 	states := filepath.Join(dir, "states.jsonl")
 	demo := exec.CommandContext(ctx, binary, "demo", "--faults", "--duration-s", strconv.FormatFloat(durationS, 'g', -1, 64), "--out", states)
-	demo.Env = append(os.Environ(), "G2G_AGENT_LOG__LEVEL=debug", "G2G_AGENT_LOG__FORMAT=json")
+	demo.Env = append(os.Environ(), "G2G_AGENT_API__LISTEN=127.0.0.1:0", "G2G_AGENT_LOG__LEVEL=debug", "G2G_AGENT_LOG__FORMAT=json")
 	demo.Cancel = func() error { return demo.Process.Signal(os.Interrupt) }
 	demo.WaitDelay = 30 * time.Second // longer than any orderly end
 	logs, err := demo.StderrPipe()

@@ -99,6 +99,7 @@ live: {warmup_timeout_s: 180}
 		return err
 	}
 	agent := exec.CommandContext(ctx, binary, "run", "--config", config, "--duration-s", strconv.FormatFloat(durationS, 'g', -1, 64))
+	agent.Env = append(os.Environ(), "G2G_AGENT_API__LISTEN=127.0.0.1:0")
 	agent.Cancel = func() error { return agent.Process.Signal(os.Interrupt) }
 	agent.WaitDelay = time.Minute // longer than any orderly end
 	var logs bytes.Buffer

@@ -1,0 +1,160 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/g2g-agent/g2g-agent/api/guard"
+)
+
+const (
+	// maxBodyBytes bounds a request body; the guard may allow less.
+	maxBodyBytes = 1 << 20
+	// maxAuditBytes bounds what of a body goes into the log.
+	maxAuditBytes = 2 << 10
+	// stepsCommand is the name of the command that advances a replay.
+	stepsCommand = "steps"
+)
+
+// report is what a command's handler says for the log. It travels in the
+// request's context.
+type report struct{ result any }
+
+type reportKey struct{}
+
+// reportResult says what became of the command that ctx belongs to. The first
+// report counts.
+func reportResult(ctx context.Context, result any) {
+	if r, ok := ctx.Value(reportKey{}).(*report); ok && r.result == nil {
+		r.result = result
+	}
+}
+
+// command puts around the handler of a command what all commands have in common:
+// the body is read, a repeated request is answered as before, and who asked for
+// what, and got what, is logged and counted.
+func (s *Server) command(name string, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		answer := &response{ResponseWriter: w}
+		done := &report{}
+		ctx := context.WithValue(r.Context(), reportKey{}, done)
+		var body []byte
+		var key string
+		replayed := false
+		defer func() { // also after a panic
+			took := time.Since(start)
+			// A replay in lockstep is advanced thousands of times: those are no commands to
+			// the datacenter.
+			if name != stepsCommand || answer.status >= http.StatusBadRequest {
+				s.guard.Audit(ctx, guard.AuditEntry{
+					Command: name, Body: auditBody(body), Status: answer.status, Result: done.result, Took: took, IdempotencyKey: key, Replayed: replayed,
+				})
+			}
+			s.metrics.ObserveCommand(name, outcomeOf(answer.status, replayed), took)
+		}()
+		refuse := func(p *problem) {
+			done.result = p.Detail
+			p.write(answer)
+		}
+
+		var refused *problem
+		if body, refused = readBody(answer, r); refused != nil {
+			refuse(refused)
+			return
+		}
+		if key, refused = checkKey(r); refused != nil {
+			refuse(refused)
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		if key == "" {
+			next.ServeHTTP(answer, r.WithContext(ctx))
+			return
+		}
+
+		before, refused := s.answers.begin(r.URL.Path, key, body, start)
+		switch {
+		case refused != nil:
+			refuse(refused)
+			return
+		case before != nil:
+			replayed = true
+			before.write(answer)
+			return
+		}
+		answer.keep, answer.keepBytes = &bytes.Buffer{}, maxAnswerBytes
+		defer s.answers.finish(r.URL.Path, key, answer)
+		// Who gives a key asks again when the connection is lost: the answer is to be
+		// there then.
+		ctx, cancel := s.running(ctx)
+		defer cancel()
+		next.ServeHTTP(answer, r.WithContext(ctx))
+	})
+}
+
+// readBody returns a request's JSON body, not yet looked into.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *problem) {
+	contentType := r.Header.Get("Content-Type")
+	kind, parameters, err := mime.ParseMediaType(contentType)
+	charset := strings.ToLower(parameters["charset"])
+	if err != nil || kind != contentTypeJSON || charset != "" && charset != "utf-8" {
+		return nil, newProblem(http.StatusUnsupportedMediaType, "the body must be sent with Content-Type: %s, got %q", contentTypeJSON, shorten(contentType)).
+			at("header.Content-Type", "must be "+contentTypeJSON)
+	}
+	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
+		return nil, newProblem(http.StatusUnsupportedMediaType, "the body must be sent as it is, got Content-Encoding: %q", shorten(encoding)).
+			at("header.Content-Encoding", "must not be there")
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBodyBytes))
+	if err == nil && len(bytes.TrimSpace(body)) == 0 {
+		return nil, newProblem(http.StatusBadRequest, "the body is empty, want a JSON object").at("body", "is empty, want a JSON object")
+	}
+	if err == nil {
+		return body, nil
+	}
+	var tooLarge *http.MaxBytesError
+	var slow net.Error
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, newProblem(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes", tooLarge.Limit).at("body", "is too large")
+	case errors.As(err, &slow) && slow.Timeout():
+		return nil, newProblem(http.StatusRequestTimeout, "the body did not arrive within %v", readTimeout).at("body", "did not arrive in time").with("Connection", "close")
+	}
+	return nil, newProblem(http.StatusBadRequest, "the body did not arrive whole: %v", err).at("body", "did not arrive whole").with("Connection", "close")
+}
+
+// auditBody is a body as the log has it: JSON as it came, anything else as text,
+// cut to a length that fits a log.
+func auditBody(body []byte) any {
+	switch {
+	case len(body) == 0:
+		return nil
+	case len(body) <= maxAuditBytes && json.Valid(body):
+		return json.RawMessage(body)
+	}
+	return string(bytes.ToValidUTF8(body[:min(len(body), maxAuditBytes)], []byte("�")))
+}
+
+// outcomeOf is the outcome of a command, for metrics.
+func outcomeOf(status int, replayed bool) string {
+	switch {
+	case replayed:
+		return "replayed"
+	case status == http.StatusBadGateway:
+		return "server_failed"
+	case status == 0 || status >= http.StatusInternalServerError:
+		return "failed"
+	case status >= http.StatusBadRequest:
+		return "refused"
+	}
+	return "accepted"
+}

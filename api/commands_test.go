@@ -1,0 +1,274 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rs/zerolog"
+
+	"github.com/g2g-agent/g2g-agent/agent"
+	"github.com/g2g-agent/g2g-agent/config"
+	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/vllm"
+)
+
+func TestSetBatchSizes(t *testing.T) {
+	s := serve(t, nil)
+	var got batchSizesBody
+	s.post("/v1/batch-sizes", `{"batch_size_by_model": {"large": 64.0, "small": 8}, "ramp_up_rate_by_model": {"small": 2.5}, "lease_s": 30}`).want(t, http.StatusOK).into(t, &got)
+	thirty := 30.0
+	want := batchSizesBody{
+		TimeS: 1.5, BatchSizes: map[string]int{"small": 8, "large": 64}, AchievedBatchSize: map[string]*float64{"small": nil, "large": nil},
+		LeaseS:  map[string]*float64{"small": &thirty, "large": &thirty},
+		Results: []modelResult{{"small", "accepted", ""}, {"large", "accepted", ""}},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	commanded := []datacenter.Command{datacenter.SetBatchSize{
+		BatchSizeByModel: map[string]int{"small": 8, "large": 64}, RampUpRateByModel: map[string]float64{"small": 2.5}, LeaseS: 30,
+	}}
+	if diff := cmp.Diff(commanded, s.site.given()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestShiftReplicas(t *testing.T) {
+	s := serve(t, nil)
+	var got replicaShiftBody
+	s.post("/v1/replica-shifts", `{"model_label": "small", "replica_delta": -3}`).want(t, http.StatusOK)
+	s.post("/v1/replica-shifts", `{"model_label": "small", "replica_delta": 1, "lease_s": 0.5}`).want(t, http.StatusOK).into(t, &got)
+	want := replicaShiftBody{TimeS: 1.5, ModelLabel: "small", ReplicaDelta: 1, ReplicaShift: -2, Replicas: 8, FreeReplicas: 3}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	commanded := []datacenter.Command{
+		datacenter.ShiftReplicas{ModelLabel: "small", ReplicaDelta: -3}, datacenter.ShiftReplicas{ModelLabel: "small", ReplicaDelta: 1, LeaseS: 0.5},
+	}
+	if diff := cmp.Diff(commanded, s.site.given()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestDefaultLease(t *testing.T) {
+	s := serve(t, func(c *Config) { c.Control.DefaultLeaseS = 45 })
+	s.post("/v1/batch-sizes", `{"batch_size_by_model": {"small": 8}}`).want(t, http.StatusOK)
+	s.post("/v1/batch-sizes", `{"batch_size_by_model": {"small": 8}, "lease_s": 7}`).want(t, http.StatusOK)
+	s.post("/v1/replica-shifts", `{"model_label": "small", "replica_delta": 0}`).want(t, http.StatusOK)
+	if err := s.Reload(config.Control{DefaultLeaseS: 9}, "", ""); err != nil {
+		t.Fatal(err)
+	}
+	s.post("/v1/batch-sizes", `{"batch_size_by_model": {"small": 8}}`).want(t, http.StatusOK)
+	var leases []float64
+	for _, c := range s.site.given() {
+		switch c := c.(type) {
+		case datacenter.SetBatchSize:
+			leases = append(leases, c.LeaseS)
+		case datacenter.ShiftReplicas:
+			leases = append(leases, c.LeaseS)
+		}
+	}
+	if diff := cmp.Diff([]float64{45, 7, 45, 9}, leases); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestRefusedCommands(t *testing.T) {
+	s := serve(t, nil)
+	var refusal error
+	s.site.refuse = func(context.Context, datacenter.Command) error { return refusal }
+	refuse := func(field string, reason error) error {
+		return &datacenter.CommandError{Field: field, Reason: reason, Detail: "because"}
+	}
+	const batch, shift = `{"batch_size_by_model": {"small": 8}}`, `{"model_label": "small", "replica_delta": 3}`
+	for _, c := range []struct {
+		refusal  error
+		status   int
+		location string
+	}{
+		{refuse("batch_size_by_model.small", datacenter.ErrUnknownModel), http.StatusNotFound, "body.batch_size_by_model.small"},
+		{refuse("batch_size_by_model.small", datacenter.ErrOutOfRange), http.StatusUnprocessableEntity, "body.batch_size_by_model.small"},
+		{refuse("replica_delta", datacenter.ErrNotPossible), http.StatusConflict, "body.replica_delta"},
+		{refuse("command", datacenter.ErrNotPossible), http.StatusConflict, "body"},
+		{fmt.Errorf("wrapped: %w", refuse("lease_s", datacenter.ErrOutOfRange)), http.StatusUnprocessableEntity, "body.lease_s"},
+		{context.Canceled, http.StatusServiceUnavailable, ""},
+		{errors.New("the unforeseen"), http.StatusInternalServerError, ""},
+	} {
+		refusal = c.refusal
+		s.post("/v1/batch-sizes", batch).wantProblem(t, c.status, c.location)
+		s.post("/v1/replica-shifts", shift).wantProblem(t, c.status, c.location)
+	}
+	if n := len(s.site.given()); n > 0 {
+		t.Errorf("%d commands were carried out", n)
+	}
+}
+
+func TestServersThatDoNotObey(t *testing.T) {
+	s := serve(t, nil)
+	var byModel map[string]error
+	s.site.refuse = func(context.Context, datacenter.Command) error { return &agent.ServersError{ByModel: byModel} }
+	for outcome, err := range map[string]error{
+		"refused":     fmt.Errorf("wrapped: %w", &vllm.CommandError{Outcome: vllm.OutcomeRefused, Detail: "no"}),
+		"unreachable": &vllm.CommandError{Outcome: vllm.OutcomeUnreachable, Detail: "no"},
+		"unknown":     context.DeadlineExceeded,
+	} {
+		byModel = map[string]error{"large": err}
+		r := s.post("/v1/batch-sizes", `{"batch_size_by_model": {"large": 64, "small": 8}}`)
+		r.wantProblem(t, http.StatusBadGateway, "")
+		var got struct {
+			problem
+			batchSizesBody
+		}
+		r.into(t, &got)
+		want := []modelResult{{"small", "accepted", ""}, {"large", outcome, err.Error()}}
+		if diff := cmp.Diff(want, got.Results); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+		if diff := cmp.Diff(map[string]int{"small": 8, "large": 128}, got.BatchSizes); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+		if got.Detail == "" || got.Status != http.StatusBadGateway {
+			t.Errorf("%s", r.body)
+		}
+	}
+}
+
+func TestSteps(t *testing.T) {
+	next := int64(0)
+	var failure error
+	s := serve(t, func(c *Config) {
+		c.Advance = func(_ context.Context, steps int) ([]*datacenter.State, error) {
+			var states []*datacenter.State
+			for ; steps > 0 && next < 500; steps-- {
+				states = append(states, replayState(next))
+				next++
+			}
+			return states, failure
+		}
+	})
+	for _, c := range []struct{ steps, want int }{{1, 1}, {400, 400}, {10_000, 99}, {1, 0}} {
+		var got []datacenter.State
+		s.post("/v1/steps", fmt.Sprintf(`{"steps": %d}`, c.steps)).want(t, http.StatusOK).into(t, &got)
+		if len(got) != c.want {
+			t.Errorf("%d steps gave %d states, want %d", c.steps, len(got), c.want)
+		}
+	}
+	failure = errors.New("disk full")
+	s.post("/v1/steps", `{"steps": 1}`).wantProblem(t, http.StatusInternalServerError, "")
+	failure = context.Canceled
+	s.post("/v1/steps", `{"steps": 1}`).wantProblem(t, http.StatusServiceUnavailable, "")
+	serve(t, nil).post("/v1/steps", `{"steps": 1}`).wantProblem(t, http.StatusConflict, "")
+}
+
+// What a body is sent as, and how large it is.
+func TestBodiesThatAreNotTaken(t *testing.T) {
+	s := serve(t, nil)
+	const good = `{"batch_size_by_model": {"small": 8}}`
+	for _, target := range []string{"/v1/batch-sizes", "/v1/replica-shifts", "/v1/steps"} {
+		for _, contentType := range []string{"-", "", "text/plain", "application/x-www-form-urlencoded", "application/xml", "application/json; charset=latin1", "application/jsonp", "application/problem+json", "a/b;;"} {
+			s.post(target, good, header{"Content-Type", contentType}).wantProblem(t, http.StatusUnsupportedMediaType, "header.Content-Type")
+		}
+		s.post(target, good, header{"Content-Encoding", "gzip"}).wantProblem(t, http.StatusUnsupportedMediaType, "header.Content-Encoding")
+		s.post(target, `{"batch_size_by_model": {"`+strings.Repeat("x", 2<<20)+`": 1}}`).wantProblem(t, http.StatusRequestEntityTooLarge, "")
+	}
+	if n := len(s.site.given()); n > 0 {
+		t.Errorf("%d commands were carried out", n)
+	}
+	for _, contentType := range []string{"application/json", "application/json; charset=utf-8", "Application/JSON;charset=UTF-8"} {
+		s.post("/v1/batch-sizes", good, header{"Content-Type", contentType}).want(t, http.StatusOK)
+	}
+}
+
+func TestTokens(t *testing.T) {
+	control, read := strings.Repeat("c", 40), strings.Repeat("r", 40)
+	s := serve(t, func(c *Config) { c.Token, c.ReadToken = control, read })
+	s.Publish(replayState(0))
+	bearer := func(token string) header { return header{"Authorization", "Bearer " + token} }
+	const good = `{"batch_size_by_model": {"small": 8}}`
+	s.get("/v1/state").want(t, http.StatusUnauthorized)
+	s.get("/v1/stream").want(t, http.StatusUnauthorized)
+	s.get("/metrics").want(t, http.StatusUnauthorized)
+	s.get("/v1/state", bearer(read)).want(t, http.StatusOK)
+	s.post("/v1/batch-sizes", good).want(t, http.StatusUnauthorized)
+	s.post("/v1/batch-sizes", good, bearer(read)).want(t, http.StatusForbidden)
+	s.post("/v1/batch-sizes", good, bearer(control)).want(t, http.StatusOK)
+	s.get("/livez").want(t, http.StatusOK)
+	if err := s.Reload(config.Control{}, read, ""); err != nil {
+		t.Fatal(err)
+	}
+	s.get("/v1/state").want(t, http.StatusOK)
+	s.post("/v1/batch-sizes", good, bearer(control)).want(t, http.StatusUnauthorized)
+	s.post("/v1/batch-sizes", good, bearer(read)).want(t, http.StatusOK)
+}
+
+// lockedBuffer is a log that tests may read while it is written.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func TestCommandsAreAudited(t *testing.T) {
+	log := &lockedBuffer{}
+	s := serve(t, func(c *Config) { c.Log = zerolog.New(log) })
+	s.post("/v1/batch-sizes", `{"batch_size_by_model": {"small": 8}}`, header{"Idempotency-Key", "k-1"}).want(t, http.StatusOK)
+	s.post("/v1/batch-sizes", `{"batch_size_by_model": {"small": 8}}`, header{"Idempotency-Key", "k-1"}).want(t, http.StatusOK)
+	s.post("/v1/replica-shifts", `{"model_label": "none", "replica_delta": 1}`).want(t, http.StatusNotFound)
+	s.post("/v1/steps", `not json`).want(t, http.StatusBadRequest)
+	type line struct {
+		Audit          bool
+		Command        string
+		Status         int
+		IdempotencyKey string `json:"idempotency_key"`
+		Replayed       bool
+	}
+	var got []line
+	for d := json.NewDecoder(strings.NewReader(log.String())); ; {
+		var l line
+		if err := d.Decode(&l); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if l.Audit {
+			got = append(got, l)
+		}
+	}
+	want := []line{{true, "batch-sizes", 200, "k-1", false}, {true, "batch-sizes", 200, "k-1", true}, {true, "replica-shifts", 404, "", false}, {true, "steps", 400, "", false}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestPanicsDoNotEndTheAgent(t *testing.T) {
+	log := &lockedBuffer{}
+	s := serve(t, func(c *Config) { c.Log = zerolog.New(log) })
+	s.site.refuse = func(context.Context, datacenter.Command) error { panic("a bug") }
+	for range 3 {
+		s.post("/v1/batch-sizes", `{"batch_size_by_model": {"small": 8}}`).wantProblem(t, http.StatusInternalServerError, "")
+	}
+	if !strings.Contains(log.String(), "a bug") || !strings.Contains(log.String(), `"audit":true`) {
+		t.Errorf("the log does not tell: %s", log)
+	}
+	s.get("/livez").want(t, http.StatusOK)
+}

@@ -1,0 +1,31 @@
+// Package guard decides who may talk to the control API: it listens, with TLS
+// and a limit on connections, and checks each request before the API sees it.
+//
+// [Guard.Wrap] checks in this order, and the first check that fails answers:
+//
+//  1. Host. While no token is configured, only requests that name this host by a
+//     loopback name are served, so that a web page cannot reach the agent through
+//     a name of its own that it points at 127.0.0.1 (403).
+//  2. Rate. Each client address may make so many requests a second; callers with
+//     a token of ours are counted apart from the rest of their address, so that
+//     others cannot use up what is theirs. Health checks are exempt (429).
+//  3. Origin. Preflight requests are answered for the allowed origins and for no
+//     other; requests that change something, and WebSockets, are refused when a
+//     browser sends them for a page of another origin (403).
+//  4. Token. Commands need the control token, if there is one; reading needs
+//     either token if there is a read token; the rest needs none (401, 403, and
+//     429 after too many wrong tokens).
+//  5. Size. A request has at most 64 KiB (413).
+//
+// Guessing is slow: an address that has sent many different wrong tokens is told
+// only now and then whether another one is right. A token that was accepted from
+// the address before is always accepted, and the same wrong token sent again and
+// again is no guess, so neither an attacker nor a forgotten script next door locks
+// a controller out.
+//
+// Tokens are taken from the Authorization header and, since browsers cannot set
+// that for WebSockets, from a WebSocket sub-protocol; never from the query, which
+// ends up in logs. Neither is logged here, and both are taken out of a request
+// before it is handed on. Addresses are those of the connections: headers such as
+// X-Forwarded-For are anyone's to write, and are not read.
+package guard

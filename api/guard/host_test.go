@@ -1,0 +1,88 @@
+package guard
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/g2g-agent/g2g-agent/datacenter"
+)
+
+func TestParseListen(t *testing.T) {
+	for _, c := range []struct {
+		listen, host, port string
+		beyond             bool
+	}{
+		{"127.0.0.1:8480", "127.0.0.1", "8480", false},
+		{"127.9.9.9:0", "127.9.9.9", "0", false},
+		{"[::1]:0", "::1", "0", false},
+		{"[::ffff:127.0.0.1]:0", "::ffff:127.0.0.1", "0", false},
+		{":8480", "", "8480", true},
+		{"0.0.0.0:8480", "0.0.0.0", "8480", true},
+		{"[::]:8480", "::", "8480", true},
+		{"10.1.2.3:65535", "10.1.2.3", "65535", true},
+		{"[fe80::1%eth0]:80", "fe80::1%eth0", "80", true},
+		{"LocalHost:1", "localhost", "1", false},
+	} {
+		a, err := parseListen(c.listen)
+		if err != nil || a.host != c.host || a.port != c.port || a.literallyBeyondLoopback() != c.beyond {
+			t.Errorf("parseListen(%q) = %+v, beyond %v, %v", c.listen, a, a.literallyBeyondLoopback(), err)
+		}
+	}
+	for _, listen := range []string{"", "8480", "localhost", "127.0.0.1", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:65536", "127.0.0.1:-1", "::1:8480", "http://localhost:1", "a b:1", "a,b:1"} {
+		_, err := New(Config{Listen: listen})
+		if !errors.Is(err, datacenter.ErrInvalidInput) || !strings.Contains(err.Error(), "api.listen must be HOST:PORT") {
+			t.Errorf("New with Listen %q: %v", listen, err)
+		}
+	}
+}
+
+func TestNamesThisHost(t *testing.T) {
+	a, err := parseListen("agent.internal:8480")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, header := range []string{
+		"localhost", "localhost:8480", "LOCALHOST:1", "localhost.", "localhost.:80", "g2g.localhost", "g2g.localhost:8480",
+		"127.0.0.1", "127.0.0.1:8480", "127.255.0.9:1", "[::1]", "[::1]:8480", "[::ffff:127.0.0.1]:1", "agent.internal", "Agent.Internal:9",
+	} {
+		if !a.namesThisHost(header) {
+			t.Errorf("Host %q is not served", header)
+		}
+	}
+	for _, header := range []string{
+		"", ":8480", "evil.example", "evil.example:8480", "localhost.evil.example", "evillocalhost", "127.0.0.1.evil.example",
+		"127.0.0.1.nip.io:8480", "128.0.0.1", "10.0.0.1:8480", "[::2]:8480", "[2001:db8::1]", "0.0.0.0:8480", "[::]:8480", "127.1", "2130706433", "0x7f.0.0.1",
+		"localhost:evil", "localhost:80:80", "[::1", "::1]", "[localhost", "localhost@evil.example", "evil.example/localhost", "..localhost..x", "agent.internal.evil.example",
+	} {
+		if a.namesThisHost(header) {
+			t.Errorf("Host %q is served", header)
+		}
+	}
+}
+
+// DNS rebinding: a page of evil.example, which now points at 127.0.0.1, is of the
+// same origin as far as the browser can tell.
+func TestHostOverTheSocket(t *testing.T) {
+	open := serve(t, Config{}, nil)
+	for _, path := range []string{"/", "/livez", "/v1/state", "/metrics"} {
+		if a := open.do(t, "GET", path, host("evil.example:8480")); a.StatusCode != 403 {
+			t.Errorf("without a token, %s of another host: %d, want 403", path, a.StatusCode)
+		} else if p := a.problem(t); !strings.Contains(p.Detail, "api.token_file") || !strings.Contains(p.Detail, "evil.example") {
+			t.Errorf("the problem does not say what to do: %+v", p)
+		}
+		if a := open.do(t, "GET", path, host("localhost:8480")); a.StatusCode != 200 {
+			t.Errorf("without a token, %s of localhost: %d, want 200", path, a.StatusCode)
+		}
+	}
+	if a := open.do(t, "POST", "/v1/steps", host("evil.example"), header("Origin", "http://evil.example"), header("Sec-Fetch-Site", "same-origin")); a.StatusCode != 403 {
+		t.Errorf("a rebound page's command: %d, want 403", a.StatusCode)
+	}
+	if got := open.Stats().Host; got != 5 {
+		t.Errorf("%d requests counted as for another host, want 5", got)
+	}
+	closed := serve(t, Config{Token: controlToken}, nil)
+	if a := closed.do(t, "GET", "/v1/state", host("grid.example")); a.StatusCode != 200 {
+		t.Errorf("with a token, another host: %d, want 200", a.StatusCode)
+	}
+}

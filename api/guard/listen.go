@@ -1,0 +1,141 @@
+package guard
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/g2g-agent/g2g-agent/datacenter"
+)
+
+// listenKeys is where to change what is listened on.
+const listenKeys = "api.listen (or G2G_AGENT_API__LISTEN)"
+
+// Listen binds the address. Connections beyond the limit are closed as soon as
+// they come; with a certificate, the others speak TLS 1.2 or later and HTTP/1.1,
+// which WebSockets need. Without a control token it refuses to listen where other
+// hosts might reach it, with an error that wraps [datacenter.ErrInvalidInput]. The
+// caller closes the listener.
+func (g *Guard) Listen(ctx context.Context) (net.Listener, error) {
+	ip, err := g.resolve(ctx)
+	if err != nil {
+		return nil, err
+	}
+	host := g.address.host
+	if ip.IsValid() {
+		host = ip.String()
+	}
+	var config net.ListenConfig
+	bound, err := config.Listen(ctx, "tcp", net.JoinHostPort(host, g.address.port))
+	if err != nil {
+		return nil, g.explain(err)
+	}
+	var l net.Listener = &limited{Listener: bound, guard: g}
+	if g.certificate != nil {
+		l = tls.NewListener(l, &tls.Config{
+			MinVersion: tls.VersionTLS12,
+			NextProtos: []string{"http/1.1"},
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+				return &g.certificate.pair.Load().Certificate, nil
+			},
+		})
+	}
+	return l, nil
+}
+
+// resolve returns the address to bind, none for all of this host, after it made
+// sure that commands are protected there. What was checked is what is bound: a
+// name is not asked for twice.
+func (g *Guard) resolve(ctx context.Context) (netip.Addr, error) {
+	a := &g.address
+	ip, beyond := a.ip, a.literallyBeyondLoopback()
+	if a.host != "" && !a.ip.IsValid() {
+		ips, err := g.cfg.lookup(ctx, a.host)
+		if err == nil && len(ips) == 0 {
+			err = errors.New("the name has no address")
+		}
+		if err != nil {
+			return netip.Addr{}, fmt.Errorf("cannot listen on %s: %w; correct %s", g.cfg.Listen, err, listenKeys)
+		}
+		ip = ips[0]
+		for _, other := range ips {
+			beyond = beyond || !isLoopback(other)
+			if other.Unmap().Is4() && !ip.Unmap().Is4() {
+				ip = other // as net.Listen prefers
+			}
+		}
+	}
+	// Not while a reload takes the token away.
+	g.reloading.Lock()
+	defer g.reloading.Unlock()
+	g.beyond.Store(beyond)
+	if beyond && g.tokens.Load().control == nil {
+		return netip.Addr{}, fmt.Errorf("%w: api.listen: other hosts may reach %s, and without a token anyone there could command the datacenter: "+
+			"write a token into a file and name it in api.token_file, or listen on loopback only, such as 127.0.0.1:%s", datacenter.ErrInvalidInput, g.cfg.Listen, a.port)
+	}
+	return ip, nil
+}
+
+// explain says what to do about an address that cannot be bound.
+func (g *Guard) explain(err error) error {
+	advice := "correct " + listenKeys
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		advice = "another program, maybe another agent, listens there: stop it, or choose another port in " + listenKeys
+	case errors.Is(err, syscall.EACCES):
+		advice = "ports below 1024 need a privilege: choose a higher one in " + listenKeys
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		advice = "this host has no such address: correct " + listenKeys
+	}
+	return fmt.Errorf("cannot listen on %s: %w; %s", g.cfg.Listen, err, advice)
+}
+
+// limited bounds the connections open at once. One too many is closed rather than
+// left waiting: health checks and controllers then know, instead of hanging.
+type limited struct {
+	net.Listener
+	guard *Guard
+}
+
+func (l *limited) Accept() (net.Conn, error) {
+	g := l.guard
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err // net/http waits and tries again when files have run out
+		}
+		if g.openConns.Add(1) <= int64(g.cfg.MaxConnections) {
+			return &countedConn{Conn: conn, open: &g.openConns}, nil
+		}
+		g.openConns.Add(-1)
+		g.rejected[tooManyConnections].Add(1)
+		if unlogged, ok := g.throttles[tooManyConnections].allow(g.cfg.now()); ok {
+			g.cfg.Log.Warn().Int("max_connections", g.cfg.MaxConnections).Str("address", conn.RemoteAddr().String()).Uint64("unlogged", unlogged).
+				Msg("connection refused: too many are open; raise api.max_connections if they are meant to be")
+		}
+		_ = conn.Close() // nothing was sent
+	}
+}
+
+// countedConn is a connection that counts as open until it is closed.
+type countedConn struct {
+	net.Conn
+	open   *atomic.Int64
+	closed atomic.Bool
+}
+
+func (c *countedConn) Close() error {
+	err := c.Conn.Close()
+	if c.closed.CompareAndSwap(false, true) {
+		c.open.Add(-1)
+	}
+	return err
+}
+
+// NetConn returns the connection beneath, for what only TCP has.
+func (c *countedConn) NetConn() net.Conn { return c.Conn }

@@ -1,0 +1,64 @@
+package guard
+
+import (
+	"crypto/tls"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/g2g-agent/g2g-agent/datacenter"
+)
+
+// certificate is the TLS certificate in force, and where it comes from.
+type certificate struct {
+	certFile, keyFile string
+	pair              atomic.Pointer[pair]
+}
+
+// pair is a certificate chain with its key.
+type pair struct{ tls.Certificate }
+
+// expirySoon is how long before its end a certificate is warned about.
+const expirySoon = 14 * 24 * time.Hour
+
+func newCertificate(certFile, keyFile string) (*certificate, error) {
+	switch "" {
+	case certFile:
+		return nil, fmt.Errorf("%w: api.tls_cert_file is missing; tls_key_file needs it", datacenter.ErrInvalidInput)
+	case keyFile:
+		return nil, fmt.Errorf("%w: api.tls_key_file is missing; tls_cert_file needs it", datacenter.ErrInvalidInput)
+	}
+	c := &certificate{certFile: certFile, keyFile: keyFile}
+	p, err := c.read()
+	if err != nil {
+		return nil, err
+	}
+	c.pair.Store(p)
+	return c, nil
+}
+
+// read reads the files as they are now, and changes nothing.
+func (c *certificate) read() (*pair, error) {
+	cert, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
+	if err != nil {
+		return nil, fmt.Errorf("%w: api.tls_cert_file %s and api.tls_key_file %s must hold a certificate chain and its key in PEM: %w",
+			datacenter.ErrInvalidInput, c.certFile, c.keyFile, err)
+	}
+	return &pair{cert}, nil
+}
+
+// warning returns why clients will not, or soon not, accept the certificate.
+func (p *pair) warning(now time.Time) string {
+	leaf := p.Leaf
+	switch {
+	case leaf == nil: // only under GODEBUG=x509keypairleaf=0
+		return ""
+	case now.After(leaf.NotAfter):
+		return "the certificate expired at " + leaf.NotAfter.Format(time.RFC3339)
+	case now.Before(leaf.NotBefore):
+		return "the certificate is not valid before " + leaf.NotBefore.Format(time.RFC3339)
+	case now.Add(expirySoon).After(leaf.NotAfter):
+		return "the certificate expires at " + leaf.NotAfter.Format(time.RFC3339)
+	}
+	return ""
+}

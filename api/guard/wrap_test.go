@@ -1,0 +1,201 @@
+package guard
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestHeadersOnEveryAnswer(t *testing.T) {
+	s := serve(t, Config{Token: controlToken}, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/app.js" {
+			w.Header().Set("Cache-Control", "no-cache")
+			w.Header().Set("Content-Security-Policy", "default-src 'self'")
+		}
+	})
+	for _, c := range []struct {
+		method, path, cache string
+		edits               []func(*http.Request)
+		status              int
+	}{
+		{"GET", "/v1/state", "no-store", nil, 200},
+		{"GET", "/livez", "no-store", nil, 200},
+		{"GET", "/app.js", "no-cache", nil, 200},
+		{"POST", "/v1/steps", "no-store", nil, 401},
+		{"POST", "/v1/steps", "no-store", []func(*http.Request){header("Origin", "https://evil.example")}, 403},
+		{"POST", "/v1/steps", "no-store", []func(*http.Request){bearer(controlToken), content(strings.Repeat("x", maxBody+1))}, 413},
+	} {
+		a := s.do(t, c.method, c.path, c.edits...)
+		if a.StatusCode != c.status {
+			t.Errorf("%s %s: %d, want %d", c.method, c.path, a.StatusCode, c.status)
+		}
+		for name, want := range map[string]string{"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": c.cache} {
+			if got := a.Header.Values(name); len(got) != 1 || got[0] != want {
+				t.Errorf("%s %s: %s is %q, want %q", c.method, c.path, name, got, want)
+			}
+		}
+	}
+}
+
+func TestBodySize(t *testing.T) {
+	s := serve(t, Config{}, nil)
+	chunked := func(body string) func(*http.Request) {
+		return func(r *http.Request) { r.Body, r.ContentLength = io.NopCloser(strings.NewReader(body)), -1 }
+	}
+	for _, c := range []struct {
+		name string
+		size int
+		want int
+	}{{"nothing", 0, 200}, {"little", 10, 200}, {"as much as may be", maxBody, 200}, {"one byte more", maxBody + 1, 413}, {"far more", 50 * maxBody, 413}} {
+		for form, edit := range map[string]func(string) func(*http.Request){"with its length": content, "chunked": chunked} {
+			for _, method := range []string{"POST", "PUT", "GET"} {
+				a := s.do(t, method, "/v1/steps", edit(strings.Repeat("x", c.size)))
+				if a.StatusCode != c.want {
+					t.Errorf("%s, %s %s: %d, want %d", c.name, method, form, a.StatusCode, c.want)
+					continue
+				}
+				if c.want != 200 {
+					if p := a.problem(t); !strings.Contains(p.Detail, "65536") {
+						t.Errorf("the problem does not say what is allowed: %+v", p)
+					}
+					continue
+				}
+				if got := a.seen(t); got.Body != c.size || got.Length != int64(c.size) {
+					t.Errorf("%s, %s %s: the API sees %d bytes and a length of %d", c.name, method, form, got.Body, got.Length)
+				}
+			}
+		}
+	}
+	if got := s.Stats().TooLarge; got != 12 {
+		t.Errorf("%d requests counted as too large, want 12", got)
+	}
+}
+
+// A body that is cut short never reaches the API.
+func TestBodyCutShort(t *testing.T) {
+	s := serve(t, Config{}, func(http.ResponseWriter, *http.Request) { t.Error("half a request reached the API") })
+	conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", s.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	fmt.Fprintf(conn, "POST /v1/steps HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{\"steps\":")
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusBadRequest || resp.Header.Get("Content-Type") != "application/problem+json" {
+		t.Errorf("%d with %v", resp.StatusCode, resp.Header)
+	}
+}
+
+// A body that does not come holds a connection for a while, not for ever, whether
+// the request is let in or not.
+func TestBodyThatDoesNotCome(t *testing.T) {
+	s := serve(t, Config{Token: controlToken, bodyTimeout: 50 * time.Millisecond}, func(http.ResponseWriter, *http.Request) {
+		t.Error("half a request reached the API")
+	})
+	for token, want := range map[string]int{controlToken: http.StatusRequestTimeout, wrongToken: http.StatusUnauthorized} {
+		conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", s.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(10 * time.Second))
+		fmt.Fprintf(conn, "POST /v1/steps HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\nContent-Length: 100\r\n\r\n{", token)
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want || resp.Header.Get("Content-Type") != "application/problem+json" {
+			t.Errorf("%d with %v, want %d", resp.StatusCode, resp.Header, want)
+		}
+	}
+}
+
+// What was read in time leaves the handler all the time it needs.
+func TestBodyTimeoutEndsWithTheBody(t *testing.T) {
+	const timeout = 250 * time.Millisecond
+	s := serve(t, Config{bodyTimeout: timeout}, func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-r.Context().Done():
+			t.Error("the request was cut off")
+		case <-time.After(2 * timeout):
+			echo(w, r)
+		}
+	})
+	for range 2 { // the connection is used again
+		if a := s.do(t, "POST", "/v1/steps", content("{}")); a.StatusCode != 200 {
+			t.Errorf("%d, want 200", a.StatusCode)
+		}
+	}
+}
+
+// Without a server around it, the guard works the same.
+func TestWrapWithoutASocket(t *testing.T) {
+	g, err := New(Config{Listen: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		body io.Reader
+		want int
+	}{{nil, 200}, {strings.NewReader("{}"), 200}, {strings.NewReader(strings.Repeat("x", maxBody+1)), 413}} {
+		r := httptest.NewRequestWithContext(t.Context(), "POST", "http://localhost/v1/steps", c.body)
+		w := httptest.NewRecorder()
+		g.Wrap(http.HandlerFunc(echo)).ServeHTTP(w, r)
+		if w.Code != c.want {
+			t.Errorf("%d, want %d", w.Code, c.want)
+		}
+	}
+}
+
+// The request as it came is not changed for those around the guard.
+func TestTheRequestIsLeftAsItCame(t *testing.T) {
+	g, err := New(Config{Listen: "127.0.0.1:0", Token: controlToken})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := httptest.NewRequestWithContext(t.Context(), "POST", "http://localhost/v1/steps", nil)
+	bearer(controlToken)(r)
+	var within http.Header
+	g.Wrap(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { within = r.Header })).ServeHTTP(httptest.NewRecorder(), r)
+	if within.Get("Authorization") != "" {
+		t.Error("the API sees the token")
+	}
+	if r.Header.Get("Authorization") != "Bearer "+controlToken {
+		t.Error("the request's own headers were changed")
+	}
+}
+
+func TestWriteProblem(t *testing.T) {
+	w := httptest.NewRecorder()
+	w.Header().Set("Retry-After", "3")
+	w.Header().Set("Content-Length", "9999")
+	WriteProblem(w, 409, "Not now", `the "run" is over <&>`)
+	resp := w.Result()
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := (&answer{resp, string(body)}).problem(t)
+	if resp.StatusCode != 409 || p != (problem{"Not now", 409, `the "run" is over <&>`}) {
+		t.Errorf("%d %s", resp.StatusCode, body)
+	}
+	if resp.Header.Get("Retry-After") != "3" || resp.Header.Get("Content-Length") != "" || resp.Header.Get("Cache-Control") != "no-store" {
+		t.Errorf("headers %v", resp.Header)
+	}
+}

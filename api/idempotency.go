@@ -1,0 +1,154 @@
+package api
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"net/http"
+	"sync"
+	"time"
+)
+
+const (
+	idempotencyHeader = "Idempotency-Key"
+	replayedHeader    = "Idempotency-Replayed"
+	maxKeyBytes       = 128
+	// maxAnswers is the number of first answers remembered, answersFor for how
+	// long, maxAnswerBytes how large one may be to be kept and allAnswerBytes how
+	// large all together. Of one that is too large only that it was given is
+	// remembered.
+	maxAnswers     = 1000
+	answersFor     = 10 * time.Minute
+	maxAnswerBytes = 16 << 20
+	allAnswerBytes = 64 << 20
+)
+
+// answers remembers the first answers to requests with an Idempotency-Key, so
+// that a repeated request gets the same one and is not carried out again. The
+// zero value is ready.
+type answers struct {
+	mu    sync.Mutex
+	byKey map[answerKey]*answer
+	order []answerKey // oldest first
+	bytes int         // of all bodies kept
+}
+
+type answerKey struct{ path, key string }
+
+// answer is a request with a key and, once done, what was answered.
+type answer struct {
+	request [sha256.Size]byte // of its body
+	at      time.Time         // it came
+	done    bool
+	status  int
+	// contentType is of body.
+	contentType string
+	body        []byte
+	dropped     bool // the body was too large to be kept
+}
+
+// begin returns the answer given before, or the problem of repeating the request
+// now, or neither: the caller then answers it, and calls finish.
+func (a *answers) begin(path, key string, body []byte, now time.Time) (*answer, *problem) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.byKey == nil {
+		a.byKey = map[answerKey]*answer{}
+	}
+	a.forget(now)
+	k, request := answerKey{path, key}, sha256.Sum256(body)
+	const location = "header." + idempotencyHeader
+	before, ok := a.byKey[k]
+	switch {
+	case !ok:
+		a.byKey[k] = &answer{request: request, at: now}
+		a.order = append(a.order, k)
+		return nil, nil
+	case before.request != request:
+		return nil, newProblem(http.StatusUnprocessableEntity, "the %s was used before for another body", idempotencyHeader).
+			at(location, "was used before for another body; use a new one for each new command")
+	case !before.done:
+		return nil, newProblem(http.StatusConflict, "the first request with this %s is under way", idempotencyHeader).
+			at(location, "the first request with it is under way; ask again later").with("Retry-After", "1")
+	case before.dropped:
+		return nil, newProblem(http.StatusConflict, "the request with this %s was answered with status %d before, and is not carried out again; the answer was too large to be kept",
+			idempotencyHeader, before.status).at(location, "was used before; the answer is not kept any more")
+	}
+	return before, nil
+}
+
+// forget drops what is too old or too much. Requests under way are kept: there
+// are no more of them than connections.
+func (a *answers) forget(now time.Time) {
+	excess := len(a.order) - (maxAnswers - 1)
+	var underWay []answerKey
+	i := 0
+	for ; i < len(a.order); i++ {
+		old := a.byKey[a.order[i]]
+		if excess <= 0 && now.Sub(old.at) <= answersFor {
+			break
+		}
+		if !old.done {
+			underWay = append(underWay, a.order[i])
+			continue
+		}
+		a.bytes -= len(old.body)
+		delete(a.byKey, a.order[i])
+		excess--
+	}
+	if i > 0 {
+		a.order = append(underWay, a.order[i:]...)
+	}
+}
+
+// finish remembers what was answered.
+func (a *answers) finish(path, key string, w *response) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	done, ok := a.byKey[answerKey{path, key}]
+	if !ok {
+		return
+	}
+	done.done, done.status = true, w.status
+	if w.keep == nil {
+		done.dropped = true
+		return
+	}
+	done.contentType, done.body = w.Header().Get("Content-Type"), bytes.Clone(w.keep.Bytes())
+	a.bytes += len(done.body)
+	for _, k := range a.order {
+		if a.bytes <= allAnswerBytes {
+			break
+		}
+		if old := a.byKey[k]; len(old.body) > 0 {
+			a.bytes -= len(old.body)
+			old.body, old.dropped = nil, true
+		}
+	}
+}
+
+// write gives the answer again.
+func (a *answer) write(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", a.contentType)
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set(replayedHeader, "true")
+	w.WriteHeader(a.status)
+	_, _ = w.Write(a.body) // a client that is gone cannot be told
+}
+
+// checkKey returns the Idempotency-Key of a request, empty for none.
+func checkKey(r *http.Request) (string, *problem) {
+	values := r.Header.Values(idempotencyHeader)
+	if len(values) == 0 {
+		return "", nil
+	}
+	key := values[0]
+	ok := len(values) == 1 && key != "" && len(key) <= maxKeyBytes
+	for i := range len(key) {
+		ok = ok && key[i] > ' ' && key[i] <= '~'
+	}
+	if !ok {
+		message := "must be one key of 1 to 128 visible ASCII characters"
+		return "", newProblem(http.StatusUnprocessableEntity, "header %s: %s", idempotencyHeader, message).at("header."+idempotencyHeader, message)
+	}
+	return key, nil
+}

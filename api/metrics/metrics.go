@@ -1,0 +1,140 @@
+package metrics
+
+import (
+	"net/http"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/g2g-agent/g2g-agent/agent"
+	"github.com/g2g-agent/g2g-agent/api/guard"
+	"github.com/g2g-agent/g2g-agent/api/stream"
+	"github.com/g2g-agent/g2g-agent/datacenter"
+)
+
+// Config is where the numbers come from. All of it may be asked from any
+// goroutine, and answers at once.
+type Config struct {
+	// Version is the program's.
+	Version string
+	Site    Site
+	Hub     Hub
+	Guard   Guard
+	// LiveStats is nil in a replay.
+	LiveStats func() agent.LiveStats
+}
+
+// Site is the part of [agent.Site] that is watched.
+type Site interface{ Status() agent.Status }
+
+// Hub is the part of [stream.Hub] that is watched.
+type Hub interface {
+	Latest() *datacenter.State
+	Stats() stream.Stats
+}
+
+// Guard is the part of [guard.Guard] that is watched.
+type Guard interface{ Stats() guard.Stats }
+
+// maxScrapes is how many scrapes are served at once; one more gets status 503.
+const maxScrapes = 8
+
+// Metrics is the agent's metrics. Its methods may be called from any goroutine.
+type Metrics struct {
+	cfg      Config
+	registry *prometheus.Registry
+	catalog  catalog
+	events   *events
+
+	steps    stepInstruments
+	requests requestInstruments
+}
+
+// New returns the metrics of a run. An error is a mistake in the program: two
+// metrics of one name.
+func New(cfg Config) (*Metrics, error) {
+	m := &Metrics{cfg: cfg, registry: prometheus.NewRegistry(), events: newEvents()}
+	c := &m.catalog
+	c.addBuild(cfg.Version)
+	c.addRun(cfg.LiveStats != nil)
+	m.steps = c.addSteps()
+	c.addPower()
+	c.addLatency()
+	c.addModels()
+	c.addServers()
+	c.addLoad()
+	c.addDaemons()
+	c.addStreams()
+	m.requests = c.addRequests()
+
+	own := append(m.steps.collectors(), m.requests.collectors()...)
+	own = append(own, m, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	for _, collector := range own {
+		if err := m.registry.Register(collector); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// Handler serves the metrics, as OpenMetrics to those that ask for it.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
+		// One family that fails leaves the others; how often stands in
+		// promhttp_metric_handler_errors_total.
+		ErrorHandling: promhttp.ContinueOnError, Registry: m.registry,
+		EnableOpenMetrics: true, MaxRequestsInFlight: maxScrapes,
+	})
+}
+
+// ObserveStep counts a step and how it kept to its time. It neither waits nor
+// allocates.
+func (m *Metrics) ObserveStep(t agent.StepTiming) { m.steps.observe(t) }
+
+// ObserveEvent counts an event. It waits for nobody but another ObserveEvent.
+func (m *Metrics) ObserveEvent(e datacenter.Event) { m.events.observe(e) }
+
+// ObserveRequest counts an HTTP request by the pattern of its path, not by the
+// path, of which there are arbitrarily many. What took so long with status 101 is
+// a stream, not an answer, and does not count as one.
+func (m *Metrics) ObserveRequest(route, method string, status int, took time.Duration) {
+	r := &m.requests
+	route, method = r.routes.limit(route), r.methods.limit(method)
+	code := other
+	if status >= 100 && status <= 599 {
+		code = strconv.Itoa(status)
+	}
+	r.total.WithLabelValues(route, method, code).Inc()
+	if status != http.StatusSwitchingProtocols {
+		r.duration.WithLabelValues(route, method).Observe(took.Seconds())
+	}
+}
+
+// ObserveCommand counts a command and what became of it.
+func (m *Metrics) ObserveCommand(command, outcome string, took time.Duration) {
+	r := &m.requests
+	command, outcome = r.commandNames.limit(command), r.outcomes.limit(outcome)
+	r.commands.WithLabelValues(command, outcome).Inc()
+	r.commandDuration.WithLabelValues(command).Observe(took.Seconds())
+}
+
+// addBuild declares what says which program this is.
+func (c *catalog) addBuild(version string) {
+	revision := "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				revision = s.Value
+			}
+		}
+	}
+	c.section = "Program"
+	c.gauge("g2g_build_info", "version goversion revision", "1, labelled with the program's version, the Go version and the source revision it was built from.", func(_ *snapshot, out series) {
+		out.value(1, version, runtime.Version(), revision)
+	})
+}

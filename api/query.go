@@ -1,0 +1,90 @@
+package api
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+
+	"github.com/danielgtaylor/huma/v2"
+)
+
+// query is the query of a request. As a part of an operation's input it is filled
+// in; package huma itself does not tell ?n= from a query without n.
+type query struct{ values url.Values }
+
+// Resolve is for package huma.
+func (q *query) Resolve(ctx huma.Context) []error {
+	u := ctx.URL()
+	q.values = u.Query()
+	return nil
+}
+
+func badQuery(name, format string, args ...any) *problem {
+	message := fmt.Sprintf(format, args...)
+	location := "query." + shorten(name)
+	return newProblem(http.StatusUnprocessableEntity, "%s: %s", location, message).at(location, message)
+}
+
+// one returns a parameter's value, there only if it is there.
+func (q query) one(name string) (value string, there bool, refused *problem) {
+	switch values := q.values[name]; len(values) {
+	case 0:
+		return "", false, nil
+	case 1:
+		return values[0], true, nil
+	}
+	return "", true, badQuery(name, "must stand there once")
+}
+
+// whole returns an integer from least to most, usual if it is not there.
+func (q query) whole(name string, usual, least, most int) (int, *problem) {
+	value, there, refused := q.one(name)
+	if refused != nil {
+		return 0, refused
+	}
+	if !there {
+		return usual, nil
+	}
+	digits := value != ""
+	for i := range len(value) {
+		digits = digits && value[i] >= '0' && value[i] <= '9'
+	}
+	if n, ok := wholeNumber(value); digits && ok && n >= int64(least) && n <= int64(most) {
+		return int(n), nil
+	}
+	return 0, badQuery(name, "must be a whole number from %d to %d, got %q", least, most, shorten(value))
+}
+
+// flag reports whether a parameter is there and not false.
+func (q query) flag(name string) (bool, *problem) {
+	value, there, refused := q.one(name)
+	switch {
+	case refused != nil:
+		return false, refused
+	case !there, value == "false", value == "0":
+		return false, nil
+	case value == "", value == "true", value == "1":
+		return true, nil
+	}
+	return false, badQuery(name, "must be true or false or without a value, got %q", shorten(value))
+}
+
+// goodQuery refuses a query that is malformed, of which net/url would skip a part,
+// or has parameters other than these.
+func goodQuery(next http.Handler, known []string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		values, err := url.ParseQuery(r.URL.RawQuery)
+		if err != nil {
+			newProblem(http.StatusUnprocessableEntity, "the query is malformed: %v", err).at("query", "is malformed").write(w)
+			return
+		}
+		for name := range values {
+			if !slices.Contains(known, name) {
+				badQuery(name, "unknown parameter, known are %q", known).write(w)
+				return
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
+}

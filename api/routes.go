@@ -1,0 +1,210 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/g2g-agent/g2g-agent/api/page"
+)
+
+// otherRoute stands in metrics for every path that there is none of.
+const otherRoute = "other"
+
+// routes is the table of paths. It implements the mux that package humago wants.
+type routes struct {
+	mux     *http.ServeMux
+	methods map[string][]string // by path
+	// wrap is put around every handler.
+	wrap func(method, path string, next http.Handler) http.Handler
+}
+
+// HandleFunc adds a route; pattern is METHOD PATH.
+func (t *routes) HandleFunc(pattern string, handler func(http.ResponseWriter, *http.Request)) {
+	method, path, _ := strings.Cut(pattern, " ")
+	t.methods[path] = append(t.methods[path], method)
+	t.mux.Handle(pattern, t.wrap(method, path, http.HandlerFunc(handler)))
+}
+
+// ServeHTTP is part of the interface of package humago.
+func (t *routes) ServeHTTP(w http.ResponseWriter, r *http.Request) { t.mux.ServeHTTP(w, r) }
+
+// addRoutes fills the table. The error is a mistake in the program.
+func (s *Server) addRoutes() error {
+	s.routes = routes{mux: http.NewServeMux(), methods: map[string][]string{}, wrap: s.wrap}
+	s.addOperations()
+	get := func(path string, h http.Handler) { s.routes.HandleFunc("GET "+path, h.ServeHTTP) }
+	get("/v1/stream", upgradeOnly(s.sockets.States()))
+	get("/metrics", s.metrics.Handler())
+	get("/{$}", page.Handler())
+	get("/assets/", page.Handler())
+	yaml, json, err := s.documents()
+	if err != nil {
+		return fmt.Errorf("describe the API: %w", err)
+	}
+	get("/openapi.yaml", yaml)
+	get("/openapi.json", json)
+	for path, methods := range s.routes.methods {
+		s.routes.mux.Handle(path, notAllowed(path, methods))
+	}
+	s.routes.mux.Handle("/", s.notFound())
+	return nil
+}
+
+// wrap puts around a handler what all have in common.
+func (s *Server) wrap(method, path string, next http.Handler) http.Handler {
+	switch {
+	case method == http.MethodPost:
+		next = s.command(strings.TrimPrefix(path, "/v1/"), s.protect(next))
+	case path == "/v1/events":
+		next = s.followOr(next)
+	}
+	if strings.HasPrefix(path, "/v1/") {
+		next = goodQuery(next, s.parametersOf(method, path))
+	}
+	return s.protect(next)
+}
+
+// parametersOf are the query parameters that an operation is described with.
+func (s *Server) parametersOf(method, path string) []string {
+	names := []string{}
+	item := s.openAPI.Paths[path]
+	if item == nil || item.Get == nil || method != http.MethodGet {
+		return names
+	}
+	for _, p := range item.Get.Parameters {
+		if p.In == "query" {
+			names = append(names, p.Name)
+		}
+	}
+	return names
+}
+
+// protect answers with status 500 when a handler panics, and logs why.
+func (s *Server) protect(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer := &response{ResponseWriter: w}
+		defer func() {
+			cause := recover()
+			if cause == nil {
+				return
+			}
+			if err, ok := cause.(error); !ok || !errors.Is(err, http.ErrAbortHandler) {
+				s.cfg.Log.Error().Str("method", r.Method).Str("path", shorten(r.URL.Path)).Interface("cause", cause).
+					Bytes("stack", debug.Stack()).Msg("API: a request made the agent fail; this is a bug")
+				if answer.status == 0 {
+					newProblem(http.StatusInternalServerError, "the agent failed at this request; its log says why").write(answer)
+					return
+				}
+			}
+			panic(http.ErrAbortHandler) //nolint:forbidigo // net/http's way to cut a connection off, so that half an answer does not look like a whole one
+		}()
+		next.ServeHTTP(answer, r)
+	})
+}
+
+// observe counts requests and knows which are under way.
+func (s *Server) observe(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.requests.RLock()
+		defer s.requests.RUnlock()
+		start := time.Now()
+		route := s.routeOf(r)
+		answer := &response{ResponseWriter: w, timed: true}
+		defer func() {
+			if answer.status == 0 { // nothing was answered
+				answer.status = http.StatusInternalServerError
+			}
+			took := time.Since(start)
+			if answer.status == http.StatusSwitchingProtocols {
+				took = 0 // how long a stream lasts is not how long an answer takes
+			}
+			s.metrics.ObserveRequest(route, methodOf(r), answer.status, took)
+		}()
+		next.ServeHTTP(answer, r)
+	})
+}
+
+// routeOf is the pattern of the path that a request asks for; there are few of
+// them, whatever clients ask for.
+func (s *Server) routeOf(r *http.Request) string {
+	_, pattern := s.routes.mux.Handler(r)
+	if _, path, ok := strings.Cut(pattern, " "); ok {
+		pattern = path
+	}
+	switch pattern {
+	case "", "/":
+		return otherRoute
+	case "/{$}":
+		return "/"
+	}
+	return pattern
+}
+
+// methodOf is a request's method, OTHER for one that nobody uses.
+func methodOf(r *http.Request) string {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+		return r.Method
+	}
+	return "OTHER"
+}
+
+// notAllowed answers methods that a path does not have.
+func notAllowed(path string, methods []string) http.Handler {
+	if slices.Contains(methods, http.MethodGet) {
+		methods = append(slices.Clone(methods), http.MethodHead)
+	}
+	allow := strings.Join(append(slices.Clone(methods), http.MethodOptions), ", ")
+	path = strings.TrimSuffix(path, "{$}")
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Allow", allow)
+		if r.Method == http.MethodOptions {
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
+		newProblem(http.StatusMethodNotAllowed, "%s does not take %s, but %s", path, shorten(r.Method), allow).write(w)
+	})
+}
+
+// notFound answers paths that there are none of.
+func (s *Server) notFound() http.Handler {
+	paths := slices.Sorted(maps.Keys(s.routes.methods))
+	for i := range paths {
+		paths[i] = strings.TrimSuffix(paths[i], "{$}")
+	}
+	known := strings.Join(paths, ", ")
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		newProblem(http.StatusNotFound, "there is no %s here; there are %s", shorten(r.URL.Path), known).write(w)
+	})
+}
+
+// upgradeOnly refuses requests that do not ask for a WebSocket.
+func upgradeOnly(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !asksForWebSocket(r) {
+			needsWebSocket(r).write(w)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func needsWebSocket(r *http.Request) *problem {
+	return newProblem(http.StatusUpgradeRequired, "%s is a WebSocket: connect with ws:// or wss://, or send Connection: Upgrade, Upgrade: websocket and what belongs to them", r.URL.Path).
+		with("Upgrade", "websocket").with("Connection", "Upgrade")
+}
+
+// running is a context for work that must be finished even if the client goes
+// away, until the server ends.
+func (s *Server) running(ctx context.Context) (context.Context, context.CancelFunc) {
+	detached, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(s.ending, cancel)
+	return detached, func() { stop(); cancel() }
+}

@@ -1,0 +1,223 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/rs/zerolog"
+
+	"github.com/g2g-agent/g2g-agent/agent"
+	"github.com/g2g-agent/g2g-agent/api/guard"
+	"github.com/g2g-agent/g2g-agent/api/metrics"
+	"github.com/g2g-agent/g2g-agent/api/stream"
+	"github.com/g2g-agent/g2g-agent/config"
+	"github.com/g2g-agent/g2g-agent/datacenter"
+)
+
+const (
+	readHeaderTimeout = 5 * time.Second
+	readTimeout       = 10 * time.Second
+	idleTimeout       = 2 * time.Minute
+	maxHeaderBytes    = 16 << 10
+	// shutdownTimeout is for how long requests under way may go on at the end,
+	// abandonTimeout for how long those that were then told to end may take to.
+	shutdownTimeout = 3 * time.Second
+	abandonTimeout  = time.Second
+)
+
+// Config is what a [Server] serves and how.
+type Config struct {
+	Site    agent.Site
+	Version string
+	// Settings are the listener's, Control says which lease a command has that
+	// names none.
+	Settings config.API
+	Control  config.Control
+	// Token is needed for commands and ReadToken for the rest; empty: none is.
+	Token, ReadToken string
+	// Advance computes the next steps of a replay that waits to be driven, fewer
+	// at its end; nil for a run that steps by itself.
+	Advance func(ctx context.Context, steps int) ([]*datacenter.State, error)
+	// LiveStats is nil in a replay.
+	LiveStats func() agent.LiveStats
+	Log       zerolog.Logger
+}
+
+// Server is the HTTP API of one run. Its methods may be called from any
+// goroutine.
+type Server struct {
+	cfg     Config
+	hub     *stream.Hub
+	sockets *stream.Sockets
+	guard   *guard.Guard
+	metrics *metrics.Metrics
+	routes  routes
+	openAPI *huma.OpenAPI
+	answers answers
+	handler http.Handler
+
+	needsToken atomic.Bool
+	control    atomic.Pointer[config.Control]
+	listener   net.Listener
+	address    atomic.Pointer[string]
+	requests   sync.RWMutex // held for reading by those under way
+	// ending is done when requests under way must end.
+	ending context.Context
+	end    context.CancelFunc
+}
+
+// New returns a server that does not listen yet. The error says which setting is
+// wrong.
+func New(cfg Config) (*Server, error) {
+	cfg.Settings.HistoryStates = max(cfg.Settings.HistoryStates, 1)
+	g, err := guard.New(guard.Config{
+		Listen: cfg.Settings.Listen, Token: cfg.Token, ReadToken: cfg.ReadToken,
+		TLSCertFile: cfg.Settings.TLSCertFile, TLSKeyFile: cfg.Settings.TLSKeyFile, AllowedOrigins: cfg.Settings.AllowedOrigins,
+		MaxRequestsPerS: cfg.Settings.MaxRequestsPerS, MaxConnections: cfg.Settings.MaxConnections, Log: cfg.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, guard: g, hub: stream.NewHub(cfg.Settings.HistoryStates)}
+	s.metrics, err = metrics.New(metrics.Config{Version: cfg.Version, Site: cfg.Site, Hub: s.hub, Guard: g, LiveStats: cfg.LiveStats})
+	if err != nil {
+		return nil, err
+	}
+	s.sockets = stream.NewSockets(s.hub, g.CheckOrigin, cfg.Log)
+	s.address.Store(&cfg.Settings.Listen)
+	s.needsToken.Store(cfg.Token != "")
+	s.control.Store(&cfg.Control)
+	s.ending, s.end = context.WithCancel(context.Background())
+	if err := s.addRoutes(); err != nil {
+		return nil, err
+	}
+	s.handler = s.observe(g.Wrap(s.routes.mux))
+	return s, nil
+}
+
+// Publish shows a state to everyone who watches. It never waits.
+func (s *Server) Publish(state *datacenter.State) { s.hub.Publish(state) }
+
+// PublishEvent shows an event to everyone who watches. It never waits.
+func (s *Server) PublishEvent(e datacenter.Event) {
+	s.hub.PublishEvent(e)
+	s.metrics.ObserveEvent(e)
+}
+
+// ObserveStep counts a step and how late it was.
+func (s *Server) ObserveStep(t agent.StepTiming) { s.metrics.ObserveStep(t) }
+
+// Reload takes new tokens and another default lease, and reads the certificate
+// anew. After an error everything is as it was.
+func (s *Server) Reload(control config.Control, token, readToken string) error {
+	if err := s.guard.Reload(token, readToken); err != nil {
+		return err
+	}
+	s.control.Store(&control)
+	s.needsToken.Store(token != "")
+	return nil
+}
+
+// Listen binds the address, so that [Server.Address] is known and connections
+// wait for [Server.Serve].
+func (s *Server) Listen(ctx context.Context) error {
+	l, err := s.guard.Listen(ctx)
+	if err != nil {
+		return err
+	}
+	s.listener = l
+	address := l.Addr().String()
+	s.address.Store(&address)
+	for _, warning := range s.guard.Warnings() {
+		s.cfg.Log.Warn().Msg(warning)
+	}
+	return nil
+}
+
+// Address is the HOST:PORT that is listened on, before that the configured one.
+func (s *Server) Address() string { return *s.address.Load() }
+
+// URL is the address of the live page, as this machine reaches it.
+func (s *Server) URL() string {
+	scheme := "http"
+	if s.cfg.Settings.TLSCertFile != "" {
+		scheme = "https"
+	}
+	address := s.Address()
+	if host, port, err := net.SplitHostPort(address); err == nil {
+		if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+			address = net.JoinHostPort("localhost", port)
+		}
+	}
+	return scheme + "://" + address + "/"
+}
+
+// Serve answers requests until ctx is done. It then says goodbye to the streams,
+// lets requests under way end, for at most 3 s, and returns nil.
+// [Server.Listen] comes first.
+func (s *Server) Serve(ctx context.Context) error {
+	if s.listener == nil {
+		return errors.New("the API does not listen yet")
+	}
+	server := &http.Server{
+		Handler: s.handler, ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+		// Broken handshakes and the like are the client's concern.
+		ErrorLog:    log.New(debugLog{s.cfg.Log}, "", 0),
+		BaseContext: func(net.Listener) context.Context { return s.ending },
+	}
+	defer s.end()
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(s.listener) }()
+	select {
+	case err := <-failed:
+		s.sockets.Close()
+		return fmt.Errorf("serve the API on %s: %w", s.Address(), err)
+	case <-ctx.Done():
+	}
+	s.close(server) //nolint:contextcheck // ctx is over
+	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve the API on %s: %w", s.Address(), err)
+	}
+	return nil
+}
+
+// close ends what is under way: streams at once, requests after a while.
+func (s *Server) close(server *http.Server) {
+	var streams sync.WaitGroup
+	streams.Go(s.sockets.Close)
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+	defer cancel()
+	if err := server.Shutdown(ctx); err != nil {
+		s.cfg.Log.Warn().Dur("waited", shutdownTimeout).Msg("API: requests that do not end are cut off")
+		s.end()
+		server.Close() //nolint:errcheck // the listener is closed already
+	}
+	streams.Wait()
+	done := make(chan struct{})
+	go func() {
+		s.requests.Lock()
+		defer s.requests.Unlock()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(abandonTimeout):
+		s.cfg.Log.Error().Msg("API: a request ignores that it was told to end")
+	}
+}
+
+// debugLog is the destination of net/http's own log.
+type debugLog struct{ log zerolog.Logger }
+
+func (d debugLog) Write(line []byte) (int, error) {
+	d.log.Debug().Str("component", "net/http").Msg(string(line))
+	return len(line), nil
+}

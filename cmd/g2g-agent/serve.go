@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/g2g-agent/g2g-agent/agent"
+	"github.com/g2g-agent/g2g-agent/api"
+	"github.com/g2g-agent/g2g-agent/config"
+	"github.com/g2g-agent/g2g-agent/datacenter"
+)
+
+// serving is what stands around a run: its control API, and what the service
+// manager is told.
+type serving struct {
+	log      zerolog.Logger
+	logLevel *logLevel
+	// load reads the config again.
+	load    func() (*config.Config, error)
+	service *service
+	server  *api.Server // nil without an API
+	site    agent.Site
+
+	mu     sync.Mutex
+	config *config.Config // in force, as far as it can be reloaded
+
+	ready bool // the goroutine's that steps
+	end   context.CancelFunc
+	ended sync.WaitGroup
+	err   error // of the API, once it has ended
+}
+
+func newServing(c *config.Config, load func() (*config.Config, error), log zerolog.Logger, level *logLevel, environ []string) (*serving, error) {
+	service, err := newService(environ, log)
+	if err != nil {
+		return nil, err
+	}
+	return &serving{log: log, logLevel: level, load: load, config: c, service: service}, nil
+}
+
+// observer lets the API and the service manager see a run.
+func (s *serving) observer(onEvent func(datacenter.Event)) agent.Observer {
+	return agent.Observer{
+		OnEvent: func(e datacenter.Event) {
+			onEvent(e)
+			if s.server != nil {
+				s.server.PublishEvent(e)
+			}
+		},
+		OnStep: func(t agent.StepTiming) {
+			s.service.stepped()
+			if s.server != nil {
+				s.server.ObserveStep(t)
+			}
+		},
+	}
+}
+
+// startMargin is what the start of a live run takes at most beside its warm-up.
+const startMargin = time.Minute
+
+// open starts the API, unless the config has none, and the notifications. They
+// outlive ctx, the run's, until [serving.close]. A failure of the API calls fail.
+func (s *serving) open(ctx context.Context, cfg api.Config, fail context.CancelCauseFunc) error {
+	s.site = cfg.Site
+	s.service.starting(seconds(s.config.Live.WarmupTimeoutS)+startMargin, seconds(s.config.DT.Float64()))
+	context.AfterFunc(ctx, s.service.stopping)
+	ctx, s.end = context.WithCancel(context.WithoutCancel(ctx))
+	if cfg.Settings.Listen != "" {
+		var err error
+		if cfg.Token, cfg.ReadToken, err = cfg.Settings.Tokens(); err != nil {
+			return invalidf("%w", err)
+		}
+		cfg.Version, cfg.Log = version, s.log
+		if s.server, err = api.New(cfg); err != nil {
+			return err
+		}
+		if err := s.server.Listen(ctx); err != nil {
+			return err
+		}
+		s.log.Info().Str("url", s.server.URL()).Msg("live page and control API")
+		s.ended.Go(func() {
+			if s.err = s.server.Serve(ctx); s.err != nil {
+				fail(s.err)
+			}
+		})
+	}
+	s.ended.Go(func() {
+		reload := s.reload
+		if isTerminal(os.Stderr) {
+			reload = nil // a terminal that is closed says so by SIGHUP
+		}
+		if err := s.service.run(ctx, reload); err != nil {
+			s.log.Error().Err(err).Msg("the service manager is no longer told")
+		}
+	})
+	return nil
+}
+
+// publish shows a state to those who watch.
+func (s *serving) publish(state *datacenter.State) {
+	if s.server != nil {
+		s.server.Publish(state)
+	}
+	s.service.status(stepStatus(state))
+	if s.ready {
+		return
+	}
+	if status := s.site.Status(); len(status.Unready(time.Now())) == 0 {
+		s.ready = true
+		s.service.ready()
+	}
+}
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+
+// stepStatus says in one line how the run is going.
+func stepStatus(state *datacenter.State) string {
+	text := fmt.Sprintf("Stepping, t = %.1f s, %.3f MW", state.TimeS, state.PowerW.Total()/1e6)
+	stale := "; power is stale: "
+	for i := range state.Models {
+		if m := &state.Models[i]; m.Live.Stale {
+			text += stale + m.ModelLabel
+			stale = ", "
+		}
+	}
+	return text
+}
+
+// close ends the API and the notifications, and waits for them.
+func (s *serving) close() error {
+	if s.end == nil {
+		return nil
+	}
+	s.end()
+	s.ended.Wait()
+	return s.err
+}
+
+// reload puts into force what may change in a running agent.
+func (s *serving) reload() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, err := s.load()
+	if err != nil {
+		return err
+	}
+	reloaded, restart := config.Changes(s.config, c)
+	if s.server != nil {
+		token, readToken, err := c.API.Tokens()
+		if err == nil {
+			err = s.server.Reload(c.Control, token, readToken)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	s.logLevel.set(c.Log)
+	s.config.Log.Level, s.config.API.TokenFile, s.config.API.ReadTokenFile, s.config.Control.DefaultLeaseS =
+		c.Log.Level, c.API.TokenFile, c.API.ReadTokenFile, c.Control.DefaultLeaseS
+	s.log.Info().Strs("changed", reloaded).Msg("config reloaded")
+	if len(restart) > 0 {
+		s.log.Warn().Strs("keys", restart).Msg("these keys differ from what runs; they need a restart")
+	}
+	return nil
+}

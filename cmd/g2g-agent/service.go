@@ -1,0 +1,266 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/rs/zerolog"
+)
+
+// service tells the service manager, which is systemd, how the run is going:
+// that it is ready, what it is doing, that its steps go on. Without one (no
+// NOTIFY_SOCKET) nothing is told; SIGHUP reloads all the same.
+//
+// Only run talks to the manager. The other methods leave a note for it, and so
+// may be called from the step loop: none of them ever waits or does I/O.
+type service struct {
+	log zerolog.Logger
+	// send hands a message to the manager.
+	send func(message string) error
+	// watchdog is how long the manager waits for a sign of life before it ends the
+	// program; 0: for ever.
+	watchdog time.Duration
+
+	// dt is the time between two steps, in nanoseconds.
+	dt    atomic.Int64
+	began time.Time
+	// lastStep is when the last step was, in nanoseconds since began.
+	lastStep atomic.Int64
+	// wake tells run that there is a note.
+	wake chan struct{}
+
+	mu   sync.Mutex // guards what follows
+	note serviceNote
+
+	sendFailed bool // of run
+}
+
+// serviceNote is what the manager is to know.
+type serviceNote struct {
+	status string
+	// startWithin is how long the start may take, if that is known.
+	startWithin     time.Duration
+	ready, stopping bool
+}
+
+const (
+	// statusInterval is the least time between two status lines: they may change at
+	// every step, and the manager has others to listen to.
+	statusInterval = time.Second
+	// notifyTimeout bounds the wait for a manager that does not read.
+	notifyTimeout = time.Second
+)
+
+// newService returns the service for a process with the given environment.
+func newService(environ []string, log zerolog.Logger) (*service, error) {
+	s := &service{log: log, began: time.Now(), wake: make(chan struct{}, 1), send: func(string) error { return nil }}
+	variables := map[string]string{}
+	for _, variable := range environ {
+		name, value, _ := strings.Cut(variable, "=")
+		variables[name] = value
+	}
+	socket := variables["NOTIFY_SOCKET"]
+	if socket == "" {
+		return s, nil
+	}
+	if socket[0] != '/' && socket[0] != '@' {
+		return nil, invalidf("NOTIFY_SOCKET is %q, want an absolute path, or @ and a name", socket)
+	}
+	s.send = func(message string) error { return notify(socket, message) }
+	// A WATCHDOG_PID that names another process came down to this one by accident.
+	usec, pid := variables["WATCHDOG_USEC"], variables["WATCHDOG_PID"]
+	if usec == "" || pid != "" && pid != strconv.Itoa(os.Getpid()) {
+		return s, nil
+	}
+	n, err := strconv.ParseInt(usec, 10, 64)
+	s.watchdog = time.Duration(n) * time.Microsecond
+	if err != nil || n < 2 || s.watchdog/time.Microsecond != time.Duration(n) {
+		return nil, invalidf("WATCHDOG_USEC is %q, want a number of microseconds", usec)
+	}
+	return s, nil
+}
+
+// notify is daemon.SdNotify with a time limit: to write to a manager that does
+// not read takes for ever.
+func notify(socket, message string) error {
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.SetWriteDeadline(time.Now().Add(notifyTimeout)); err != nil {
+		return err
+	}
+	_, err = conn.Write([]byte(message))
+	return err
+}
+
+// starting says that the run has begun to start, when it will have given up by
+// itself, and how long it is from one step to the next.
+func (s *service) starting(within, dt time.Duration) {
+	s.dt.Store(int64(dt))
+	s.update(func(n *serviceNote) { n.startWithin, n.status = within, "Starting" })
+}
+
+// ready says that the run is fed and steps.
+func (s *service) ready() {
+	s.stepped()
+	s.update(func(n *serviceNote) { n.ready = true })
+}
+
+// stopping says that the run is about to end.
+func (s *service) stopping() {
+	s.update(func(n *serviceNote) {
+		n.stopping, n.status = true, "Stopping: initial batch sizes are set again, outputs are completed"
+	})
+}
+
+// status says in one line what the run is doing.
+func (s *service) status(text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.note.stopping {
+		s.note.status = text // which run looks at now and then
+	}
+}
+
+// stepped says that a step was computed.
+func (s *service) stepped() { s.lastStep.Store(int64(time.Since(s.began))) }
+
+// update changes the note, and has run tell of it at once.
+func (s *service) update(change func(*serviceNote)) {
+	s.mu.Lock()
+	change(&s.note)
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default: // it is awake
+	}
+}
+
+// run talks to the manager until ctx is done, which it takes for the end of the
+// run. It calls reload at each SIGHUP, unless that is nil; while it does, the
+// manager hears nothing else. The error is that of the last message.
+func (s *service) run(ctx context.Context, reload func() error) error {
+	var hangups chan os.Signal // nil: none
+	if reload != nil {
+		hangups = make(chan os.Signal, 1)
+		signal.Notify(hangups, syscall.SIGHUP)
+		defer signal.Stop(hangups)
+	}
+	var watchdog <-chan time.Time // nil: it is not fed
+	if s.watchdog > 0 {
+		ticker := time.NewTicker(s.watchdog / 2)
+		defer ticker.Stop()
+		watchdog = ticker.C
+	}
+	statuses := time.NewTicker(statusInterval)
+	defer statuses.Stop()
+	var told serviceNote
+	for {
+		select {
+		case <-ctx.Done():
+			s.stopping()
+			_, err := s.tellNote(told)
+			return err
+		case <-s.wake:
+			told = s.retell(told)
+		case <-statuses.C:
+			told = s.retell(told)
+		case <-watchdog:
+			if s.alive() {
+				s.tell(daemon.SdNotifyWatchdog)
+			}
+		case <-hangups:
+			s.reload(reload, told.ready)
+		}
+	}
+}
+
+// retell is tellNote for messages after which others follow: what did not arrive
+// is told again.
+func (s *service) retell(told serviceNote) serviceNote {
+	now, err := s.tellNote(told)
+	if err != nil || now != told { // else there was nothing to tell
+		s.logFailure(err)
+	}
+	return now
+}
+
+// tellNote tells what the manager has not been told yet, and returns what it
+// knows then.
+func (s *service) tellNote(told serviceNote) (serviceNote, error) {
+	s.mu.Lock()
+	note := s.note
+	s.mu.Unlock()
+	var lines []string
+	if note.startWithin != told.startWithin && !note.ready {
+		lines = append(lines, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", note.startWithin.Microseconds()))
+	}
+	if note.ready && !told.ready {
+		lines = append(lines, daemon.SdNotifyReady)
+	}
+	if note.stopping && !told.stopping {
+		lines = append(lines, daemon.SdNotifyStopping)
+	}
+	if note.status != told.status {
+		lines = append(lines, statusLine(note.status))
+	}
+	if len(lines) == 0 {
+		return note, nil
+	}
+	if err := s.send(strings.Join(lines, "\n")); err != nil {
+		return told, err
+	}
+	return note, nil
+}
+
+// statusLine is the message for a status, which is one line whatever is in it.
+func statusLine(text string) string {
+	return "STATUS=" + strings.Join(strings.Fields(text), " ")
+}
+
+// alive reports whether steps go on. Those of a start are not due at any time; it
+// has limits of its own, and so has the end.
+func (s *service) alive() bool {
+	s.mu.Lock()
+	due := s.note.ready && !s.note.stopping
+	s.mu.Unlock()
+	idle := time.Since(s.began) - time.Duration(s.lastStep.Load())
+	return !due || idle <= time.Duration(s.dt.Load())+s.watchdog/2
+}
+
+// reload does what SIGHUP asks for; reload itself logs what it changed. A manager takes no word of it before it has
+// heard that the service is ready.
+func (s *service) reload(reload func() error, ready bool) {
+	if ready {
+		s.tell(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
+	}
+	if err := reload(); err != nil {
+		s.log.Error().Err(err).Msg("SIGHUP: the config was not reloaded, all stays as it was")
+	}
+	if ready {
+		s.tell(daemon.SdNotifyReady)
+	}
+}
+
+// tell sends a message that is not told again.
+func (s *service) tell(message string) { s.logFailure(s.send(message)) }
+
+// logFailure logs the first of several failures in a row.
+func (s *service) logFailure(err error) {
+	if err != nil && !s.sendFailed {
+		s.log.Warn().Err(err).Msg("the service manager cannot be told how the run is going")
+	}
+	s.sendFailed = err != nil
+}

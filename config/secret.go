@@ -1,0 +1,52 @@
+package config
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+)
+
+// maxSecretBytes bounds the files of tokens and keys.
+const maxSecretBytes = 16 << 10
+
+// ReadSecret reads a token or key from a file of its own, without the white space
+// around it. A secret has visible ASCII characters only, so that it can stand in
+// an HTTP header.
+func ReadSecret(file string) (string, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, maxSecretBytes+1))
+	if err != nil {
+		return "", err
+	}
+	secret := strings.TrimSpace(string(raw))
+	switch {
+	case len(raw) > maxSecretBytes:
+		return "", fmt.Errorf("%s has more than %d bytes", file, maxSecretBytes)
+	case secret == "":
+		return "", fmt.Errorf("%s is empty", file)
+	case strings.ContainsFunc(secret, func(r rune) bool { return r <= ' ' || r > '~' }):
+		return "", fmt.Errorf("%s holds something else than one word of visible ASCII characters", file)
+	}
+	return secret, nil
+}
+
+// Tokens reads the tokens that commands and reading need; empty: they need none.
+// Errors name the key.
+func (a *API) Tokens() (control, read string, err error) {
+	if a.TokenFile != "" {
+		if control, err = ReadSecret(a.TokenFile); err != nil {
+			return "", "", fmt.Errorf("api.token_file: %w", err)
+		}
+	}
+	if a.ReadTokenFile != "" {
+		if read, err = ReadSecret(a.ReadTokenFile); err != nil {
+			return "", "", fmt.Errorf("api.read_token_file: %w", err)
+		}
+	}
+	return control, read, nil
+}
