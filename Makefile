@@ -11,10 +11,10 @@ COUNT    ?= 6
 GENERATED = $(shell git grep -lE '^(//|\#|<!--) Code generated .* DO NOT EDIT')
 
 .NOTPARALLEL:
-.PHONY: check build test bench compare compare-load step-timing soak fmt fmt-check lint vet test-race generated tidy cross no-fma fuzz bench-once soak-short truth vuln
+.PHONY: check build test bench compare compare-load step-timing soak fmt fmt-check lint vet test-race generated tidy cross no-fma fuzz bench-once soak-short truth package vuln
 
 # The gate: everything that must hold before a commit.
-check: fmt-check lint vet test-race truth generated tidy cross no-fma fuzz bench-once soak-short vuln
+check: fmt-check lint vet test-race truth generated tidy cross no-fma fuzz bench-once soak-short package vuln
 	@echo "== check: all passed"
 
 # The program, as it is released.
@@ -109,6 +109,12 @@ bench-once:
 soak-short:
 	@echo "== the demo under faults, 20 s"
 	go run ./scripts/soak -duration-s 20
+
+# The Debian package: built, installed into a scratch root, removed. Without dpkg
+# it says so and goes on.
+package:
+	@echo "== Debian package"
+	packaging/check_deb.sh
 
 vuln:
 	@echo "== known vulnerabilities"
