@@ -11,7 +11,7 @@ COUNT    ?= 6
 GENERATED = $(shell git grep -lE '^(//|\#|<!--) Code generated .* DO NOT EDIT')
 
 .NOTPARALLEL:
-.PHONY: check build test bench compare compare-load step-timing soak fmt fmt-check lint vet test-race generated tidy cross no-fma fuzz bench-once soak-short truth package vuln
+.PHONY: check build test bench compare compare-load step-timing stream-load lockstep-speed command-latency soak fmt fmt-check lint vet test-race generated tidy cross no-fma fuzz bench-once soak-short truth package vuln
 
 # The gate: everything that must hold before a commit.
 check: fmt-check lint vet test-race truth generated tidy cross no-fma fuzz bench-once soak-short package vuln
@@ -41,6 +41,18 @@ compare-load:
 # How many steps of a large live run start late, likewise; takes two idle cores and 6 minutes.
 step-timing:
 	go run ./scripts/steptiming $(ARGS)
+
+# Many WebSocket clients, half of them stalled, on a live run; two idle cores and 3 minutes.
+stream-load:
+	scripts/stream_load.sh
+
+# How fast a controller can drive a replay in lockstep over HTTP.
+lockstep-speed:
+	go run ./scripts/lockstepspeed $(ARGS)
+
+# How long a command over HTTP takes to be carried out and seen; 3 minutes.
+command-latency:
+	go run ./scripts/commandlatency $(ARGS)
 
 # The demo under faults for half an hour: no step missing, no power lost, no growth.
 soak:

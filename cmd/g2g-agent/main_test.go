@@ -65,10 +65,10 @@ func TestUnderscoresToDashes(t *testing.T) {
 	}
 }
 
-// runArgs runs the command line in this process.
+// runArgs runs the command line in this process, without a control API.
 func runArgs(ctx context.Context, args ...string) (stdout, stderr string, err error) {
 	var out, log bytes.Buffer
-	err = run(ctx, args, terminal{&out, &log, nil})
+	err = run(ctx, args, terminal{&out, &log, []string{"G2G_AGENT_API__LISTEN="}})
 	return out.String(), log.String(), err
 }
 
@@ -239,7 +239,7 @@ func TestInterrupt(t *testing.T) {
 func interrupted(t *testing.T, args ...string) (status int, stdout, stderr string, took time.Duration) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "g2g-agent", args...)
-	cmd.Env = append(os.Environ(), "G2G_AGENT_REPLAY__DATA_DIR="+filepath.Join(repositoryRoot(t), "configs", "example-data"))
+	cmd.Env = append(os.Environ(), "G2G_AGENT_API__LISTEN=", "G2G_AGENT_REPLAY__DATA_DIR="+filepath.Join(repositoryRoot(t), "configs", "example-data"))
 	var out bytes.Buffer
 	cmd.Stdout = &out
 	pipe, err := cmd.StderrPipe()
