@@ -85,7 +85,7 @@ func (b *backend) acquire(ctx context.Context) error {
 	case b.busy <- struct{}{}:
 		return nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 }
 
@@ -124,7 +124,7 @@ func (b *backend) chooseActuator(ctx context.Context) (vllm.Actuator, error) {
 // the start.
 func (b *backend) setBatchSize(ctx context.Context, n int, rampUpRate float64) error {
 	if err := b.server.SetBatchSize(ctx, b.actuator(), n, rampUpRate); err != nil {
-		if outcomeOf(err) == vllm.OutcomeUnknown {
+		if OutcomeOf(err) == vllm.OutcomeUnknown {
 			b.setting.leftUnanswered()
 		}
 		return err
@@ -134,8 +134,9 @@ func (b *backend) setBatchSize(ctx context.Context, n int, rampUpRate float64) e
 	return nil
 }
 
-// outcomeOf is what became of a command that failed.
-func outcomeOf(err error) vllm.Outcome {
+// OutcomeOf is what became of a command that one server did not carry out, as an
+// element of [ServersError].
+func OutcomeOf(err error) vllm.Outcome {
 	if failed := (*vllm.CommandError)(nil); errors.As(err, &failed) {
 		return failed.Outcome
 	}

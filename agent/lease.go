@@ -40,13 +40,17 @@ func (p *Pipeline) leaseBatchSize(m int, leaseS float64) {
 	}
 }
 
-// leaseShift adds a shift to what the lease of model m covers and renews it. A
-// shift that is not leased leaves the lease as it is.
+// leaseShift adds a shift to what the lease of model m covers and renews it,
+// unless nothing is left to take back. A shift that is not leased leaves the lease
+// as it is.
 func (p *Pipeline) leaseShift(m int, c datacenter.ShiftReplicas) {
 	if c.LeaseS > 0 {
 		l := &p.leases[m]
 		l.leasedShift += c.ReplicaDelta
 		l.shiftUntilS, l.overdue = p.nextStepS()+c.LeaseS, false
+		if l.leasedShift == 0 {
+			l.shiftUntilS = math.NaN()
+		}
 	}
 }
 
@@ -65,25 +69,27 @@ func (p *Pipeline) endBatchSizeLeases() []int {
 }
 
 // endShiftLeases takes back the shifts whose leases are over, as soon as there is
-// room.
+// room: those first that make room for others.
 func (p *Pipeline) endShiftLeases() {
-	for m := range p.leases {
-		l := &p.leases[m]
-		if !(l.shiftUntilS <= p.nextStepS()) {
-			continue
-		}
-		label := p.cfg.Models[m].ModelLabel
-		if !l.overdue {
-			p.emit(datacenter.ReplicaLeaseExpired{ModelLabel: label, ReplicaDelta: l.leasedShift})
-		}
-		back := datacenter.ShiftReplicas{ModelLabel: label, ReplicaDelta: -l.leasedShift}
-		if back.ReplicaDelta > 0 && p.checkRoom(m, back) != nil {
-			l.overdue, l.shiftUntilS = true, p.nextStepS()+leaseRetryS
-			continue
-		}
-		*l = lease{batchSizeUntilS: l.batchSizeUntilS, shiftUntilS: math.NaN()}
-		if back.ReplicaDelta != 0 {
-			p.shift(m, back)
+	for _, added := range []bool{true, false} {
+		for m := range p.leases {
+			if l := &p.leases[m]; l.shiftUntilS <= p.nextStepS() && (l.leasedShift > 0) == added {
+				p.endShiftLease(m)
+			}
 		}
 	}
+}
+
+func (p *Pipeline) endShiftLease(m int) {
+	l, label := &p.leases[m], p.cfg.Models[m].ModelLabel
+	if !l.overdue {
+		p.emit(datacenter.ReplicaLeaseExpired{ModelLabel: label, ReplicaDelta: l.leasedShift})
+	}
+	back := datacenter.ShiftReplicas{ModelLabel: label, ReplicaDelta: -l.leasedShift}
+	if back.ReplicaDelta > 0 && p.checkRoom(m, back) != nil {
+		l.overdue, l.shiftUntilS = true, p.nextStepS()+leaseRetryS
+		return
+	}
+	*l = lease{batchSizeUntilS: l.batchSizeUntilS, shiftUntilS: math.NaN()}
+	p.shift(m, back)
 }

@@ -394,7 +394,7 @@ func (l *Live) daemonErrors(b *backend) string {
 
 func (l *Live) setInitialBatchSizes(ctx context.Context) error {
 	return l.forEach(func(b *backend) error {
-		ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+		ctx, cancel := withCommandTimeout(ctx)
 		defer cancel()
 		actuator, err := b.chooseActuator(ctx)
 		if err != nil {
@@ -502,27 +502,34 @@ func (l *Live) checkStaleness(state *datacenter.State) error {
 	return nil
 }
 
-// restore sets the initial batch sizes again where anything else may be set.
+// restore sets the initial batch sizes again where anything else may be set, or,
+// if told to leave them, the failsafe ones where what is set was leased: nobody is
+// left to end the lease.
 func (l *Live) restore(ctx context.Context) error {
-	if !l.cfg.RestoreBatchSizes {
-		return nil
-	}
 	// The services may have failed, but the servers are to be restored all the same.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commandTimeout)
+	ctx, cancel := withCommandTimeout(context.WithoutCancel(ctx))
 	defer cancel()
 	return l.forEach(func(b *backend) error {
+		which, batchSize := "initial", b.initialBatchSize
 		err := b.acquire(ctx)
 		if err == nil {
 			defer b.release()
-			if !b.setting.mayDifferFrom(b.initialBatchSize) {
+			if !l.cfg.RestoreBatchSizes {
+				m := l.pipeline.modelIndex(b.label)
+				if !l.leftLeased(m) {
+					return nil
+				}
+				which, batchSize = "failsafe", l.cfg.Models[m].Failsafe()
+			}
+			if !b.setting.mayDifferFrom(batchSize, 0) {
 				return nil
 			}
-			err = b.setBatchSize(ctx, b.initialBatchSize, 0)
+			err = b.setBatchSize(ctx, batchSize, 0)
 		}
 		if err != nil {
-			return fmt.Errorf("the initial batch size was not restored: %w", err)
+			return fmt.Errorf("the %s batch size was not restored: %w", which, err)
 		}
-		b.log.Info().Int("batch_size", b.initialBatchSize).Msg("initial batch size restored")
+		b.log.Info().Int("batch_size", batchSize).Msg(which + " batch size restored")
 		return nil
 	})
 }

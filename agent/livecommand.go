@@ -34,10 +34,12 @@ func (l *Live) Apply(ctx context.Context, command datacenter.Command) error {
 		return err
 	}
 
-	// The end of the run is the end of its commands.
-	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	// The end of the run is the end of its commands: whoever gets his turn after it
+	// finds his context done.
+	caller := ctx
+	ctx, cancel := withCommandTimeout(commands) //nolint:contextcheck // the caller's context ends it too
 	defer cancel()
-	defer context.AfterFunc(commands, cancel)() //nolint:contextcheck // whatever the caller's context does
+	defer context.AfterFunc(caller, cancel)()
 	labels := slices.Sorted(maps.Keys(set.BatchSizeByModel))
 	errs := make([]error, len(labels))
 	sent := make([]bool, len(labels))
@@ -75,6 +77,11 @@ func (l *Live) tellBatchSizes() {
 	l.unlock()
 }
 
+// withCommandTimeout bounds what a command to a server may take.
+func withCommandTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, commandTimeout, fmt.Errorf("no answer within %v: %w", commandTimeout, context.DeadlineExceeded))
+}
+
 // order is what one model's server is to be told.
 type order struct {
 	batchSize  int
@@ -92,10 +99,13 @@ func (l *Live) command(ctx context.Context, m int, o order) (sent bool, err erro
 		return false, fmt.Errorf("not sent: the server has not answered the command before: %w", err)
 	}
 	defer b.release()
+	if ctx.Err() != nil { // acquire does not always notice
+		return false, fmt.Errorf("not sent: %w", ctx.Err())
+	}
 	if o.failsafe && !l.wantsFailsafe(m) {
 		return false, nil
 	}
-	if sent = b.setting.mayDifferFrom(o.batchSize); sent {
+	if sent = b.setting.mayDifferFrom(o.batchSize, o.rampUpRate); sent {
 		err = b.setBatchSize(ctx, o.batchSize, o.rampUpRate)
 	}
 	l.mu.Lock()
@@ -105,7 +115,7 @@ func (l *Live) command(ctx context.Context, m int, o order) (sent bool, err erro
 		l.pipeline.batchSizes[m] = o.batchSize
 		l.pipeline.leaseBatchSize(m, o.leaseS)
 		l.failsafe[m] = false
-	case outcomeOf(err) == vllm.OutcomeUnknown && o.leaseS > 0:
+	case OutcomeOf(err) == vllm.OutcomeUnknown && o.leaseS > 0:
 		l.pipeline.leaseBatchSize(m, o.leaseS) // it may have taken effect
 	}
 	return sent, err
@@ -130,6 +140,14 @@ func (l *Live) wantsFailsafe(m int) bool {
 	return l.failsafe[m]
 }
 
+// leftLeased reports whether model m's server would be left at a batch size that
+// was only lent if nobody told it anything any more.
+func (l *Live) leftLeased(m int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.failsafe[m] || !math.IsNaN(l.pipeline.leases[m].batchSizeUntilS)
+}
+
 // failsafeRetry is the time between two attempts to set a failsafe batch size.
 const failsafeRetry = time.Second
 
@@ -141,7 +159,7 @@ func (l *Live) keepFailsafe(ctx context.Context, m int) {
 	for {
 		var retry <-chan time.Time
 		if l.wantsFailsafe(m) {
-			attempt, cancel := context.WithTimeout(ctx, commandTimeout)
+			attempt, cancel := withCommandTimeout(ctx)
 			sent, err := l.command(attempt, m, order{batchSize: spec.Failsafe(), failsafe: true})
 			cancel()
 			switch {

@@ -209,7 +209,7 @@ func (p *Pipeline) checkBatchSizes(c datacenter.SetBatchSize) error {
 	}
 	for _, label := range slices.Sorted(maps.Keys(c.RampUpRateByModel)) {
 		if _, ok := c.BatchSizeByModel[label]; !ok {
-			return refuse(rampField+"."+label, datacenter.ErrUnknownModel, "the model is not in %s", batchSizeField)
+			return refuse(rampField+"."+label, datacenter.ErrOutOfRange, "the model is not in %s", batchSizeField)
 		}
 		if rate := c.RampUpRateByModel[label]; !(rate >= 0) || math.IsInf(rate, 0) {
 			return refuse(rampField+"."+label, datacenter.ErrOutOfRange, "must be a finite number >= 0, got %v", rate)
@@ -225,8 +225,11 @@ func (p *Pipeline) checkBatchSizes(c datacenter.SetBatchSize) error {
 		if size <= 0 || !p.cfg.AllowInfeasibleBatchSizes && !slices.Contains(feasible, size) {
 			return refuse(field, datacenter.ErrOutOfRange, "%d is not one of the feasible batch sizes %v", size, feasible)
 		}
-		if err := p.source.CheckBatchSize(m, size, c.RampUpRateByModel[label]); err != nil {
+		if err := p.source.CheckBatchSize(m, size, 0); err != nil {
 			return refuse(field, datacenter.ErrOutOfRange, "%v", err)
+		}
+		if err := p.source.CheckBatchSize(m, size, c.RampUpRateByModel[label]); err != nil {
+			return refuse(rampField+"."+label, datacenter.ErrOutOfRange, "%v", err)
 		}
 	}
 	return refuseLease(c.LeaseS)

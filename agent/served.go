@@ -41,10 +41,11 @@ func NewLockstepReplay(r *Replay, emit func(*datacenter.State) error) *ServedRep
 func (s *ServedReplay) Step(due time.Time) (*datacenter.State, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.endLeases(); err != nil {
-		return nil, err
+	err := s.endLeases()
+	var state *datacenter.State
+	if err == nil {
+		state, err = s.replay.Step(due)
 	}
-	state, err := s.replay.Step(due)
 	switch {
 	case err != nil:
 		s.phase = PhaseEnded
@@ -55,8 +56,12 @@ func (s *ServedReplay) Step(due time.Time) (*datacenter.State, error) {
 	return state, err
 }
 
+// endLeases takes back what was leased for until the next step, if there is one.
 func (s *ServedReplay) endLeases() error {
 	r := s.replay
+	if s.currentPhase() == PhaseEnded {
+		return nil
+	}
 	for _, m := range r.endBatchSizeLeases() {
 		model := &r.cfg.Models[m]
 		if err := r.setBatchSizes(datacenter.SetBatchSize{BatchSizeByModel: map[string]int{model.ModelLabel: model.Failsafe()}}); err != nil {
@@ -69,7 +74,8 @@ func (s *ServedReplay) endLeases() error {
 
 // Advance computes the next n states, fewer at the end of the replay and none
 // after it. One call waits for another; a call whose ctx is done returns its
-// cause, after the step it has begun.
+// cause, after the step it has begun. [ServedReplay.End] is an end like the
+// replay's own.
 func (s *ServedReplay) Advance(ctx context.Context, n int) ([]*datacenter.State, error) {
 	select {
 	case s.turn <- struct{}{}:
@@ -81,8 +87,12 @@ func (s *ServedReplay) Advance(ctx context.Context, n int) ([]*datacenter.State,
 	}
 	states := make([]*datacenter.State, 0, n)
 	for range n {
-		if ctx.Err() != nil {
+		select {
+		case <-s.ended:
+			return states, nil
+		case <-ctx.Done():
 			return states, context.Cause(ctx)
+		default:
 		}
 		state, err := s.Step(time.Time{})
 		if errors.Is(err, io.EOF) {
@@ -99,11 +109,11 @@ func (s *ServedReplay) Advance(ctx context.Context, n int) ([]*datacenter.State,
 	return states, nil
 }
 
-// End ends a replay that Advance drives, once: it waits for a call under way, and
-// later ones compute nothing.
+// End ends a replay that Advance drives, once: it waits for the step that a call
+// under way has begun, and none is computed any more.
 func (s *ServedReplay) End() {
-	s.turn <- struct{}{} // for good
 	close(s.ended)
+	s.turn <- struct{}{} // for good
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.phase = PhaseEnded
@@ -113,7 +123,7 @@ func (s *ServedReplay) End() {
 func (s *ServedReplay) Apply(_ context.Context, command datacenter.Command) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.phase == PhaseEnded {
+	if s.currentPhase() == PhaseEnded {
 		return refuse("command", datacenter.ErrNotPossible, "the replay is over")
 	}
 	return s.replay.Apply(command)
@@ -124,9 +134,14 @@ func (s *ServedReplay) Status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	status := s.replay.status()
-	status.Phase, status.LastStepAt = s.phase, s.lastStepAt
-	if s.phase != PhaseEnded && s.replay.step >= s.replay.steps {
-		status.Phase = PhaseEnded
-	}
+	status.Phase, status.LastStepAt = s.currentPhase(), s.lastStepAt
 	return status
+}
+
+// currentPhase is the phase, which is the last one from the last step on.
+func (s *ServedReplay) currentPhase() Phase {
+	if s.replay.step >= s.replay.steps {
+		return PhaseEnded
+	}
+	return s.phase
 }

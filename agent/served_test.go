@@ -141,8 +141,11 @@ func TestAdvance(t *testing.T) {
 	if states, err := s.Advance(ended, 5); len(states) != 0 || !errors.Is(err, context.Canceled) {
 		t.Errorf("without a context: %d states, %v", len(states), err)
 	}
-	if states := advance(t, s, 50); len(states) != 20 {
-		t.Errorf("%d states at the end, want 20", len(states))
+	if states := advance(t, s, 20); len(states) != 20 || s.Status().Phase != PhaseEnded {
+		t.Errorf("%d states at the end, want 20; phase %s", len(states), s.Status().Phase)
+	}
+	if err := s.Apply(t.Context(), batch("a", 8)); !errors.Is(err, datacenter.ErrNotPossible) {
+		t.Errorf("a command right after the last step gives %v", err)
 	}
 	if states := advance(t, s, 5); len(states) != 0 || s.Status().Phase != PhaseEnded {
 		t.Errorf("after the end: %d states, phase %s", len(states), s.Status().Phase)
@@ -280,6 +283,100 @@ func TestReplicaLease(t *testing.T) {
 	}
 	if got := topics(*events); len(got) != 4 {
 		t.Errorf("the events are %v", got)
+	}
+}
+
+// TestReplicaLeasesEndTogether: what a lease took from one model for another is
+// given back at once, whichever comes first in the config.
+func TestReplicaLeasesEndTogether(t *testing.T) {
+	for _, labels := range [][2]string{{"a", "b"}, {"b", "a"}} {
+		s, _ := lockstep(t, func(cfg *ReplayConfig) {
+			cfg.Facility.TotalGPUCapacity = 32
+			cfg.Models[0].GPUsPerReplica = 4
+			cfg.Models[0].Replicas = cfg.Models[1].Replicas
+		})
+		// 32 GPUs in 4 servers; a and b have 4 replicas of 4 GPUs each.
+		apply(t, s, datacenter.ShiftReplicas{ModelLabel: labels[0], ReplicaDelta: -4, LeaseS: 2})
+		apply(t, s, datacenter.ShiftReplicas{ModelLabel: labels[1], ReplicaDelta: 4, LeaseS: 2})
+		for _, state := range advance(t, s, 3)[2:] {
+			for _, m := range state.Models[:2] {
+				if m.ActiveReplicas != 4 {
+					t.Errorf("%s for %s: after the leases %s has %d replicas, want 4", labels[0], labels[1], m.ModelLabel, m.ActiveReplicas)
+				}
+			}
+		}
+	}
+}
+
+// TestReplicaLeaseOfNothing: shifts that were undone leave nothing to expire.
+func TestReplicaLeaseOfNothing(t *testing.T) {
+	s, events := lockstep(t, nil)
+	apply(t, s, datacenter.ShiftReplicas{ModelLabel: "b", ReplicaDelta: -2, LeaseS: 3})
+	apply(t, s, datacenter.ShiftReplicas{ModelLabel: "b", ReplicaDelta: 2, LeaseS: 3})
+	apply(t, s, datacenter.ShiftReplicas{ModelLabel: "a", LeaseS: 3}) // renews nothing
+	for _, m := range s.Status().Models {
+		if !math.IsNaN(m.ReplicaLeaseS) {
+			t.Errorf("%s has a lease of %v s", m.Spec.ModelLabel, m.ReplicaLeaseS)
+		}
+	}
+	advance(t, s, 6)
+	if got := topics(*events); len(got) != 2 {
+		t.Errorf("the events are %v, want those of the two shifts", got)
+	}
+}
+
+// TestLeaseIsOverBetweenSteps: one that the next step ends has no time left.
+func TestLeaseIsOverBetweenSteps(t *testing.T) {
+	s, _ := lockstep(t, nil)
+	apply(t, s, datacenter.SetBatchSize{BatchSizeByModel: map[string]int{"a": 16}, LeaseS: 0.5})
+	apply(t, s, datacenter.ShiftReplicas{ModelLabel: "b", ReplicaDelta: -2, LeaseS: 0.5})
+	advance(t, s, 1)
+	if m := s.Status().Models; m[0].BatchSizeLeaseS != 0 || m[1].ReplicaLeaseS != 0 {
+		t.Errorf("the leases have %v and %v s left", m[0].BatchSizeLeaseS, m[1].ReplicaLeaseS)
+	}
+}
+
+// TestEndInterruptsAdvance: the end does not wait for more than the step begun.
+func TestEndInterruptsAdvance(t *testing.T) {
+	replay, err := NewReplay(twoModels(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	emitted, goOn := make(chan struct{}), make(chan struct{})
+	s := NewLockstepReplay(replay, func(*datacenter.State) error {
+		emitted <- struct{}{}
+		<-goOn
+		return nil
+	})
+	var group sync.WaitGroup
+	group.Go(func() {
+		if states := advance(t, s, 100); len(states) != 1 {
+			t.Errorf("%d states, want the one that was begun", len(states))
+		}
+	})
+	<-emitted
+	ended := make(chan struct{})
+	go func() { defer close(ended); s.End() }()
+	<-s.ended
+	select {
+	case <-ended:
+		t.Error("the end did not wait for the step under way")
+	default:
+	}
+	close(goOn)
+	go func() {
+		for {
+			select {
+			case <-emitted:
+			case <-ended:
+				return
+			}
+		}
+	}()
+	<-ended
+	group.Wait()
+	if status := s.Status(); status.Steps != 1 || status.Phase != PhaseEnded {
+		t.Errorf("the status is %+v", status)
 	}
 }
 

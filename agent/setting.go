@@ -22,6 +22,7 @@ type setting struct {
 	rampUpRate float64
 	toldAt     time.Time
 	doubtful   bool
+	rejected   bool      // it did not take what it was told again
 	unanswered bool      // since it was told last
 	lateUntil  time.Time // until then an unanswered command may take effect
 }
@@ -30,7 +31,7 @@ type setting struct {
 func (s *setting) told(batchSize int, rampUpRate float64, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.batchSize, s.rampUpRate, s.toldAt, s.doubtful = batchSize, rampUpRate, now, false
+	s.batchSize, s.rampUpRate, s.toldAt, s.doubtful, s.rejected = batchSize, rampUpRate, now, false, false
 	if s.unanswered {
 		s.unanswered, s.lateUntil = false, now.Add(lateCommand)
 	}
@@ -47,7 +48,7 @@ func (s *setting) leftUnanswered() {
 func (s *setting) refused() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.doubtful, s.lateUntil = false, time.Time{}
+	s.doubtful, s.rejected, s.lateUntil = false, true, time.Time{}
 }
 
 // doubt notes that the server may have been restarted.
@@ -66,9 +67,10 @@ func (s *setting) toTell(now time.Time) (batchSize int, rampUpRate float64, ok b
 }
 
 // mayDifferFrom reports whether the server may run anything but the batch size,
-// or what it ran before it was told any.
-func (s *setting) mayDifferFrom(batchSize int) bool {
+// or what it ran before it was told any, or come to it at another rate.
+func (s *setting) mayDifferFrom(batchSize int, rampUpRate float64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.doubtful || time.Now().Before(s.lateUntil) || s.batchSize != 0 && s.batchSize != batchSize
+	return s.doubtful || s.rejected || time.Now().Before(s.lateUntil) ||
+		s.batchSize != 0 && (s.batchSize != batchSize || s.rampUpRate != rampUpRate)
 }

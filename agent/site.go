@@ -135,7 +135,7 @@ func (p *Pipeline) status() Status {
 		s.Models[m] = ModelStatus{
 			Spec: *spec, BatchSize: p.batchSizes[m], AchievedBatchSize: float64(p.batchSizes[m]),
 			Replicas: p.replicas[m], ReplicaShift: p.demand.shift[m],
-			BatchSizeLeaseS: p.leases[m].batchSizeUntilS - t, ReplicaLeaseS: p.leases[m].shiftUntilS - t,
+			BatchSizeLeaseS: max(0, p.leases[m].batchSizeUntilS-t), ReplicaLeaseS: max(0, p.leases[m].shiftUntilS-t),
 		}
 		// A model's last server may have room of its own.
 		freeServers := f.NumServers() - taken.servers + f.ServersFor(spec, p.replicas[m])

@@ -59,12 +59,14 @@ func (l *Live) watch(ctx, commands context.Context, b *backend) {
 }
 
 // tellAgain tells a server its batch size if it may run another. A server that
-// refuses is not told the same once more.
+// refuses is not told the same once more, nor one whose lease has run out: that
+// is for [Live.keepFailsafe].
 func (l *Live) tellAgain(ctx context.Context, b *backend) error {
-	if _, _, wanted := b.setting.toTell(time.Now()); !wanted || b.actuator() == vllm.ActuatorConcurrency {
+	m := l.pipeline.modelIndex(b.label)
+	if _, _, wanted := b.setting.toTell(time.Now()); !wanted || b.actuator() == vllm.ActuatorConcurrency || l.wantsFailsafe(m) {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	ctx, cancel := withCommandTimeout(ctx)
 	defer cancel()
 	select {
 	case b.busy <- struct{}{}:
@@ -73,11 +75,11 @@ func (l *Live) tellAgain(ctx context.Context, b *backend) error {
 	}
 	defer b.release()
 	batchSize, rampUpRate, wanted := b.setting.toTell(time.Now()) // a command may have come between
-	if !wanted || ctx.Err() != nil {
+	if !wanted || ctx.Err() != nil || l.wantsFailsafe(m) {
 		return nil
 	}
 	if err := b.setBatchSize(ctx, batchSize, rampUpRate); err != nil {
-		if outcomeOf(err) == vllm.OutcomeRefused {
+		if OutcomeOf(err) == vllm.OutcomeRefused {
 			b.setting.refused()
 		}
 		return err

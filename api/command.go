@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/g2g-agent/g2g-agent/api/guard"
+	"github.com/g2g-agent/g2g-agent/api/problem"
 )
 
 const (
@@ -61,13 +62,17 @@ func (s *Server) command(name string, next http.Handler) http.Handler {
 			}
 			s.metrics.ObserveCommand(name, outcomeOf(answer.status, replayed), took)
 		}()
-		refuse := func(p *problem) {
+		refuse := func(p *problem.Problem) {
 			done.result = p.Detail
-			p.write(answer)
+			p.Write(answer)
 		}
 
-		var refused *problem
+		var refused *problem.Problem
 		if body, refused = readBody(answer, r); refused != nil {
+			refuse(refused)
+			return
+		}
+		if refused = checkQuery(r, nil); refused != nil {
 			refuse(refused)
 			return
 		}
@@ -92,31 +97,38 @@ func (s *Server) command(name string, next http.Handler) http.Handler {
 			return
 		}
 		answer.keep, answer.keepBytes = &bytes.Buffer{}, maxAnswerBytes
-		defer s.answers.finish(r.URL.Path, key, answer)
+		whole := false
+		defer func() {
+			if !whole { // a panic broke it off
+				answer.keep = nil
+			}
+			s.answers.finish(r.URL.Path, key, answer)
+		}()
 		// Who gives a key asks again when the connection is lost: the answer is to be
 		// there then.
 		ctx, cancel := s.running(ctx)
 		defer cancel()
 		next.ServeHTTP(answer, r.WithContext(ctx))
+		whole = true
 	})
 }
 
 // readBody returns a request's JSON body, not yet looked into.
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *problem) {
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *problem.Problem) {
 	contentType := r.Header.Get("Content-Type")
 	kind, parameters, err := mime.ParseMediaType(contentType)
 	charset := strings.ToLower(parameters["charset"])
 	if err != nil || kind != contentTypeJSON || charset != "" && charset != "utf-8" {
-		return nil, newProblem(http.StatusUnsupportedMediaType, "the body must be sent with Content-Type: %s, got %q", contentTypeJSON, shorten(contentType)).
-			at("header.Content-Type", "must be "+contentTypeJSON)
+		return nil, problem.New(http.StatusUnsupportedMediaType, "the body must be sent with Content-Type: %s, got %q", contentTypeJSON, problem.Shorten(contentType)).
+			At("header.Content-Type", "must be "+contentTypeJSON)
 	}
 	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
-		return nil, newProblem(http.StatusUnsupportedMediaType, "the body must be sent as it is, got Content-Encoding: %q", shorten(encoding)).
-			at("header.Content-Encoding", "must not be there")
+		return nil, problem.New(http.StatusUnsupportedMediaType, "the body must be sent as it is, got Content-Encoding: %q", problem.Shorten(encoding)).
+			At("header.Content-Encoding", "must not be there")
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBodyBytes))
 	if err == nil && len(bytes.TrimSpace(body)) == 0 {
-		return nil, newProblem(http.StatusBadRequest, "the body is empty, want a JSON object").at("body", "is empty, want a JSON object")
+		return nil, problem.New(http.StatusBadRequest, "the body is empty, want a JSON object").At("body", "is empty, want a JSON object")
 	}
 	if err == nil {
 		return body, nil
@@ -125,11 +137,11 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *problem) {
 	var slow net.Error
 	switch {
 	case errors.As(err, &tooLarge):
-		return nil, newProblem(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes", tooLarge.Limit).at("body", "is too large")
+		return nil, problem.New(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes", tooLarge.Limit).At("body", "is too large")
 	case errors.As(err, &slow) && slow.Timeout():
-		return nil, newProblem(http.StatusRequestTimeout, "the body did not arrive within %v", readTimeout).at("body", "did not arrive in time").with("Connection", "close")
+		return nil, problem.New(http.StatusRequestTimeout, "the body did not arrive within %v", readTimeout).At("body", "did not arrive in time").With("Connection", "close")
 	}
-	return nil, newProblem(http.StatusBadRequest, "the body did not arrive whole: %v", err).at("body", "did not arrive whole").with("Connection", "close")
+	return nil, problem.New(http.StatusBadRequest, "the body did not arrive whole: %v", err).At("body", "did not arrive whole").With("Connection", "close")
 }
 
 // auditBody is a body as the log has it: JSON as it came, anything else as text,

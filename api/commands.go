@@ -10,8 +10,8 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/g2g-agent/g2g-agent/agent"
+	"github.com/g2g-agent/g2g-agent/api/problem"
 	"github.com/g2g-agent/g2g-agent/datacenter"
-	"github.com/g2g-agent/g2g-agent/vllm"
 )
 
 const (
@@ -50,7 +50,7 @@ const outcomeAccepted = "accepted"
 
 // batchSizesProblem is the answer where some servers did not do as they were told.
 type batchSizesProblem struct {
-	problem
+	problem.Problem
 	batchSizesBody
 }
 
@@ -138,13 +138,13 @@ func (s *Server) setBatchSizes(ctx context.Context, raw []byte) (*batchSizesBody
 	command := datacenter.SetBatchSize{BatchSizeByModel: map[string]int{}, LeaseS: s.leaseOf(&c, o)}
 	if sizes := c.byModel(o, "batch_size_by_model"); sizes != nil {
 		for _, label := range sizes.names {
-			command.BatchSizeByModel[label] = c.whole("body.batch_size_by_model."+shorten(label), sizes.members[label], 1, maxInt32)
+			command.BatchSizeByModel[label] = c.whole("body.batch_size_by_model."+problem.Shorten(label), sizes.members[label], 1, maxInt32)
 		}
 	}
 	if rates := c.byModel(o, "ramp_up_rate_by_model"); rates != nil {
 		command.RampUpRateByModel = map[string]float64{}
 		for _, label := range rates.names {
-			command.RampUpRateByModel[label] = c.number("body.ramp_up_rate_by_model."+shorten(label), rates.members[label],
+			command.RampUpRateByModel[label] = c.number("body.ramp_up_rate_by_model."+problem.Shorten(label), rates.members[label],
 				"a number of requests per second, at least 0", func(f float64) bool { return f >= 0 && !math.IsInf(f, 0) })
 		}
 	}
@@ -160,7 +160,7 @@ func (s *Server) setBatchSizes(ctx context.Context, raw []byte) (*batchSizesBody
 	body := s.batchSizes(command, servers)
 	reportResult(ctx, body.Results)
 	if servers != nil {
-		return nil, &batchSizesProblem{*newProblem(http.StatusBadGateway, "%v", servers), *body}
+		return nil, &batchSizesProblem{*problem.New(http.StatusBadGateway, "%v", servers), *body}
 	}
 	return body, nil
 }
@@ -181,11 +181,7 @@ func (s *Server) batchSizes(command datacenter.SetBatchSize, failed *agent.Serve
 		result := modelResult{ModelLabel: label, Outcome: outcomeAccepted}
 		if failed != nil && failed.ByModel[label] != nil {
 			err := failed.ByModel[label]
-			result.Outcome, result.Detail = string(vllm.OutcomeUnknown), err.Error()
-			var server *vllm.CommandError
-			if errors.As(err, &server) {
-				result.Outcome = string(server.Outcome)
-			}
+			result.Outcome, result.Detail = string(agent.OutcomeOf(err)), err.Error()
 		}
 		body.Results = append(body.Results, result)
 	}
@@ -235,7 +231,7 @@ func (s *Server) advance(ctx context.Context, raw []byte) (*manyStates, error) {
 		return nil, refused
 	}
 	if s.cfg.Advance == nil {
-		return nil, newProblem(http.StatusConflict, "this run steps by itself; only a replay started with --pace step is advanced by requests")
+		return nil, problem.New(http.StatusConflict, "this run steps by itself; only a replay started with --pace step is advanced by requests")
 	}
 	states, err := s.cfg.Advance(ctx, steps)
 	if err != nil {
@@ -246,22 +242,22 @@ func (s *Server) advance(ctx context.Context, raw []byte) (*manyStates, error) {
 }
 
 // commandFailed is the answer to a command that was not carried out.
-func (s *Server) commandFailed(err error) *problem {
+func (s *Server) commandFailed(err error) *problem.Problem {
 	if refused := commandProblem(err); refused != nil {
 		return refused
 	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return newProblem(http.StatusServiceUnavailable, "the request ended before the command did: %v", err)
+		return problem.New(http.StatusServiceUnavailable, "the request ended before the command did: %v", err)
 	}
 	s.cfg.Log.Error().Err(err).Msg("API: a command failed")
-	return newProblem(http.StatusInternalServerError, "the command failed: %v", err)
+	return problem.New(http.StatusInternalServerError, "the command failed: %v", err)
 }
 
 // stepsFailed is the answer where a replay could not be advanced as far as asked.
-func (s *Server) stepsFailed(computed int, err error) *problem {
+func (s *Server) stepsFailed(computed int, err error) *problem.Problem {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return newProblem(http.StatusServiceUnavailable, "the request ended after %d steps: %v", computed, err)
+		return problem.New(http.StatusServiceUnavailable, "the request ended after %d steps: %v", computed, err)
 	}
 	s.cfg.Log.Error().Err(err).Int("steps", computed).Msg("API: the replay failed")
-	return newProblem(http.StatusInternalServerError, "the replay failed after %d steps: %v", computed, err)
+	return problem.New(http.StatusInternalServerError, "the replay failed after %d steps: %v", computed, err)
 }

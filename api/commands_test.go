@@ -16,6 +16,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/g2g-agent/g2g-agent/agent"
+	"github.com/g2g-agent/g2g-agent/api/problem"
 	"github.com/g2g-agent/g2g-agent/config"
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/vllm"
@@ -119,13 +120,13 @@ func TestServersThatDoNotObey(t *testing.T) {
 	for outcome, err := range map[string]error{
 		"refused":     fmt.Errorf("wrapped: %w", &vllm.CommandError{Outcome: vllm.OutcomeRefused, Detail: "no"}),
 		"unreachable": &vllm.CommandError{Outcome: vllm.OutcomeUnreachable, Detail: "no"},
-		"unknown":     context.DeadlineExceeded,
+		"unknown":     &vllm.CommandError{Outcome: vllm.OutcomeUnknown, Detail: "no answer"},
 	} {
 		byModel = map[string]error{"large": err}
 		r := s.post("/v1/batch-sizes", `{"batch_size_by_model": {"large": 64, "small": 8}}`)
 		r.wantProblem(t, http.StatusBadGateway, "")
 		var got struct {
-			problem
+			problem.Problem
 			batchSizesBody
 		}
 		r.into(t, &got)
@@ -235,6 +236,7 @@ func TestCommandsAreAudited(t *testing.T) {
 	s.post("/v1/batch-sizes", `{"batch_size_by_model": {"small": 8}}`, header{"Idempotency-Key", "k-1"}).want(t, http.StatusOK)
 	s.post("/v1/replica-shifts", `{"model_label": "none", "replica_delta": 1}`).want(t, http.StatusNotFound)
 	s.post("/v1/steps", `not json`).want(t, http.StatusBadRequest)
+	s.post("/v1/batch-sizes?dry_run", `{"batch_size_by_model": {"small": 8}}`).wantProblem(t, http.StatusUnprocessableEntity, "query.dry_run")
 	type line struct {
 		Audit          bool
 		Command        string
@@ -254,7 +256,7 @@ func TestCommandsAreAudited(t *testing.T) {
 			got = append(got, l)
 		}
 	}
-	want := []line{{true, "batch-sizes", 200, "k-1", false}, {true, "batch-sizes", 200, "k-1", true}, {true, "replica-shifts", 404, "", false}, {true, "steps", 400, "", false}}
+	want := []line{{true, "batch-sizes", 200, "k-1", false}, {true, "batch-sizes", 200, "k-1", true}, {true, "replica-shifts", 404, "", false}, {true, "steps", 400, "", false}, {true, "batch-sizes", 422, "", false}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

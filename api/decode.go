@@ -11,11 +11,19 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/g2g-agent/g2g-agent/api/problem"
 )
 
 // maxNesting bounds how deep a request body may nest; no command needs more
 // than two.
 const maxNesting = 16
+
+// maxFieldErrors bounds the faults of a body that an answer names.
+const maxFieldErrors = 20
+
+// maxExponent bounds a number's decimal exponent, far beyond any that is whole.
+const maxExponent = 100
 
 // object is a JSON object whose members keep their order.
 type object struct {
@@ -26,10 +34,10 @@ type object struct {
 // parseObject reads a request body that must be one JSON object. It is stricter
 // than encoding/json: valid UTF-8, no name twice, nothing after it, not deeply
 // nested. Values are *object, []any, [json.Number], string, bool or nil.
-func parseObject(raw []byte) (*object, *problem) {
-	malformed := func(location, format string, args ...any) (*object, *problem) {
+func parseObject(raw []byte) (*object, *problem.Problem) {
+	malformed := func(location, format string, args ...any) (*object, *problem.Problem) {
 		message := fmt.Sprintf(format, args...)
-		return nil, newProblem(http.StatusBadRequest, "the body is not what it should be: %s", message).at(shorten(location), message)
+		return nil, problem.New(http.StatusBadRequest, "the body is not what it should be: %s", message).At(problem.Shorten(location), message)
 	}
 	if !utf8.Valid(raw) {
 		return malformed("body", "it is not valid UTF-8")
@@ -92,7 +100,7 @@ func parseValue(d *json.Decoder, location string, depth int) (any, error) {
 				return nil, err
 			}
 			name, _ := key.(string) // what stands before a colon is a string
-			at := location + "." + shorten(name)
+			at := location + "." + problem.Shorten(name)
 			if _, twice := o.members[name]; twice {
 				return nil, &parseError{at, "it stands there twice"}
 			}
@@ -117,9 +125,9 @@ func kindOf(v any) string {
 	case []any:
 		return "an array"
 	case string:
-		return "the string " + strconv.Quote(shorten(v))
+		return "the string " + strconv.Quote(problem.Shorten(v))
 	case json.Number:
-		return shorten(v.String())
+		return problem.Shorten(v.String())
 	default:
 		return fmt.Sprint(v)
 	}
@@ -127,7 +135,7 @@ func kindOf(v any) string {
 
 // checker collects what is wrong with the members of a body.
 type checker struct {
-	errors []fieldError
+	errors []problem.Field
 	more   int // errors that are not in errors
 }
 
@@ -136,16 +144,16 @@ func (c *checker) add(location, format string, args ...any) {
 		c.more++
 		return
 	}
-	c.errors = append(c.errors, fieldError{Message: fmt.Sprintf(format, args...), Location: location})
+	c.errors = append(c.errors, problem.Field{Message: fmt.Sprintf(format, args...), Location: location})
 }
 
 // problem is the answer to a body with something wrong, nil if all is well.
-func (c *checker) problem() *problem {
+func (c *checker) problem() *problem.Problem {
 	if len(c.errors) == 0 {
 		return nil
 	}
 	first := c.errors[0]
-	p := newProblem(http.StatusUnprocessableEntity, "%s: %s", first.Location, first.Message)
+	p := problem.New(http.StatusUnprocessableEntity, "%s: %s", first.Location, first.Message)
 	if n := len(c.errors) + c.more - 1; n > 0 {
 		p.Detail += fmt.Sprintf("; and %d more", n)
 	}
@@ -169,7 +177,7 @@ func (c *checker) members(o *object, required, optional []string) {
 					hint = fmt.Sprintf("; did you mean %q?", k)
 				}
 			}
-			c.add("body."+shorten(name), "unknown member; there are %q%s", known, hint)
+			c.add("body."+problem.Shorten(name), "unknown member; there are %q%s", known, hint)
 		}
 	}
 }
@@ -227,7 +235,7 @@ func wholeNumber(text string) (n int64, ok bool) {
 	exponent := 0
 	if i := strings.IndexAny(digits, "eE"); i >= 0 {
 		var err error
-		if exponent, err = strconv.Atoi(digits[i+1:]); err != nil || exponent < -maxEcho || exponent > maxEcho {
+		if exponent, err = strconv.Atoi(digits[i+1:]); err != nil || exponent < -maxExponent || exponent > maxExponent {
 			return 0, false
 		}
 		digits = digits[:i]

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/g2g-agent/g2g-agent/api/problem"
 )
 
 const (
@@ -14,7 +16,7 @@ const (
 	maxKeyBytes       = 128
 	// maxAnswers is the number of first answers remembered, answersFor for how
 	// long, maxAnswerBytes how large one may be to be kept and allAnswerBytes how
-	// large all together. Of one that is too large only that it was given is
+	// large all together. Of one that is larger only that it was given is
 	// remembered.
 	maxAnswers     = 1000
 	answersFor     = 10 * time.Minute
@@ -43,12 +45,12 @@ type answer struct {
 	// contentType is of body.
 	contentType string
 	body        []byte
-	dropped     bool // the body was too large to be kept
+	dropped     bool // the body is not kept
 }
 
 // begin returns the answer given before, or the problem of repeating the request
 // now, or neither: the caller then answers it, and calls finish.
-func (a *answers) begin(path, key string, body []byte, now time.Time) (*answer, *problem) {
+func (a *answers) begin(path, key string, body []byte, now time.Time) (*answer, *problem.Problem) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.byKey == nil {
@@ -64,14 +66,14 @@ func (a *answers) begin(path, key string, body []byte, now time.Time) (*answer, 
 		a.order = append(a.order, k)
 		return nil, nil
 	case before.request != request:
-		return nil, newProblem(http.StatusUnprocessableEntity, "the %s was used before for another body", idempotencyHeader).
-			at(location, "was used before for another body; use a new one for each new command")
+		return nil, problem.New(http.StatusUnprocessableEntity, "the %s was used before for another body", idempotencyHeader).
+			At(location, "was used before for another body; use a new one for each new command")
 	case !before.done:
-		return nil, newProblem(http.StatusConflict, "the first request with this %s is under way", idempotencyHeader).
-			at(location, "the first request with it is under way; ask again later").with("Retry-After", "1")
+		return nil, problem.New(http.StatusConflict, "the first request with this %s is under way", idempotencyHeader).
+			At(location, "the first request with it is under way; ask again later").With("Retry-After", "1")
 	case before.dropped:
-		return nil, newProblem(http.StatusConflict, "the request with this %s was answered with status %d before, and is not carried out again; the answer was too large to be kept",
-			idempotencyHeader, before.status).at(location, "was used before; the answer is not kept any more")
+		return nil, problem.New(http.StatusConflict, "the request with this %s was answered with status %d before and is not carried out again; the answer is not kept",
+			idempotencyHeader, before.status).At(location, "was used before; the answer is not kept")
 	}
 	return before, nil
 }
@@ -100,7 +102,8 @@ func (a *answers) forget(now time.Time) {
 	}
 }
 
-// finish remembers what was answered.
+// finish remembers what was answered; of an answer that was broken off, keep being
+// nil, only that there was a request.
 func (a *answers) finish(path, key string, w *response) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -136,7 +139,7 @@ func (a *answer) write(w http.ResponseWriter) {
 }
 
 // checkKey returns the Idempotency-Key of a request, empty for none.
-func checkKey(r *http.Request) (string, *problem) {
+func checkKey(r *http.Request) (string, *problem.Problem) {
 	values := r.Header.Values(idempotencyHeader)
 	if len(values) == 0 {
 		return "", nil
@@ -148,7 +151,7 @@ func checkKey(r *http.Request) (string, *problem) {
 	}
 	if !ok {
 		message := "must be one key of 1 to 128 visible ASCII characters"
-		return "", newProblem(http.StatusUnprocessableEntity, "header %s: %s", idempotencyHeader, message).at("header."+idempotencyHeader, message)
+		return "", problem.New(http.StatusUnprocessableEntity, "header %s: %s", idempotencyHeader, message).At("header."+idempotencyHeader, message)
 	}
 	return key, nil
 }

@@ -3,13 +3,16 @@ package api
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/g2g-agent/g2g-agent/api/problem"
 	"github.com/g2g-agent/g2g-agent/datacenter"
 )
 
@@ -142,7 +145,9 @@ func TestAnswersAreBounded(t *testing.T) {
 		w.Write(make([]byte, size))
 		a.finish("/p", key, w)
 	}
-	ask := func(key string, at time.Time) (*answer, *problem) { return a.begin("/p", key, []byte("body"), at) }
+	ask := func(key string, at time.Time) (*answer, *problem.Problem) {
+		return a.begin("/p", key, []byte("body"), at)
+	}
 
 	for i := range 3 * maxAnswers {
 		give(fmt.Sprint(i), 10, now)
@@ -174,5 +179,68 @@ func TestAnswersAreBounded(t *testing.T) {
 	give("too large", maxAnswerBytes+1, now.Add(answersFor+time.Second))
 	if old, refused := ask("too large", now.Add(answersFor+time.Second)); old != nil || refused == nil || refused.Status != http.StatusConflict {
 		t.Errorf("got %v, %v", old, refused)
+	}
+}
+
+// A client that was gone while a long answer was written gets all of it when it
+// asks again.
+func TestWholeAnswerForClientThatIsBack(t *testing.T) {
+	const steps = 2000 // more than a socket's buffers hold
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	s := serve(t, func(cfg *Config) {
+		cfg.Advance = func(_ context.Context, n int) ([]*datacenter.State, error) {
+			close(begun)
+			<-goOn
+			states := make([]*datacenter.State, n)
+			for i := range states {
+				states[i] = replayState(int64(i))
+			}
+			return states, nil
+		}
+	})
+	key, body := header{idempotencyHeader, "k"}, fmt.Sprintf(`{"steps": %d}`, steps)
+	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", s.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintf(conn, "POST /v1/steps HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nIdempotency-Key: k\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	<-begun
+	conn.Close()
+	close(goOn)
+	var again *reply
+	for again == nil || again.status == http.StatusConflict { // under way
+		again = s.post("/v1/steps", body, key)
+	}
+	if again.want(t, http.StatusOK).header.Get(replayedHeader) != "true" {
+		t.Error("the replay was advanced twice")
+	}
+	var states []json.RawMessage
+	again.into(t, &states)
+	if len(states) != steps {
+		t.Errorf("the answer has %d states, want %d", len(states), steps)
+	}
+}
+
+// An answer that was broken off is not given again as if it were whole.
+func TestBrokenAnswerIsNotKept(t *testing.T) {
+	s := serve(t, nil)
+	breaks := s.command("steps", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte(`[{"seq":`))
+		panic(http.ErrAbortHandler)
+	}))
+	ask := func() (w *httptest.ResponseRecorder, aborted any) {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v1/steps", strings.NewReader(`{"steps": 1}`))
+		r.Header.Set("Content-Type", "application/json")
+		r.Header.Set(idempotencyHeader, "k")
+		w = httptest.NewRecorder()
+		defer func() { aborted = recover() }()
+		breaks.ServeHTTP(w, r)
+		return w, nil
+	}
+	if _, aborted := ask(); aborted == nil {
+		t.Fatal("the answer was not broken off")
+	}
+	if w, aborted := ask(); aborted != nil || w.Code != http.StatusConflict {
+		t.Errorf("status %d: %s", w.Code, w.Body)
 	}
 }

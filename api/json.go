@@ -7,10 +7,12 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/g2g-agent/g2g-agent/api/problem"
 	"github.com/g2g-agent/g2g-agent/datacenter"
 )
 
 const (
+	contentTypeJSON = "application/json"
 	// writeChunk is how much of a long answer is encoded at a time, in bytes.
 	writeChunk = 64 << 10
 	// stateBytes is about the size of a state.
@@ -30,7 +32,7 @@ func formats() map[string]huma.Format {
 		Marshal:   marshal,
 		Unmarshal: func([]byte, any) error { return errors.New("bodies are read in decode.go") },
 	}
-	return map[string]huma.Format{contentTypeJSON: format, contentTypeProblem: format}
+	return map[string]huma.Format{contentTypeJSON: format, problem.ContentType: format}
 }
 
 // marshal writes v as JSON. States are written by their own encoder: package

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/g2g-agent/g2g-agent/agent"
+	"github.com/g2g-agent/g2g-agent/api/problem"
 	"github.com/g2g-agent/g2g-agent/config"
 	"github.com/g2g-agent/g2g-agent/datacenter"
 )
@@ -270,7 +271,7 @@ func (r *reply) into(t testing.TB, v any) {
 // locations are the parts of the request that the answer names as at fault.
 func (r *reply) locations(t testing.TB) []string {
 	t.Helper()
-	var p problem
+	var p problem.Problem
 	r.into(t, &p)
 	var at []string
 	for _, e := range p.Errors {

@@ -9,6 +9,8 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"github.com/g2g-agent/g2g-agent/api/problem"
 )
 
 // apiVersion is the version of the API, not of the program: it changes when what
@@ -196,7 +198,7 @@ func sharedResponses() map[string]*huma.Response {
 
 // problemResponse describes an answer that is a problem.
 func problemResponse(description, schema string) *huma.Response {
-	return &huma.Response{Description: description, Content: map[string]*huma.MediaType{contentTypeProblem: {Schema: ref(schema)}}}
+	return &huma.Response{Description: description, Content: map[string]*huma.MediaType{problem.ContentType: {Schema: ref(schema)}}}
 }
 
 // readProblems are the problems that any read can have, commandProblems those of

@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/g2g-agent/g2g-agent/api/problem"
 )
 
 // query is the query of a request. As a part of an operation's input it is filled
@@ -20,14 +22,14 @@ func (q *query) Resolve(ctx huma.Context) []error {
 	return nil
 }
 
-func badQuery(name, format string, args ...any) *problem {
+func badQuery(name, format string, args ...any) *problem.Problem {
 	message := fmt.Sprintf(format, args...)
-	location := "query." + shorten(name)
-	return newProblem(http.StatusUnprocessableEntity, "%s: %s", location, message).at(location, message)
+	location := "query." + problem.Shorten(name)
+	return problem.New(http.StatusUnprocessableEntity, "%s: %s", location, message).At(location, message)
 }
 
 // one returns a parameter's value, there only if it is there.
-func (q query) one(name string) (value string, there bool, refused *problem) {
+func (q query) one(name string) (value string, there bool, refused *problem.Problem) {
 	switch values := q.values[name]; len(values) {
 	case 0:
 		return "", false, nil
@@ -38,7 +40,7 @@ func (q query) one(name string) (value string, there bool, refused *problem) {
 }
 
 // whole returns an integer from least to most, usual if it is not there.
-func (q query) whole(name string, usual, least, most int) (int, *problem) {
+func (q query) whole(name string, usual, least, most int) (int, *problem.Problem) {
 	value, there, refused := q.one(name)
 	if refused != nil {
 		return 0, refused
@@ -53,11 +55,11 @@ func (q query) whole(name string, usual, least, most int) (int, *problem) {
 	if n, ok := wholeNumber(value); digits && ok && n >= int64(least) && n <= int64(most) {
 		return int(n), nil
 	}
-	return 0, badQuery(name, "must be a whole number from %d to %d, got %q", least, most, shorten(value))
+	return 0, badQuery(name, "must be a whole number from %d to %d, got %q", least, most, problem.Shorten(value))
 }
 
 // flag reports whether a parameter is there and not false.
-func (q query) flag(name string) (bool, *problem) {
+func (q query) flag(name string) (bool, *problem.Problem) {
 	value, there, refused := q.one(name)
 	switch {
 	case refused != nil:
@@ -67,23 +69,30 @@ func (q query) flag(name string) (bool, *problem) {
 	case value == "", value == "true", value == "1":
 		return true, nil
 	}
-	return false, badQuery(name, "must be true or false or without a value, got %q", shorten(value))
+	return false, badQuery(name, "must be true or false or without a value, got %q", problem.Shorten(value))
 }
 
-// goodQuery refuses a query that is malformed, of which net/url would skip a part,
-// or has parameters other than these.
+// checkQuery returns what is wrong with a query that is malformed, of which
+// net/url would skip a part, or has parameters other than these.
+func checkQuery(r *http.Request, known []string) *problem.Problem {
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return problem.New(http.StatusUnprocessableEntity, "the query is malformed: %v", err).At("query", "is malformed")
+	}
+	for name := range values {
+		if !slices.Contains(known, name) {
+			return badQuery(name, "unknown parameter, known are %q", known)
+		}
+	}
+	return nil
+}
+
+// goodQuery refuses requests that checkQuery finds something wrong with.
 func goodQuery(next http.Handler, known []string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		values, err := url.ParseQuery(r.URL.RawQuery)
-		if err != nil {
-			newProblem(http.StatusUnprocessableEntity, "the query is malformed: %v", err).at("query", "is malformed").write(w)
+		if refused := checkQuery(r, known); refused != nil {
+			refused.Write(w)
 			return
-		}
-		for name := range values {
-			if !slices.Contains(known, name) {
-				badQuery(name, "unknown parameter, known are %q", known).write(w)
-				return
-			}
 		}
 		next.ServeHTTP(w, r)
 	})

@@ -5,20 +5,23 @@ import (
 	"math"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
-	"github.com/gorilla/websocket"
 
 	"github.com/g2g-agent/g2g-agent/agent"
+	"github.com/g2g-agent/g2g-agent/api/problem"
 	"github.com/g2g-agent/g2g-agent/api/stream"
 	"github.com/g2g-agent/g2g-agent/datacenter"
 )
 
 // defaultHistory is the number of states or events that an answer has unless
-// another one is asked for, maxEvents the number of events there are at most.
+// another one is asked for, maxEvents the number of events there are at most,
+// maxEventID the largest whole number that every JSON reader has exactly.
 const (
 	defaultHistory = 100
 	maxEvents      = 1000
+	maxEventID     = 1<<53 - 1
 )
 
 // eventList is events as the body of an answer.
@@ -50,6 +53,7 @@ type infoBody struct {
 	Name             string  `json:"name" doc:"The datacenter's name."`
 	Version          string  `json:"version" doc:"The agent's version."`
 	Source           string  `json:"source" enum:"live,replay" doc:"Where readings come from."`
+	StartedAt        string  `json:"started_at" format:"date-time" doc:"When the agent was started. Another time tells of another run, whose steps and events are numbered from 0."`
 	Phase            string  `json:"phase" enum:"starting,stepping,waiting,ended" doc:"How far the run has come: hardware is being warmed up, steps are computed in real time, steps wait to be asked for, the run is over."`
 	Pace             string  `json:"pace" enum:"real_time,lockstep" doc:"Whether steps follow the clock or POST /v1/steps."`
 	DTS              float64 `json:"dt_s" doc:"The time between two steps, in seconds."`
@@ -84,7 +88,7 @@ func (s *Server) addReads(api huma.API) {
 		if state := s.hub.Latest(); state != nil {
 			return &stateOutput{oneState{state}}, nil
 		}
-		return nil, newProblem(http.StatusServiceUnavailable, "there is no state before the first step").with("Retry-After", "1")
+		return nil, problem.New(http.StatusServiceUnavailable, "there is no state before the first step").With("Retry-After", "1")
 	})
 	s.addHistory(api)
 	s.addEvents(api)
@@ -136,7 +140,7 @@ func (s *Server) addHistory(api huma.API) {
 }
 
 func (s *Server) addEvents(api huma.API) {
-	least, zero, most := 1.0, 0.0, float64(maxEvents)
+	least, zero, most, latest := 1.0, 0.0, float64(maxEvents), float64(maxEventID)
 	type input struct {
 		N      string `query:"n"`
 		After  string `query:"after"`
@@ -156,7 +160,7 @@ func (s *Server) addEvents(api huma.API) {
 			"a client that reads too slowly is told how many it misses, by {\"skipped\": N}.",
 		Parameters: []*huma.Param{
 			{Name: "n", In: "query", Description: "How many events. With follow, all that are kept come.", Schema: &huma.Schema{Type: huma.TypeInteger, Minimum: &least, Maximum: &most, Default: defaultHistory}, Example: 10},
-			{Name: "after", In: "query", Description: "Only events whose id is above this one. An id that there has not been, from an earlier start of the agent, leaves out none.", Schema: &huma.Schema{Type: huma.TypeInteger, Minimum: &zero}},
+			{Name: "after", In: "query", Description: "Only events whose id is above this one. An id that there has not been, from an earlier start of the agent, leaves out none.", Schema: &huma.Schema{Type: huma.TypeInteger, Minimum: &zero, Maximum: &latest}},
 			{
 				Name: "follow", In: "query", AllowEmptyValue: true, Description: "Ask for the WebSocket: present without a value, or true.",
 				Schema: &huma.Schema{Type: huma.TypeString, Enum: []any{"", "true", "1", "false", "0"}},
@@ -168,7 +172,7 @@ func (s *Server) addEvents(api huma.API) {
 		if refused != nil {
 			return nil, refused
 		}
-		after, refused := in.whole("after", -1, 0, math.MaxInt)
+		after, refused := in.whole("after", -1, 0, maxEventID)
 		if refused != nil {
 			return nil, refused
 		}
@@ -191,19 +195,19 @@ func eventsAfter(events []stream.Event, after int64) eventList {
 
 // followOr is next, or, where the request says follow, the WebSocket.
 func (s *Server) followOr(next http.Handler) http.Handler {
-	follow := upgradeOnly(s.sockets.Events())
+	follow := s.sockets.Events()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		q := query{r.URL.Query()}
 		asked, refused := q.flag("follow")
 		if refused == nil && asked {
 			_, refused = q.whole("n", defaultHistory, 1, maxEvents)
 			if refused == nil {
-				_, refused = q.whole("after", -1, 0, math.MaxInt)
+				_, refused = q.whole("after", -1, 0, maxEventID)
 			}
 		}
 		switch {
 		case refused != nil:
-			refused.write(w)
+			refused.Write(w)
 		case asked:
 			follow.ServeHTTP(w, r)
 		default:
@@ -245,12 +249,8 @@ func (s *Server) info() infoBody {
 	}
 	f := &status.Facility
 	return infoBody{
-		Name: f.Name, Version: s.cfg.Version, Source: string(source), Phase: string(status.Phase), Pace: pace, DTS: status.DT.Float64(), TimeS: status.TimeS,
+		Name: f.Name, Version: s.cfg.Version, Source: string(source), StartedAt: s.startedAt.Format(time.RFC3339Nano), Phase: string(status.Phase), Pace: pace, DTS: status.DT.Float64(), TimeS: status.TimeS,
 		Steps: status.Steps, TotalGPUCapacity: f.TotalGPUCapacity, FreeGPUs: status.FreeGPUs, BaseKWPerPhase: f.BaseKWPerPhase, PowerFactor: f.PowerFactor,
 		GPUsPerServer: f.GPUsPerServer, HistoryStates: s.cfg.Settings.HistoryStates, NeedsToken: s.needsToken.Load(),
 	}
-}
-
-func asksForWebSocket(r *http.Request) bool {
-	return r.Method == http.MethodGet && websocket.IsWebSocketUpgrade(r)
 }

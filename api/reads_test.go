@@ -163,8 +163,8 @@ func TestWebSockets(t *testing.T) {
 	for _, target := range []string{"/v1/stream", "/v1/events?follow", "/v1/events?follow=1"} {
 		r := s.get(target)
 		r.wantProblem(t, http.StatusUpgradeRequired, "")
-		if r.header.Get("Upgrade") != "websocket" {
-			t.Errorf("%s: Upgrade %q", target, r.header.Get("Upgrade"))
+		if r.header.Get("Upgrade") != "websocket" || r.header.Get("Sec-WebSocket-Version") != "13" {
+			t.Errorf("%s: headers %v do not say what to upgrade to", target, r.header)
 		}
 		s.call(http.MethodHead, target, "").want(t, http.StatusUpgradeRequired)
 		// A handshake that lacks its key.
@@ -197,7 +197,12 @@ func TestInfo(t *testing.T) {
 		BaseKWPerPhase: 500, PowerFactor: 0.95, GPUsPerServer: 8, HistoryStates: 3000,
 	}
 	var got infoBody
+	before := time.Now()
 	serve(t, nil).get("/v1/info").want(t, http.StatusOK).into(t, &got)
+	if at, err := time.Parse(time.RFC3339Nano, got.StartedAt); err != nil || at.Before(before.Truncate(0)) || at.After(time.Now()) {
+		t.Errorf("it was started at %q (%v), want a time from %v on", got.StartedAt, err, before)
+	}
+	want.StartedAt = got.StartedAt
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -208,6 +213,7 @@ func TestInfo(t *testing.T) {
 		c.Advance = func(context.Context, int) ([]*datacenter.State, error) { return nil, nil }
 	})
 	s.get("/v1/info").want(t, http.StatusOK).into(t, &got)
+	want.StartedAt = got.StartedAt
 	want.Source, want.Pace, want.NeedsToken = "live", "lockstep", true
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -293,5 +299,13 @@ func TestPathsAndMethods(t *testing.T) {
 func TestNaNIsNull(t *testing.T) {
 	if known(math.NaN()) != nil || *known(2) != 2 {
 		t.Error("NaN must be null, and numbers numbers")
+	}
+}
+
+// What there is not, below the page's folder too, is told by a problem.
+func TestNotFound(t *testing.T) {
+	s := serve(t, nil)
+	for _, target := range []string{"/nope", "/v1/", "/v1/state/", "/assets/", "/assets/nope.js"} {
+		s.raw(http.MethodGet, target, nil).wantProblem(t, http.StatusNotFound, "")
 	}
 }

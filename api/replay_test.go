@@ -65,7 +65,7 @@ func TestLockstepReplay(t *testing.T) {
 	s.post("/v1/batch-sizes", `{"batch_size_by_model": {"Llama-3.1-8B": 64, "Llama-3.1-70B": 256}}`).want(t, http.StatusOK)
 	s.post("/v1/batch-sizes", `{"batch_size_by_model": {"Llama-3.1-8B": 65}}`).wantProblem(t, http.StatusUnprocessableEntity, "body.batch_size_by_model.Llama-3.1-8B")
 	s.post("/v1/batch-sizes", `{"batch_size_by_model": {"Llama-3.1-8B": 8, "GPT-2": 8}}`).wantProblem(t, http.StatusNotFound, "body.batch_size_by_model.GPT-2")
-	s.post("/v1/batch-sizes", `{"batch_size_by_model": {"Llama-3.1-8B": 8}, "ramp_up_rate_by_model": {"Llama-3.1-70B": 1}}`).wantProblem(t, http.StatusNotFound, "body.ramp_up_rate_by_model.Llama-3.1-70B")
+	s.post("/v1/batch-sizes", `{"batch_size_by_model": {"Llama-3.1-8B": 8}, "ramp_up_rate_by_model": {"Llama-3.1-70B": 1}}`).wantProblem(t, http.StatusUnprocessableEntity, "body.ramp_up_rate_by_model.Llama-3.1-70B")
 	advance(1)
 	s.post("/v1/replica-shifts", `{"model_label": "Llama-3.1-405B", "replica_delta": -20}`).want(t, http.StatusOK)
 	s.post("/v1/replica-shifts", `{"model_label": "Llama-3.1-405B", "replica_delta": 100000}`).wantProblem(t, http.StatusConflict, "body.replica_delta")

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/g2g-agent/g2g-agent/api/page"
+	"github.com/g2g-agent/g2g-agent/api/problem"
 )
 
 // otherRoute stands in metrics for every path that there is none of.
@@ -40,10 +41,11 @@ func (s *Server) addRoutes() error {
 	s.routes = routes{mux: http.NewServeMux(), methods: map[string][]string{}, wrap: s.wrap}
 	s.addOperations()
 	get := func(path string, h http.Handler) { s.routes.HandleFunc("GET "+path, h.ServeHTTP) }
-	get("/v1/stream", upgradeOnly(s.sockets.States()))
+	get("/v1/stream", s.sockets.States())
 	get("/metrics", s.metrics.Handler())
-	get("/{$}", page.Handler())
-	get("/assets/", page.Handler())
+	live := page.Handler()
+	get("/{$}", live)
+	get("/assets/", live)
 	yaml, json, err := s.documents()
 	if err != nil {
 		return fmt.Errorf("describe the API: %w", err)
@@ -63,19 +65,18 @@ func (s *Server) wrap(method, path string, next http.Handler) http.Handler {
 	case method == http.MethodPost:
 		next = s.command(strings.TrimPrefix(path, "/v1/"), s.protect(next))
 	case path == "/v1/events":
-		next = s.followOr(next)
-	}
-	if strings.HasPrefix(path, "/v1/") {
-		next = goodQuery(next, s.parametersOf(method, path))
+		next = goodQuery(s.followOr(next), s.parametersOf(path))
+	case strings.HasPrefix(path, "/v1/"):
+		next = goodQuery(next, s.parametersOf(path))
 	}
 	return s.protect(next)
 }
 
-// parametersOf are the query parameters that an operation is described with.
-func (s *Server) parametersOf(method, path string) []string {
+// parametersOf are the query parameters that reading a path is described with.
+func (s *Server) parametersOf(path string) []string {
 	names := []string{}
 	item := s.openAPI.Paths[path]
-	if item == nil || item.Get == nil || method != http.MethodGet {
+	if item == nil || item.Get == nil {
 		return names
 	}
 	for _, p := range item.Get.Parameters {
@@ -96,10 +97,10 @@ func (s *Server) protect(next http.Handler) http.Handler {
 				return
 			}
 			if err, ok := cause.(error); !ok || !errors.Is(err, http.ErrAbortHandler) {
-				s.cfg.Log.Error().Str("method", r.Method).Str("path", shorten(r.URL.Path)).Interface("cause", cause).
+				s.cfg.Log.Error().Str("method", r.Method).Str("path", problem.Shorten(r.URL.Path)).Interface("cause", cause).
 					Bytes("stack", debug.Stack()).Msg("API: a request made the agent fail; this is a bug")
 				if answer.status == 0 {
-					newProblem(http.StatusInternalServerError, "the agent failed at this request; its log says why").write(answer)
+					problem.New(http.StatusInternalServerError, "the agent failed at this request; its log says why").Write(answer)
 					return
 				}
 			}
@@ -169,7 +170,7 @@ func notAllowed(path string, methods []string) http.Handler {
 			w.WriteHeader(http.StatusNoContent)
 			return
 		}
-		newProblem(http.StatusMethodNotAllowed, "%s does not take %s, but %s", path, shorten(r.Method), allow).write(w)
+		problem.New(http.StatusMethodNotAllowed, "%s does not take %s, but %s", path, problem.Shorten(r.Method), allow).Write(w)
 	})
 }
 
@@ -181,24 +182,8 @@ func (s *Server) notFound() http.Handler {
 	}
 	known := strings.Join(paths, ", ")
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		newProblem(http.StatusNotFound, "there is no %s here; there are %s", shorten(r.URL.Path), known).write(w)
+		problem.New(http.StatusNotFound, "there is no %s here; there are %s", problem.Shorten(r.URL.Path), known).Write(w)
 	})
-}
-
-// upgradeOnly refuses requests that do not ask for a WebSocket.
-func upgradeOnly(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !asksForWebSocket(r) {
-			needsWebSocket(r).write(w)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
-}
-
-func needsWebSocket(r *http.Request) *problem {
-	return newProblem(http.StatusUpgradeRequired, "%s is a WebSocket: connect with ws:// or wss://, or send Connection: Upgrade, Upgrade: websocket and what belongs to them", r.URL.Path).
-		with("Upgrade", "websocket").with("Connection", "Upgrade")
 }
 
 // running is a context for work that must be finished even if the client goes

@@ -49,6 +49,10 @@ type Config struct {
 	// LiveStats is nil in a replay.
 	LiveStats func() agent.LiveStats
 	Log       zerolog.Logger
+
+	// bodylessTimeout, for tests, is how long the answers that have no body may take
+	// to be read.
+	bodylessTimeout time.Duration
 }
 
 // Server is the HTTP API of one run. Its methods may be called from any
@@ -64,6 +68,7 @@ type Server struct {
 	answers answers
 	handler http.Handler
 
+	startedAt  time.Time
 	needsToken atomic.Bool
 	control    atomic.Pointer[config.Control]
 	listener   net.Listener
@@ -78,6 +83,9 @@ type Server struct {
 // wrong.
 func New(cfg Config) (*Server, error) {
 	cfg.Settings.HistoryStates = max(cfg.Settings.HistoryStates, 1)
+	if cfg.bodylessTimeout == 0 {
+		cfg.bodylessTimeout = writeTimeout
+	}
 	g, err := guard.New(guard.Config{
 		Listen: cfg.Settings.Listen, Token: cfg.Token, ReadToken: cfg.ReadToken,
 		TLSCertFile: cfg.Settings.TLSCertFile, TLSKeyFile: cfg.Settings.TLSKeyFile, AllowedOrigins: cfg.Settings.AllowedOrigins,
@@ -86,7 +94,7 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, guard: g, hub: stream.NewHub(cfg.Settings.HistoryStates)}
+	s := &Server{cfg: cfg, startedAt: time.Now(), guard: g, hub: stream.NewHub(cfg.Settings.HistoryStates)}
 	s.metrics, err = metrics.New(metrics.Config{Version: cfg.Version, Site: cfg.Site, Hub: s.hub, Guard: g, LiveStats: cfg.LiveStats})
 	if err != nil {
 		return nil, err
@@ -169,6 +177,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	}
 	server := &http.Server{
 		Handler: s.handler, ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+		WriteTimeout: s.cfg.bodylessTimeout, // each write of a body begins it anew, see response
 		// Broken handshakes and the like are the client's concern.
 		ErrorLog:    log.New(debugLog{s.cfg.Log}, "", 0),
 		BaseContext: func(net.Listener) context.Context { return s.ending },

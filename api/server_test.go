@@ -2,9 +2,12 @@ package api
 
 import (
 	"context"
+	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -186,5 +189,33 @@ func TestRequestsAreCounted(t *testing.T) {
 	}
 	if strings.Contains(metrics, "made-up") || strings.Contains(metrics, "BREW") {
 		t.Error("the metrics repeat what clients make up")
+	}
+}
+
+// A client that sends requests and reads no answers loses its connection, also
+// where the answers have no body.
+func TestClientThatReadsNothingIsCutOff(t *testing.T) {
+	for _, request := range []string{
+		"OPTIONS /v1/state HTTP/1.1\r\nHost: localhost\r\n\r\n",
+		"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n",
+	} {
+		t.Run(request[:11], func(t *testing.T) {
+			s := serve(t, func(c *Config) { c.bodylessTimeout = 100 * time.Millisecond })
+			conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", s.Address())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if err := conn.SetWriteDeadline(time.Now().Add(10 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			many := []byte(strings.Repeat(request, 1000))
+			for err == nil { // until the answers fill all buffers between
+				_, err = conn.Write(many)
+			}
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Error("the connection is open for as long as the client likes")
+			}
+		})
 	}
 }

@@ -23,11 +23,10 @@ type response struct {
 	// timed: a client that reads too slowly is cut off.
 	timed   bool
 	started time.Time
-	// keep, if not nil, receives a copy of the body; once that is larger than
-	// keepBytes, tooLarge is set instead.
+	// keep, if not nil, receives a copy of the body, whether or not the client takes
+	// it; it is nil again once that is larger than keepBytes.
 	keep      *bytes.Buffer
 	keepBytes int
-	tooLarge  bool
 }
 
 // Unwrap is for [http.ResponseController].
@@ -54,12 +53,14 @@ func (w *response) Write(b []byte) (int, error) {
 	}
 	n, err := w.ResponseWriter.Write(b)
 	w.written += int64(n)
-	if w.keep != nil {
-		if w.keep.Len()+len(b) > w.keepBytes {
-			w.keep, w.tooLarge = nil, true
-		} else {
-			w.keep.Write(b)
-		}
+	switch {
+	case w.keep == nil:
+	case w.keep.Len()+len(b) > w.keepBytes:
+		w.keep = nil
+	default:
+		// What is kept is for a client that comes back: that it is gone now must not
+		// end the answer in the middle.
+		return w.keep.Write(b)
 	}
 	return n, err
 }

@@ -27,6 +27,8 @@ import (
 
 	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
+
+	"github.com/g2g-agent/g2g-agent/api/problem"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -169,25 +171,19 @@ type answer struct {
 	body string
 }
 
-func (a *answer) problem(t *testing.T) problem {
+func (a *answer) problem(t *testing.T) problem.Problem {
 	t.Helper()
-	var p problem
+	var p problem.Problem
 	if ct := a.Header.Get("Content-Type"); ct != "application/problem+json" {
 		t.Fatalf("%d with Content-Type %q, want a problem; body %q", a.StatusCode, ct, a.body)
 	}
 	if err := json.Unmarshal([]byte(a.body), &p); err != nil {
 		t.Fatalf("problem %q: %v", a.body, err)
 	}
-	if p.Status != a.StatusCode || p.Title == "" || p.Detail == "" {
-		t.Errorf("status %d with problem %+v; want the same status, a title and a detail", a.StatusCode, p)
+	if p.Status != a.StatusCode || p.Title != http.StatusText(p.Status) || p.Detail == "" {
+		t.Errorf("status %d with problem %+v; want the same status, its text and a detail", a.StatusCode, p)
 	}
 	return p
-}
-
-type problem struct {
-	Title  string
-	Status int
-	Detail string
 }
 
 func (a *answer) seen(t *testing.T) seen {

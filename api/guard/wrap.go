@@ -11,6 +11,8 @@ import (
 	"os"
 	"strconv"
 	"time"
+
+	"github.com/g2g-agent/g2g-agent/api/problem"
 )
 
 const (
@@ -88,7 +90,7 @@ func (v *visit) checkHost() bool {
 	if v.tokens.control != nil || v.g.address.namesThisHost(v.r.Host) {
 		return true
 	}
-	return v.refuse(foreignHost, http.StatusForbidden, "Host not served", fmt.Sprintf(
+	return v.refuse(foreignHost, http.StatusForbidden, fmt.Sprintf(
 		"without a control token only requests to localhost or a loopback address are served, this one is to %q: use http://127.0.0.1:PORT, or set api.token_file", printable(v.r.Host)))
 }
 
@@ -97,7 +99,7 @@ func (v *visit) checkRate() bool {
 		return true
 	}
 	v.setRetryAfter(v.wait)
-	return v.refuse(tooFast, http.StatusTooManyRequests, "Too many requests",
+	return v.refuse(tooFast, http.StatusTooManyRequests,
 		fmt.Sprintf("each client may make %v requests a second (api.max_requests_per_s); to follow states, use the WebSocket", v.g.cfg.MaxRequestsPerS))
 }
 
@@ -113,7 +115,7 @@ func (v *visit) checkOrigin() bool {
 	case o.allow(v.r):
 		return true
 	}
-	return v.refuse(foreignOrigin, http.StatusForbidden, "Origin not allowed",
+	return v.refuse(foreignOrigin, http.StatusForbidden,
 		"a browser sent this for a web page of another origin; if the page is to be trusted, list its origin in api.allowed_origins")
 }
 
@@ -131,10 +133,10 @@ func (v *visit) checkToken() bool {
 	switch {
 	case v.caller.Role == RoleRead:
 		challenge(realm + `, error="insufficient_scope"`)
-		return v.refuse(forbidden, http.StatusForbidden, "Not permitted", "the read token does not permit this: it needs "+which)
+		return v.refuse(forbidden, http.StatusForbidden, "the read token does not permit this: it needs "+which)
 	case !v.sentToken:
 		challenge(realm)
-		return v.refuse(unauthorized, http.StatusUnauthorized, "Token needed", "this needs "+which+how)
+		return v.refuse(unauthorized, http.StatusUnauthorized, "this needs "+which+how)
 	}
 	var wait time.Duration
 	counted, _ := clientAddress(v.r.RemoteAddr)
@@ -142,10 +144,10 @@ func (v *visit) checkToken() bool {
 	if wait > 0 {
 		v.setRetryAfter(wait)
 		v.w.Header().Set("Connection", "close")
-		return v.refuse(tooFast, http.StatusTooManyRequests, "Too many wrong tokens", "too many wrong tokens have come from this address; wait, then send "+which)
+		return v.refuse(tooFast, http.StatusTooManyRequests, "too many wrong tokens have come from this address; wait, then send "+which)
 	}
 	challenge(realm + `, error="invalid_token"`)
-	return v.refuse(unauthorized, http.StatusUnauthorized, "Wrong token", "the token sent is not accepted: this needs "+which+how)
+	return v.refuse(unauthorized, http.StatusUnauthorized, "the token sent is not accepted: this needs "+which+how)
 }
 
 // checkSize reads the body, so that one that is too large, too slow or cut short is
@@ -176,9 +178,9 @@ func (v *visit) checkSize() bool {
 	// Not refused, but failed: the client is gone or has stopped sending.
 	v.w.Header().Set("Connection", "close")
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		WriteProblem(v.w, http.StatusRequestTimeout, "Body too slow", fmt.Sprintf("the body did not come within %v", v.g.cfg.bodyTimeout))
+		problem.New(http.StatusRequestTimeout, "the body did not come within %v", v.g.cfg.bodyTimeout).At("body", "did not come in time").Write(v.w)
 	} else {
-		WriteProblem(v.w, http.StatusBadRequest, "Body incomplete", "the body could not be read to its end")
+		problem.New(http.StatusBadRequest, "the body could not be read to its end").At("body", "did not come whole").Write(v.w)
 	}
 	return false
 }
@@ -190,7 +192,7 @@ func (v *visit) limitReading() {
 }
 
 func (v *visit) refuseTooLarge() bool {
-	return v.refuse(tooLarge, http.StatusRequestEntityTooLarge, "Request too large", fmt.Sprintf("a request's body may have at most %d bytes", maxBody))
+	return v.refuse(tooLarge, http.StatusRequestEntityTooLarge, fmt.Sprintf("a request's body may have at most %d bytes", maxBody))
 }
 
 func (v *visit) setRetryAfter(wait time.Duration) {
@@ -199,7 +201,7 @@ func (v *visit) setRetryAfter(wait time.Duration) {
 
 // refuse counts, logs and answers. Refused commands are audited, other requests
 // noted now and then. It returns false, for the checks to return.
-func (v *visit) refuse(why reason, status int, title, detail string) bool {
+func (v *visit) refuse(why reason, status int, detail string) bool {
 	g := v.g
 	g.rejected[why].Add(1)
 	if v.need == accessControl {
@@ -215,6 +217,6 @@ func (v *visit) refuse(why reason, status int, title, detail string) bool {
 	if v.r.Body != nil && v.r.Body != http.NoBody {
 		v.limitReading() // net/http reads what little is left of the body before it answers
 	}
-	WriteProblem(v.w, status, title, detail)
+	problem.New(status, "%s", detail).Write(v.w)
 	return false
 }

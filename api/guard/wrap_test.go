@@ -179,23 +179,3 @@ func TestTheRequestIsLeftAsItCame(t *testing.T) {
 		t.Error("the request's own headers were changed")
 	}
 }
-
-func TestWriteProblem(t *testing.T) {
-	w := httptest.NewRecorder()
-	w.Header().Set("Retry-After", "3")
-	w.Header().Set("Content-Length", "9999")
-	WriteProblem(w, 409, "Not now", `the "run" is over <&>`)
-	resp := w.Result()
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := (&answer{resp, string(body)}).problem(t)
-	if resp.StatusCode != 409 || p != (problem{"Not now", 409, `the "run" is over <&>`}) {
-		t.Errorf("%d %s", resp.StatusCode, body)
-	}
-	if resp.Header.Get("Retry-After") != "3" || resp.Header.Get("Content-Length") != "" || resp.Header.Get("Cache-Control") != "no-store" {
-		t.Errorf("headers %v", resp.Header)
-	}
-}

@@ -79,7 +79,7 @@ func checkRefusals(t *testing.T, b *browsertest.Browser) {
 		{422, map[string]any{"title": "Unprocessable Entity", "detail": "the command was not carried out", "errors": []any{
 			map[string]any{"message": "must be one of 8, 16", "location": "body.batch_size_by_model.Llama-3.1-8B", "value": 64},
 		}}, "Refused: the command was not carried out; batch_size_by_model.Llama-3.1-8B: must be one of 8, 16"},
-		{409, problem(409, "the run has not begun"), "Refused: the run has not begun"},
+		{409, problemOf(409, "the run has not begun"), "Refused: the run has not begun"},
 		{503, nil, "Refused: the agent answered with status 503"},
 		{502, map[string]any{"title": "Bad Gateway", "detail": "1 of 1 servers failed", "results": []any{
 			map[string]any{"model_label": "Llama-3.1-8B", "outcome": "unreachable", "detail": "dial tcp: connection refused"},

@@ -144,7 +144,7 @@ func (f *fakeAgent) readable(read func(*http.Request) any) http.HandlerFunc {
 		defer f.mu.Unlock()
 		bearer := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
 		if !f.mayRead(bearer) {
-			writeJSON(w, http.StatusUnauthorized, problem(401, "reading needs a token"))
+			writeJSON(w, http.StatusUnauthorized, problemOf(401, "reading needs a token"))
 			return
 		}
 		writeJSON(w, http.StatusOK, read(r))
@@ -251,7 +251,7 @@ func (f *fakeAgent) takePost(w http.ResponseWriter, r *http.Request) {
 	raw, _ := io.ReadAll(r.Body)
 	p := post{r.URL.Path, r.Header.Get("Authorization"), r.Header.Get("Idempotency-Key"), r.Header.Get("Content-Type"), nil}
 	if err := json.Unmarshal(raw, &p.body); err != nil {
-		writeJSON(w, http.StatusBadRequest, problem(400, err.Error()))
+		writeJSON(w, http.StatusBadRequest, problemOf(400, err.Error()))
 		return
 	}
 	f.posts = append(f.posts, p)
@@ -260,7 +260,7 @@ func (f *fakeAgent) takePost(w http.ResponseWriter, r *http.Request) {
 		if f.readToken != "" && p.authorization == "Bearer "+f.readToken {
 			status = http.StatusForbidden
 		}
-		writeJSON(w, status, problem(status, "commands need the control token"))
+		writeJSON(w, status, problemOf(status, "commands need the control token"))
 		return
 	}
 	if f.answer != nil {
@@ -295,7 +295,7 @@ func (f *fakeAgent) accept(p post) any {
 	}
 }
 
-func problem(status int, detail string) map[string]any {
+func problemOf(status int, detail string) map[string]any {
 	return map[string]any{"title": http.StatusText(status), "status": status, "detail": detail}
 }
 

@@ -13,6 +13,8 @@ import (
 	"net/http"
 	"path"
 	"time"
+
+	"github.com/g2g-agent/g2g-agent/api/problem"
 )
 
 //go:embed assets
@@ -52,12 +54,12 @@ func Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		f, found := files[r.URL.Path]
 		if !found {
-			http.NotFound(w, r)
+			problem.New(http.StatusNotFound, "the page has no file %s", problem.Shorten(r.URL.Path)).Write(w)
 			return
 		}
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
 			w.Header().Set("Allow", "GET, HEAD")
-			http.Error(w, "the page is only read: use GET or HEAD", http.StatusMethodNotAllowed)
+			problem.New(http.StatusMethodNotAllowed, "the page is only read: use GET or HEAD").Write(w)
 			return
 		}
 		h := w.Header()

@@ -327,7 +327,7 @@ func checkInjection(t *testing.T, b *browsertest.Browser) {
 	f := newFakeAgent(evil, "__proto__", "constructor")
 	f.step(3, nil)
 	f.event(datacenter.DataStale{ModelLabel: evil, AgeS: 2, Cause: "<script>document.title='owned'</script>" + evil})
-	f.answer = func(post) (int, any) { return 422, problem(422, "no such size: "+evil) }
+	f.answer = func(post) (int, any) { return 422, problemOf(422, "no such size: "+evil) }
 	p := open(t, b, startFake(t, f), desktop, "light")
 	p.awaitSeq(2)
 	p.AwaitText("#events", evil)

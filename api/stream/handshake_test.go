@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/g2g-agent/g2g-agent/api/problem"
 )
 
 // TestRefusedRequests: what is no handshake is told what would be one.
@@ -66,7 +68,7 @@ func TestRefusedRequests(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer response.Body.Close()
-			var p problem
+			var p problem.Problem
 			if err := json.NewDecoder(response.Body).Decode(&p); err != nil {
 				t.Fatal(err)
 			}

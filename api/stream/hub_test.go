@@ -3,7 +3,6 @@ package stream
 import (
 	"encoding/json"
 	"math"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -105,11 +104,5 @@ func TestPublishAllocates(t *testing.T) {
 	s := stateOf(0, 1)
 	if n := testing.AllocsPerRun(1000, func() { h.Publish(s) }); n > 1 {
 		t.Errorf("Publish allocates %v times, want once", n)
-	}
-}
-
-func TestShorten(t *testing.T) {
-	if got := shorten(strings.Repeat("x", 1000)); len(got) > shown+3 {
-		t.Errorf("%d bytes are left", len(got))
 	}
 }

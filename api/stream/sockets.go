@@ -13,6 +13,8 @@ import (
 
 	"github.com/gorilla/websocket"
 	"github.com/rs/zerolog"
+
+	"github.com/g2g-agent/g2g-agent/api/problem"
 )
 
 // Protocol is the sub-protocol of the WebSockets.
@@ -88,8 +90,7 @@ func (s *Sockets) Events() http.Handler {
 		}
 		after, given, err := afterOf(r.URL.RawQuery)
 		if err != nil {
-			s.refuse(w, http.StatusUnprocessableEntity, err.Error(),
-				problemField{Message: err.Error(), Location: "query.after", Value: shorten(r.URL.Query().Get("after"))})
+			s.refuse(w, problem.New(http.StatusUnprocessableEntity, "%v", err).At("query.after", err.Error()))
 			return
 		}
 		f := s.hub.events
@@ -117,17 +118,17 @@ func afterOf(rawQuery string) (after int64, given bool, err error) {
 	}
 	after, err = strconv.ParseInt(values[0], 10, 64)
 	if err != nil || after < 0 {
-		return 0, false, fmt.Errorf("after is %q, want the ID of the last event seen, a whole number from 0", shorten(values[0]))
+		return 0, false, fmt.Errorf("after is %q, want the ID of the last event seen, a whole number from 0", problem.Shorten(values[0]))
 	}
 	return after, true, nil
 }
 
 func (s *Sockets) checkUpgrade(w http.ResponseWriter, r *http.Request) bool {
-	if websocket.IsWebSocketUpgrade(r) {
+	if r.Method == http.MethodGet && websocket.IsWebSocketUpgrade(r) {
 		return true
 	}
-	s.refuse(w, http.StatusUpgradeRequired, "this address speaks WebSocket only: connect a WebSocket client to it, by ws:// instead of http:// or wss:// instead of https://, "+
-		"with no sub-protocol or with "+Protocol+"; without WebSocket, ask /v1/state, /v1/history or /v1/events")
+	s.refuse(w, problem.New(http.StatusUpgradeRequired, "this address speaks WebSocket only: connect a WebSocket client to it, by ws:// instead of http:// or wss:// instead of https://, "+
+		"with no sub-protocol or with %s; without WebSocket, ask /v1/state, /v1/history or /v1/events", Protocol))
 	return false
 }
 
@@ -136,7 +137,7 @@ func follow[T any](s *Sockets, w http.ResponseWriter, r *http.Request, f *feed[T
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
-		s.refuse(w, http.StatusServiceUnavailable, "the agent is ending")
+		s.refuse(w, problem.New(http.StatusServiceUnavailable, "the agent is ending"))
 		return
 	}
 	s.all.Add(1)

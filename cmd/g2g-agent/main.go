@@ -45,7 +45,7 @@ type terminal struct {
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), endSignals()...)
 	context.AfterFunc(ctx, stop) // the second signal ends a program that does not end in order
 	err := run(ctx, os.Args[1:], terminal{os.Stdout, os.Stderr, os.Environ()})
 	stop()
@@ -55,6 +55,17 @@ func main() {
 		fmt.Fprintf(os.Stderr, "g2g-agent: %s\n", message)
 	}
 	os.Exit(exitStatus(err))
+}
+
+// endSignals are those that ask for an orderly end. A terminal that is closed says
+// so by SIGHUP, and servers are to be restored then too; without a terminal it
+// asks for a reload.
+func endSignals() []os.Signal {
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if isTerminal(os.Stderr) && !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	return signals
 }
 
 // run parses args and runs the verb they name.

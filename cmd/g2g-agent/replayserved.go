@@ -92,7 +92,14 @@ func (r *servedReplay) inLockstep(ctx context.Context, end context.CancelCauseFu
 	if settings.Listen == "" {
 		return invalidf("%s: api.listen: is empty; --pace step needs the control API", r.cmd.Config)
 	}
-	if err := r.serving.open(ctx, api.Config{Site: site, Settings: settings, Control: c.Control, Advance: site.Advance}, end); err != nil {
+	advance := func(ctx context.Context, n int) ([]*datacenter.State, error) {
+		states, err := site.Advance(ctx, n)
+		if err != nil && !errors.Is(err, context.Cause(ctx)) {
+			end(stepError{err}) // the steps after it would fail too
+		}
+		return states, err
+	}
+	if err := r.serving.open(ctx, api.Config{Site: site, Settings: settings, Control: c.Control, Advance: advance}, end); err != nil {
 		return err
 	}
 	<-ctx.Done()
@@ -100,8 +107,14 @@ func (r *servedReplay) inLockstep(ctx context.Context, end context.CancelCauseFu
 	if failed != nil || finished {
 		return failed
 	}
+	if err := (stepError{}); errors.As(context.Cause(ctx), &err) {
+		return err.error
+	}
 	return r.finish()
 }
+
+// stepError ends a replay that cannot go on.
+type stepError struct{ error }
 
 // finish completes the output and prints the summary.
 func (r *servedReplay) finish() error {

@@ -54,7 +54,8 @@ type liveRun struct {
 	// beside, if set, runs beside the steps, from the first on, until its context
 	// is done.
 	beside func(context.Context, *agent.Live)
-	// onCommand, if set, is called before each command that comes from outside.
+	// onCommand, if set, is called after each command from outside that was not
+	// refused.
 	onCommand func()
 }
 
@@ -123,6 +124,10 @@ func (f liveFlags) runLive(ctx context.Context, term terminal, run liveRun) (err
 	took := time.Since(began)
 	end(nil)
 	beside.Wait()
+	// The API takes its leave while the output is completed: the end is to be quick.
+	var closing sync.WaitGroup
+	closing.Go(func() { _ = serving.close() }) // its error is asked for in the end
+	defer closing.Wait()
 	if summary.Steps == 0 {
 		run.log.end()
 		if err == nil {
@@ -144,17 +149,19 @@ func (f liveFlags) runLive(ctx context.Context, term terminal, run liveRun) (err
 	return errors.Join(err, printSummary(&text, summary, took), tell(w, text.String()))
 }
 
-// commandedSite tells of each command before it is carried out.
+// commandedSite tells of each command that was not refused.
 type commandedSite struct {
 	*agent.Live
 	onCommand func() // may be nil
 }
 
 func (s commandedSite) Apply(ctx context.Context, command datacenter.Command) error {
-	if s.onCommand != nil {
+	err := s.Live.Apply(ctx, command)
+	var refused *datacenter.CommandError
+	if s.onCommand != nil && !errors.As(err, &refused) {
 		s.onCommand()
 	}
-	return s.Live.Apply(ctx, command)
+	return err
 }
 
 // logEvent logs an event, unless the agent itself has, with the cause.

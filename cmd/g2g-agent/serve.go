@@ -84,6 +84,10 @@ func (s *serving) open(ctx context.Context, cfg api.Config, fail context.CancelC
 			return err
 		}
 		s.log.Info().Str("url", s.server.URL()).Msg("live page and control API")
+		if status := s.site.Status(); status.Phase == agent.PhaseWaiting {
+			s.ready = true
+			s.service.onDemand()
+		}
 		s.ended.Go(func() {
 			if s.err = s.server.Serve(ctx); s.err != nil {
 				fail(s.err)
@@ -93,7 +97,7 @@ func (s *serving) open(ctx context.Context, cfg api.Config, fail context.CancelC
 	s.ended.Go(func() {
 		reload := s.reload
 		if isTerminal(os.Stderr) {
-			reload = nil // a terminal that is closed says so by SIGHUP
+			reload = nil // SIGHUP ends the program there
 		}
 		if err := s.service.run(ctx, reload); err != nil {
 			s.log.Error().Err(err).Msg("the service manager is no longer told")

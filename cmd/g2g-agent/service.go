@@ -51,6 +51,8 @@ type serviceNote struct {
 	// startWithin is how long the start may take, if that is known.
 	startWithin     time.Duration
 	ready, stopping bool
+	// onDemand: steps are computed when they are asked for.
+	onDemand bool
 }
 
 const (
@@ -116,6 +118,12 @@ func (s *service) starting(within, dt time.Duration) {
 func (s *service) ready() {
 	s.stepped()
 	s.update(func(n *serviceNote) { n.ready = true })
+}
+
+// onDemand says that steps are computed when they are asked for, from now on: that
+// none is says nothing about the run.
+func (s *service) onDemand() {
+	s.update(func(n *serviceNote) { n.ready, n.onDemand, n.status = true, true, "Waiting to be told to step" })
 }
 
 // stopping says that the run is about to end.
@@ -231,17 +239,17 @@ func statusLine(text string) string {
 }
 
 // alive reports whether steps go on. Those of a start are not due at any time; it
-// has limits of its own, and so has the end.
+// has limits of its own, and so has the end. Nor are those that are asked for.
 func (s *service) alive() bool {
 	s.mu.Lock()
-	due := s.note.ready && !s.note.stopping
+	due := s.note.ready && !s.note.stopping && !s.note.onDemand
 	s.mu.Unlock()
 	idle := time.Since(s.began) - time.Duration(s.lastStep.Load())
 	return !due || idle <= time.Duration(s.dt.Load())+s.watchdog/2
 }
 
-// reload does what SIGHUP asks for; reload itself logs what it changed. A manager takes no word of it before it has
-// heard that the service is ready.
+// reload does what SIGHUP asks for; reload itself logs what it changed. A manager
+// takes no word of it before it has heard that the service is ready.
 func (s *service) reload(reload func() error, ready bool) {
 	if ready {
 		s.tell(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())

@@ -236,6 +236,7 @@ func TestWatchdog(t *testing.T) {
 	}{
 		"fed by steps":                   {func(s *service) { s.ready(); stepFor(s, time.Second/10, 2*time.Minute) }, 8},
 		"fed by a start":                 {func(s *service) { s.starting(time.Hour, time.Second); wait(121 * time.Second) }, 8},
+		"fed while steps are not wanted": {func(s *service) { s.starting(time.Hour, time.Second); s.onDemand(); wait(61 * time.Second) }, 4},
 		"fed by an end":                  {func(s *service) { s.ready(); s.stopping(); wait(61 * time.Second) }, 4},
 		"fed between steps far apart":    {func(s *service) { s.starting(0, time.Minute); s.ready(); stepFor(s, time.Minute, 10*time.Minute) }, 40},
 		"not fed when no step was ever":  {func(s *service) { s.ready(); wait(time.Hour) }, 1},
@@ -381,6 +382,21 @@ func TestServiceOfAProgram(t *testing.T) {
 	manager.await(t, "READY=1")
 	manager.await(t, "WATCHDOG=1")
 	p.terminate(t)
+	manager.await(t, "STOPPING=1")
+}
+
+// TestServiceOfALockstepReplay: it is ready before anybody steps, and no pause
+// between two requests is taken for a hang.
+func TestServiceOfALockstepReplay(t *testing.T) {
+	t.Parallel()
+	manager := startServiceManager(t)
+	a := startAPI(t, []string{"NOTIFY_SOCKET=" + manager.path, "WATCHDOG_USEC=200000"}, "replay", "--config", shippedReplay(t), "--pace", "step")
+	manager.await(t, "READY=1")
+	a.advance(t, 5)
+	for range 5 { // for twice as long as a step may take
+		manager.await(t, "WATCHDOG=1")
+	}
+	a.terminate(t)
 	manager.await(t, "STOPPING=1")
 }
 
