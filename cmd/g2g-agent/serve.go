@@ -13,6 +13,7 @@ import (
 	"github.com/g2g-agent/g2g-agent/api"
 	"github.com/g2g-agent/g2g-agent/config"
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/service"
 )
 
 // serving is what stands around a run: its control API, and what the service
@@ -22,7 +23,7 @@ type serving struct {
 	logLevel *logLevel
 	// load reads the config again.
 	load    func() (*config.Config, error)
-	service *service
+	service *service.Notifier
 	server  *api.Server // nil without an API
 	site    agent.Site
 
@@ -36,11 +37,11 @@ type serving struct {
 }
 
 func newServing(c *config.Config, load func() (*config.Config, error), log zerolog.Logger, level *logLevel, environ []string) (*serving, error) {
-	service, err := newService(environ, log)
+	notifier, err := service.New(environ, log)
 	if err != nil {
 		return nil, err
 	}
-	return &serving{log: log, logLevel: level, load: load, config: c, service: service}, nil
+	return &serving{log: log, logLevel: level, load: load, config: c, service: notifier}, nil
 }
 
 // observer lets the API and the service manager see a run.
@@ -53,7 +54,7 @@ func (s *serving) observer(onEvent func(datacenter.Event)) agent.Observer {
 			}
 		},
 		OnStep: func(t agent.StepTiming) {
-			s.service.stepped()
+			s.service.Stepped()
 			if s.server != nil {
 				s.server.ObserveStep(t)
 			}
@@ -68,8 +69,8 @@ const startMargin = time.Minute
 // outlive ctx, the run's, until [serving.close]. A failure of the API calls fail.
 func (s *serving) open(ctx context.Context, cfg api.Config, fail context.CancelCauseFunc) error {
 	s.site = cfg.Site
-	s.service.starting(seconds(s.config.Live.WarmupTimeoutS)+startMargin, seconds(s.config.DT.Float64()))
-	context.AfterFunc(ctx, s.service.stopping)
+	s.service.Starting(seconds(s.config.Live.WarmupTimeoutS)+startMargin, seconds(s.config.DT.Float64()))
+	context.AfterFunc(ctx, s.service.Stopping)
 	ctx, s.end = context.WithCancel(context.WithoutCancel(ctx))
 	if cfg.Settings.Listen != "" {
 		var err error
@@ -86,7 +87,7 @@ func (s *serving) open(ctx context.Context, cfg api.Config, fail context.CancelC
 		s.log.Info().Str("url", s.server.URL()).Msg("live page and control API")
 		if status := s.site.Status(); status.Phase == agent.PhaseWaiting {
 			s.ready = true
-			s.service.onDemand()
+			s.service.OnDemand()
 		}
 		s.ended.Go(func() {
 			if s.err = s.server.Serve(ctx); s.err != nil {
@@ -99,7 +100,7 @@ func (s *serving) open(ctx context.Context, cfg api.Config, fail context.CancelC
 		if isTerminal(os.Stderr) {
 			reload = nil // SIGHUP ends the program there
 		}
-		if err := s.service.run(ctx, reload); err != nil {
+		if err := s.service.Run(ctx, reload); err != nil {
 			s.log.Error().Err(err).Msg("the service manager is no longer told")
 		}
 	})
@@ -111,13 +112,13 @@ func (s *serving) publish(state *datacenter.State) {
 	if s.server != nil {
 		s.server.Publish(state)
 	}
-	s.service.status(stepStatus(state))
+	s.service.Status(stepStatus(state))
 	if s.ready {
 		return
 	}
 	if status := s.site.Status(); len(status.Unready(time.Now())) == 0 {
 		s.ready = true
-		s.service.ready()
+		s.service.Ready()
 	}
 }
 

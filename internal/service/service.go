@@ -1,4 +1,6 @@
-package main
+// Package service tells the service manager, which is systemd, how a run is going,
+// and has its config read again when the manager asks for that.
+package service
 
 import (
 	"context"
@@ -15,15 +17,17 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/rs/zerolog"
+
+	"github.com/g2g-agent/g2g-agent/datacenter"
 )
 
-// service tells the service manager, which is systemd, how the run is going:
+// Notifier tells the service manager, which is systemd, how the run is going:
 // that it is ready, what it is doing, that its steps go on. Without one (no
 // NOTIFY_SOCKET) nothing is told; SIGHUP reloads all the same.
 //
 // Only run talks to the manager. The other methods leave a note for it, and so
 // may be called from the step loop: none of them ever waits or does I/O.
-type service struct {
+type Notifier struct {
 	log zerolog.Logger
 	// send hands a message to the manager.
 	send func(message string) error
@@ -40,13 +44,13 @@ type service struct {
 	wake chan struct{}
 
 	mu   sync.Mutex // guards what follows
-	note serviceNote
+	note note
 
 	sendFailed bool // of run
 }
 
-// serviceNote is what the manager is to know.
-type serviceNote struct {
+// note is what the manager is to know.
+type note struct {
 	status string
 	// startWithin is how long the start may take, if that is known.
 	startWithin     time.Duration
@@ -63,9 +67,9 @@ const (
 	notifyTimeout = time.Second
 )
 
-// newService returns the service for a process with the given environment.
-func newService(environ []string, log zerolog.Logger) (*service, error) {
-	s := &service{log: log, began: time.Now(), wake: make(chan struct{}, 1), send: func(string) error { return nil }}
+// New returns a notifier for a process with the given environment.
+func New(environ []string, log zerolog.Logger) (*Notifier, error) {
+	s := &Notifier{log: log, began: time.Now(), wake: make(chan struct{}, 1), send: func(string) error { return nil }}
 	variables := map[string]string{}
 	for _, variable := range environ {
 		name, value, _ := strings.Cut(variable, "=")
@@ -76,7 +80,7 @@ func newService(environ []string, log zerolog.Logger) (*service, error) {
 		return s, nil
 	}
 	if socket[0] != '/' && socket[0] != '@' {
-		return nil, invalidf("NOTIFY_SOCKET is %q, want an absolute path, or @ and a name", socket)
+		return nil, fmt.Errorf("%w: NOTIFY_SOCKET is %q, want an absolute path, or @ and a name", datacenter.ErrInvalidInput, socket)
 	}
 	s.send = func(message string) error { return notify(socket, message) }
 	// A WATCHDOG_PID that names another process came down to this one by accident.
@@ -87,7 +91,7 @@ func newService(environ []string, log zerolog.Logger) (*service, error) {
 	n, err := strconv.ParseInt(usec, 10, 64)
 	s.watchdog = time.Duration(n) * time.Microsecond
 	if err != nil || n < 2 || s.watchdog/time.Microsecond != time.Duration(n) {
-		return nil, invalidf("WATCHDOG_USEC is %q, want a number of microseconds", usec)
+		return nil, fmt.Errorf("%w: WATCHDOG_USEC is %q, want a number of microseconds", datacenter.ErrInvalidInput, usec)
 	}
 	return s, nil
 }
@@ -107,34 +111,34 @@ func notify(socket, message string) error {
 	return err
 }
 
-// starting says that the run has begun to start, when it will have given up by
+// Starting says that the run has begun to start, when it will have given up by
 // itself, and how long it is from one step to the next.
-func (s *service) starting(within, dt time.Duration) {
+func (s *Notifier) Starting(within, dt time.Duration) {
 	s.dt.Store(int64(dt))
-	s.update(func(n *serviceNote) { n.startWithin, n.status = within, "Starting" })
+	s.update(func(n *note) { n.startWithin, n.status = within, "Starting" })
 }
 
-// ready says that the run is fed and steps.
-func (s *service) ready() {
-	s.stepped()
-	s.update(func(n *serviceNote) { n.ready = true })
+// Ready says that the run is fed and steps.
+func (s *Notifier) Ready() {
+	s.Stepped()
+	s.update(func(n *note) { n.ready = true })
 }
 
-// onDemand says that steps are computed when they are asked for, from now on: that
+// OnDemand says that steps are computed when they are asked for, from now on: that
 // none is says nothing about the run.
-func (s *service) onDemand() {
-	s.update(func(n *serviceNote) { n.ready, n.onDemand, n.status = true, true, "Waiting to be told to step" })
+func (s *Notifier) OnDemand() {
+	s.update(func(n *note) { n.ready, n.onDemand, n.status = true, true, "Waiting to be told to step" })
 }
 
-// stopping says that the run is about to end.
-func (s *service) stopping() {
-	s.update(func(n *serviceNote) {
+// Stopping says that the run is about to end.
+func (s *Notifier) Stopping() {
+	s.update(func(n *note) {
 		n.stopping, n.status = true, "Stopping: initial batch sizes are set again, outputs are completed"
 	})
 }
 
-// status says in one line what the run is doing.
-func (s *service) status(text string) {
+// Status says in one line what the run is doing.
+func (s *Notifier) Status(text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.note.stopping {
@@ -142,11 +146,11 @@ func (s *service) status(text string) {
 	}
 }
 
-// stepped says that a step was computed.
-func (s *service) stepped() { s.lastStep.Store(int64(time.Since(s.began))) }
+// Stepped says that a step was computed.
+func (s *Notifier) Stepped() { s.lastStep.Store(int64(time.Since(s.began))) }
 
 // update changes the note, and has run tell of it at once.
-func (s *service) update(change func(*serviceNote)) {
+func (s *Notifier) update(change func(*note)) {
 	s.mu.Lock()
 	change(&s.note)
 	s.mu.Unlock()
@@ -156,10 +160,10 @@ func (s *service) update(change func(*serviceNote)) {
 	}
 }
 
-// run talks to the manager until ctx is done, which it takes for the end of the
+// Run talks to the manager until ctx is done, which it takes for the end of the
 // run. It calls reload at each SIGHUP, unless that is nil; while it does, the
 // manager hears nothing else. The error is that of the last message.
-func (s *service) run(ctx context.Context, reload func() error) error {
+func (s *Notifier) Run(ctx context.Context, reload func() error) error {
 	var hangups chan os.Signal // nil: none
 	if reload != nil {
 		hangups = make(chan os.Signal, 1)
@@ -174,11 +178,11 @@ func (s *service) run(ctx context.Context, reload func() error) error {
 	}
 	statuses := time.NewTicker(statusInterval)
 	defer statuses.Stop()
-	var told serviceNote
+	var told note
 	for {
 		select {
 		case <-ctx.Done():
-			s.stopping()
+			s.Stopping()
 			_, err := s.tellNote(told)
 			return err
 		case <-s.wake:
@@ -197,7 +201,7 @@ func (s *service) run(ctx context.Context, reload func() error) error {
 
 // retell is tellNote for messages after which others follow: what did not arrive
 // is told again.
-func (s *service) retell(told serviceNote) serviceNote {
+func (s *Notifier) retell(told note) note {
 	now, err := s.tellNote(told)
 	if err != nil || now != told { // else there was nothing to tell
 		s.logFailure(err)
@@ -207,30 +211,30 @@ func (s *service) retell(told serviceNote) serviceNote {
 
 // tellNote tells what the manager has not been told yet, and returns what it
 // knows then.
-func (s *service) tellNote(told serviceNote) (serviceNote, error) {
+func (s *Notifier) tellNote(told note) (note, error) {
 	s.mu.Lock()
-	note := s.note
+	now := s.note
 	s.mu.Unlock()
 	var lines []string
-	if note.startWithin != told.startWithin && !note.ready {
-		lines = append(lines, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", note.startWithin.Microseconds()))
+	if now.startWithin != told.startWithin && !now.ready {
+		lines = append(lines, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", now.startWithin.Microseconds()))
 	}
-	if note.ready && !told.ready {
+	if now.ready && !told.ready {
 		lines = append(lines, daemon.SdNotifyReady)
 	}
-	if note.stopping && !told.stopping {
+	if now.stopping && !told.stopping {
 		lines = append(lines, daemon.SdNotifyStopping)
 	}
-	if note.status != told.status {
-		lines = append(lines, statusLine(note.status))
+	if now.status != told.status {
+		lines = append(lines, statusLine(now.status))
 	}
 	if len(lines) == 0 {
-		return note, nil
+		return now, nil
 	}
 	if err := s.send(strings.Join(lines, "\n")); err != nil {
 		return told, err
 	}
-	return note, nil
+	return now, nil
 }
 
 // statusLine is the message for a status, which is one line whatever is in it.
@@ -240,7 +244,7 @@ func statusLine(text string) string {
 
 // alive reports whether steps go on. Those of a start are not due at any time; it
 // has limits of its own, and so has the end. Nor are those that are asked for.
-func (s *service) alive() bool {
+func (s *Notifier) alive() bool {
 	s.mu.Lock()
 	due := s.note.ready && !s.note.stopping && !s.note.onDemand
 	s.mu.Unlock()
@@ -250,7 +254,7 @@ func (s *service) alive() bool {
 
 // reload does what SIGHUP asks for; reload itself logs what it changed. A manager
 // takes no word of it before it has heard that the service is ready.
-func (s *service) reload(reload func() error, ready bool) {
+func (s *Notifier) reload(reload func() error, ready bool) {
 	if ready {
 		s.tell(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
 	}
@@ -263,10 +267,10 @@ func (s *service) reload(reload func() error, ready bool) {
 }
 
 // tell sends a message that is not told again.
-func (s *service) tell(message string) { s.logFailure(s.send(message)) }
+func (s *Notifier) tell(message string) { s.logFailure(s.send(message)) }
 
 // logFailure logs the first of several failures in a row.
-func (s *service) logFailure(err error) {
+func (s *Notifier) logFailure(err error) {
 	if err != nil && !s.sendFailed {
 		s.log.Warn().Err(err).Msg("the service manager cannot be told how the run is going")
 	}
