@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"syscall"
 	"testing"
 	"time"
@@ -37,6 +38,10 @@ func openTerminal(t *testing.T) (master, slave *os.File) {
 // TestTerminalIsClosed: a run that lost its terminal ends in order.
 func TestTerminalIsClosed(t *testing.T) {
 	t.Parallel()
+	// The tests may have been started to ignore hangups; the program is not to inherit that.
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	t.Cleanup(func() { signal.Stop(hangups) })
 	host := startSim(t)
 	master, slave := openTerminal(t)
 	cmd := exec.CommandContext(t.Context(), "g2g-agent", "run", "--config", host.writeConfig(t, quickStart))
