@@ -134,10 +134,7 @@ func TestManPageIsComplete(t *testing.T) {
 }
 
 func TestManPageIsWellFormed(t *testing.T) {
-	if _, err := exec.LookPath("man"); err != nil {
-		t.Skip("man is not installed")
-	}
-	cmd := exec.CommandContext(t.Context(), "man", "--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z", "g2g-agent.1")
+	cmd := exec.CommandContext(t.Context(), tool(t, "man"), "--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z", "g2g-agent.1")
 	cmd.Env = append(os.Environ(), "MANWIDTH=80", "LC_ALL=C.UTF-8")
 	var complaints strings.Builder
 	cmd.Stderr = &complaints
@@ -178,16 +175,16 @@ func TestPackagedFiles(t *testing.T) {
 	}
 }
 
-// systemdAnalyze returns the program, and skips the test on systems without it.
-func systemdAnalyze(t *testing.T) string {
+// tool returns the path of a program, and skips the test on systems without it.
+func tool(t *testing.T, name string) string {
 	t.Helper()
-	path, err := exec.LookPath("systemd-analyze")
+	path, err := exec.LookPath(name)
 	switch {
 	case err == nil:
 	case os.Getenv("G2GTEST_REQUIRE_TOOLS") == "1":
 		t.Fatalf("G2GTEST_REQUIRE_TOOLS is set: %v", err)
 	default:
-		t.Skip("systemd-analyze is not installed; G2GTEST_REQUIRE_TOOLS=1 makes this a failure")
+		t.Skip(name + " is not installed; G2GTEST_REQUIRE_TOOLS=1 makes this a failure")
 	}
 	return path
 }
@@ -196,7 +193,7 @@ const unit = "../systemd/g2g-agent.service"
 
 // TestUnitIsHardened: an exposure of at most 2.0, of 10.
 func TestUnitIsHardened(t *testing.T) {
-	report := output(t, systemdAnalyze(t), "security", "--offline=true", "--threshold=20", "--no-pager", unit)
+	report := output(t, tool(t, "systemd-analyze"), "security", "--offline=true", "--threshold=20", "--no-pager", unit)
 	if !strings.Contains(report, "Overall exposure level for g2g-agent.service: ") {
 		t.Errorf("systemd-analyze security says nothing of the unit:\n%s", report)
 	}
@@ -205,7 +202,7 @@ func TestUnitIsHardened(t *testing.T) {
 // TestUnitIsValid: systemd has nothing to say of it, once the program is where the
 // unit wants it.
 func TestUnitIsValid(t *testing.T) {
-	analyze := systemdAnalyze(t)
+	analyze := tool(t, "systemd-analyze")
 	text := read(t, unit)
 	if !strings.Contains(text, "ExecStart=/usr/bin/g2g-agent run --config /etc/g2g-agent/config.yaml\n") {
 		t.Error("the unit does not start what the package installs")

@@ -29,6 +29,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"github.com/g2g-agent/g2g-agent/scripts/internal/measuring"
 	"github.com/g2g-agent/g2g-agent/sim"
 )
 
@@ -66,9 +67,9 @@ func measure(ctx context.Context, commands int, write bool) (err error) {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }() // what is left is temporary
-	binary := filepath.Join(dir, "g2g-agent")
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", binary, "./cmd/g2g-agent").CombinedOutput(); err != nil {
-		return fmt.Errorf("building: %w\n%s", err, out)
+	binary, err := measuring.Build(ctx, dir)
+	if err != nil {
+		return err
 	}
 	h, err := startHost() //nolint:contextcheck // it lives until it is closed
 	if err != nil {
@@ -79,7 +80,7 @@ func measure(ctx context.Context, commands int, write bool) (err error) {
 	if err := os.WriteFile(config, []byte(h.config()), 0o600); err != nil {
 		return err
 	}
-	port, err := freePort(ctx)
+	port, err := measuring.FreePort(ctx)
 	if err != nil {
 		return err
 	}
@@ -100,16 +101,7 @@ func measure(ctx context.Context, commands int, write bool) (err error) {
 	if !write {
 		return nil
 	}
-	raw, err := os.ReadFile(page)
-	if err != nil {
-		return err
-	}
-	before, rest, ok := strings.Cut(string(raw), beginMarker)
-	_, after, ended := strings.Cut(rest, endMarker)
-	if !ok || !ended {
-		return fmt.Errorf("%s lacks the markers %s and %s", page, beginMarker, endMarker)
-	}
-	return os.WriteFile(page, []byte(before+beginMarker+"\n"+text+"\n"+endMarker+after), 0o644)
+	return measuring.Publish(page, beginMarker, endMarker, text)
 }
 
 // host is a simulated one: its clock is ours, so that its stamps can be compared.
@@ -177,20 +169,6 @@ func startAgent(ctx context.Context, fail func(error), binary, config, address s
 		_ = agent.Process.Signal(os.Interrupt) // it may have ended
 		<-ended
 	}, nil
-}
-
-// freePort returns a TCP port that was free just now.
-func freePort(ctx context.Context) (string, error) {
-	var listen net.ListenConfig
-	l, err := listen.Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		return "", err
-	}
-	return port, l.Close()
 }
 
 // latencies are those of all commands, since they were sent.

@@ -17,12 +17,13 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/g2g-agent/g2g-agent/scripts/internal/measuring"
 )
 
 const (
@@ -74,9 +75,9 @@ func measure(ctx context.Context, batches string, seconds float64, write bool) (
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }() // what is left is temporary
-	binary := filepath.Join(dir, "g2g-agent")
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", binary, "./cmd/g2g-agent").CombinedOutput(); err != nil {
-		return fmt.Errorf("building: %w\n%s", err, out)
+	binary, err := measuring.Build(ctx, dir)
+	if err != nil {
+		return err
 	}
 	a, err := startAgent(ctx, binary)
 	if err != nil {
@@ -96,16 +97,7 @@ func measure(ctx context.Context, batches string, seconds float64, write bool) (
 	if !write {
 		return nil
 	}
-	raw, err := os.ReadFile(page)
-	if err != nil {
-		return err
-	}
-	before, rest, ok := strings.Cut(string(raw), beginMarker)
-	_, after, ended := strings.Cut(rest, endMarker)
-	if !ok || !ended {
-		return fmt.Errorf("%s lacks the markers %s and %s", page, beginMarker, endMarker)
-	}
-	return os.WriteFile(page, []byte(before+beginMarker+"\n"+text+"\n"+endMarker+after), 0o644)
+	return measuring.Publish(page, beginMarker, endMarker, text)
 }
 
 func report(results []result) string {

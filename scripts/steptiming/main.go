@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -23,6 +22,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/g2g-agent/g2g-agent/scripts/internal/measuring"
 )
 
 const (
@@ -56,15 +57,15 @@ func measure(ctx context.Context, durationS float64, write bool) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }() // what is left is temporary
-	binary := filepath.Join(dir, "g2g-agent")
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", binary, "./cmd/g2g-agent").CombinedOutput(); err != nil {
-		return fmt.Errorf("building: %w\n%s", err, out)
-	}
-	zeusdPort, err := freePort(ctx)
+	binary, err := measuring.Build(ctx, dir)
 	if err != nil {
 		return err
 	}
-	vllmPort, err := freePort(ctx)
+	zeusdPort, err := measuring.FreePort(ctx)
+	if err != nil {
+		return err
+	}
+	vllmPort, err := measuring.FreePort(ctx)
 	if err != nil {
 		return err
 	}
@@ -148,16 +149,7 @@ Measured on %s, %d cores, %s: %d simulated servers, %d streams in flight of whic
 	if !write {
 		return nil
 	}
-	raw, err := os.ReadFile(page)
-	if err != nil {
-		return err
-	}
-	before, rest, ok := strings.Cut(string(raw), beginMarker)
-	_, after, ended := strings.Cut(rest, endMarker)
-	if !ok || !ended {
-		return fmt.Errorf("%s lacks the markers %s and %s", page, beginMarker, endMarker)
-	}
-	return os.WriteFile(page, []byte(before+beginMarker+"\n"+text+"\n"+endMarker+after), 0o644)
+	return measuring.Publish(page, beginMarker, endMarker, text)
 }
 
 // startHost runs `g2g-agent sim` and returns when all of it listens. If it ends
@@ -198,18 +190,4 @@ func startHost(ctx context.Context, fail func(error), binary string, args ...str
 		_ = host.Process.Signal(os.Interrupt) // it may have ended
 		<-ended
 	}, nil
-}
-
-// freePort returns a TCP port that was free just now.
-func freePort(ctx context.Context) (string, error) {
-	var listen net.ListenConfig
-	l, err := listen.Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		return "", err
-	}
-	return port, l.Close()
 }
