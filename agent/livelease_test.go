@@ -157,9 +157,10 @@ func TestLiveLeaseIsRenewed(t *testing.T) {
 			t.Fatalf("a renewed lease gives %+v", m)
 		}
 	}
-	// A server that lost connections, as on a busy machine, may be told again.
-	if got := commands.Load() - before; before != 2 || got > renewals/3 {
-		t.Errorf("the server was told %d times at first, want 2: at the start and once more; and %d times by %d renewals", before, got, renewals)
+	// A server that lost connections, as on a busy machine, is told again by the
+	// agent itself, also before the first renewal.
+	if got := commands.Load() - before; before < 2 || got > renewals/3 {
+		t.Errorf("the server was told %d times at first, want 2 or more: at the start and once more; and %d times by %d renewals", before, got, renewals)
 	}
 	s.await(t, "the initial batch size, after the last renewal", func(state *datacenter.State) bool { return state.Models[0].BatchSize == 4 })
 	s.stop(t)
