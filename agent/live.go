@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/g2g-agent/g2g-agent/augment"
 	"github.com/g2g-agent/g2g-agent/buffer"
+	"github.com/g2g-agent/g2g-agent/config"
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/loadgen"
 	"github.com/g2g-agent/g2g-agent/vllm"
@@ -57,8 +57,11 @@ type HardwareConfig struct {
 	// SimulatedReplicas is the number of replicas that the real ones stand for.
 	SimulatedReplicas int
 	GPUs              []GPU
-	Requests          []loadgen.Request
-	RequestExtraBody  map[string]any
+	// PowerRangeW is the least and the most that a GPU can draw, in watts, of those
+	// for which the daemon is not to be believed.
+	PowerRangeW      map[GPU][2]float64
+	Requests         []loadgen.Request
+	RequestExtraBody map[string]any
 }
 
 // GPU is a real GPU behind a zeusd daemon.
@@ -121,7 +124,7 @@ func NewLive(cfg LiveConfig) (*Live, error) {
 	for m, h := range cfg.Hardware {
 		for _, g := range h.GPUs {
 			gpus[m] = append(gpus[m], GPU{g.Endpoint.Address(), g.Index})
-			targets = append(targets, zeusd.Target{Endpoint: g.Endpoint, GPUs: []int{g.Index}})
+			targets = append(targets, zeusd.Target{Endpoint: g.Endpoint, GPUs: []int{g.Index}, PowerRangeW: h.PowerRangeW[g]})
 		}
 	}
 	l.feed = newPowerFeed(gpus, cfg.Stagger.Seconds())
@@ -130,6 +133,7 @@ func NewLive(cfg LiveConfig) (*Live, error) {
 		Targets: targets, OnReading: l.onReading, OnStatus: l.onStatus, Log: cfg.Log,
 		// Power is not to become stale because one answer was lost.
 		AskAfter: cfg.StaleAfter / 4, RequestTimeout: cfg.StaleAfter / 4,
+		ReadTokenFile: config.ReadSecret,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", datacenter.ErrInvalidInput, err)
@@ -323,18 +327,15 @@ func (l *Live) checkHealth(ctx context.Context) error {
 	return errors.Join(vllmErr, zeusdErr)
 }
 
+// checkDaemons reports what is amiss with daemons. A GPU that cannot be read is no
+// such thing: its model may have others.
 func (l *Live) checkDaemons(ctx context.Context) error {
-	targets := l.power.Targets()
-	errs := make([]error, len(targets))
-	var group sync.WaitGroup
-	for i, t := range targets {
-		group.Go(func() {
-			if _, err := zeusd.Probe(ctx, t); err != nil {
-				errs[i] = fmt.Errorf("zeusd %w", err)
-			}
-		})
+	var errs []error
+	for _, r := range l.power.Probe(ctx) {
+		if r.Err != nil {
+			errs = append(errs, fmt.Errorf("zeusd %w", r.Err))
+		}
 	}
-	group.Wait()
 	return errors.Join(errs...)
 }
 
@@ -378,15 +379,27 @@ func (l *Live) awaitPower(ctx context.Context) error {
 
 var errNoReading = errors.New("no power reading")
 
-// daemonErrors says what is wrong with the daemons of a backend's GPUs.
+// daemonErrors says why power of a backend's GPUs is missing.
 func (l *Live) daemonErrors(b *backend) string {
 	var texts []string
+	now := time.Now()
 	for _, s := range l.power.Status() {
-		named := slices.ContainsFunc(b.gpus, func(g GPU) bool { return g.Endpoint == s.Endpoint })
-		if named && s.Err != nil {
+		var silent []string
+		named := false
+		for _, g := range b.gpus {
+			if g.Endpoint != s.Endpoint {
+				continue
+			}
+			named = true
+			if age := b.ageOf(g, now); age >= l.cfg.StaleAfter {
+				silent = append(silent, fmt.Sprintf("GPU %d for %.1f s", g.Index, age.Seconds()))
+			}
+		}
+		switch {
+		case named && s.Err != nil:
 			texts = append(texts, s.Err.Error())
-		} else if named {
-			texts = append(texts, fmt.Sprintf("zeusd %s: no error, and no reading", s.Endpoint))
+		case silent != nil:
+			texts = append(texts, fmt.Sprintf("zeusd %s is connected and reports no error, but nothing confirms the power of %s", s.Endpoint, strings.Join(silent, ", ")))
 		}
 	}
 	return strings.Join(texts, "; ")

@@ -46,12 +46,17 @@ type liveSite struct {
 
 func newLiveSite(t *testing.T, change func(*LiveConfig)) *liveSite {
 	t.Helper()
+	return newLiveSiteWith(t, sim.Zeusd05, change)
+}
+
+func newLiveSiteWith(t *testing.T, version sim.ZeusdVersion, change func(*LiveConfig)) *liveSite {
+	t.Helper()
 	s := &liveSite{states: make(chan *datacenter.State, 10_000), events: make(chan datacenter.Event, 1000), done: make(chan struct{})}
 	for range 4 {
 		s.gpus = append(s.gpus, sim.NewGPU("simulated", 100))
 	}
 	var err error
-	if s.zeusd, err = sim.StartZeusd(sim.ZeusdConfig{Listen: "127.0.0.1:0", GPUs: s.gpus}); err != nil {
+	if s.zeusd, err = sim.StartZeusd(sim.ZeusdConfig{Listen: "127.0.0.1:0", GPUs: s.gpus, Version: version}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.zeusd.Close() })

@@ -3,6 +3,8 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"math"
 	"net"
 	"slices"
@@ -56,7 +58,13 @@ const unhurried = 3
 // newFaultSite is a site as newLiveSite makes it that asks little of the machine.
 func newFaultSite(t *testing.T, change func(*LiveConfig)) *liveSite {
 	t.Helper()
-	s := newLiveSite(t, func(cfg *LiveConfig) {
+	return newFaultSiteWith(t, sim.Zeusd05, change)
+}
+
+// newFaultSiteWith is one whose zeusd has the version.
+func newFaultSiteWith(t *testing.T, version sim.ZeusdVersion, change func(*LiveConfig)) *liveSite {
+	t.Helper()
+	s := newLiveSiteWith(t, version, func(cfg *LiveConfig) {
 		cfg.PrometheusPollInterval = 200 * time.Millisecond
 		cfg.Stagger = 300 * time.Millisecond
 		cfg.StaleAfter = 1500 * time.Millisecond
@@ -334,26 +342,13 @@ func startDaemon(t *testing.T, cfg sim.ZeusdConfig) (*sim.Zeusd, zeusd.Endpoint)
 
 func TestLiveUnderFaults(t *testing.T) {
 	t.Parallel()
-	together(t, []faultTest{
-		{"zeusd dies", func(t *testing.T) {
-			testOutage(t, (*sim.Zeusd).Kill, func(z *sim.Zeusd) error { return z.Restart() })
-		}},
-		{"zeusd hangs", func(t *testing.T) {
-			testOutage(t, func(z *sim.Zeusd) { z.SetFaults(sim.ZeusdFaults{Freeze: true}) }, healZeusd)
-		}},
-		{"zeusd fails", func(t *testing.T) {
-			testOutage(t, func(z *sim.Zeusd) { z.SetFaults(sim.ZeusdFaults{Status: 500, DropStreams: true}) }, healZeusd)
-		}},
-		{"held power of unequal GPUs", testUnequalGPUs},
-		{"streams hang", testStreamsHang},
-		{"a GPU is silent", testSilentGPU},
-		{"a GPU fails", testFailingGPU},
-		{"all GPUs of a model fail", testFailingGPUs},
-		{"garbage", testGarbage},
-		{"cut streams", testCutStreams},
-		{"token revoked, 401", func(t *testing.T) { testTokenRevoked(t, 401) }},
-		{"token revoked, 403", func(t *testing.T) { testTokenRevoked(t, 403) }},
-		{"clock steps", testClockSteps},
+	var tests []faultTest
+	for _, version := range []sim.ZeusdVersion{sim.Zeusd05, sim.Zeusd04} {
+		for _, f := range daemonFaults() {
+			tests = append(tests, faultTest{fmt.Sprintf("zeusd %s: %s", version, f.name), func(t *testing.T) { f.test(t, version) }})
+		}
+	}
+	together(t, append(tests, []faultTest{
 		{"vLLM dies", testVLLMDies},
 		{"vLLM is back at once", testVLLMIsBackAtOnce},
 		{"metrics gone", func(t *testing.T) { testNoMetrics(t, sim.VLLMFaults{MetricsGone: true}) }},
@@ -363,7 +358,49 @@ func TestLiveUnderFaults(t *testing.T) {
 		{"a command is late", testCommandIsLate},
 		{"bad completions", testBadCompletions},
 		{"vLLM stands still", testVLLMStandsStill},
-	})
+	}...))
+}
+
+// daemonFault is what may be wrong with a zeusd, of whatever version.
+type daemonFault struct {
+	name string
+	test func(*testing.T, sim.ZeusdVersion)
+}
+
+func daemonFaults() []daemonFault {
+	return []daemonFault{
+		{"it dies", func(t *testing.T, v sim.ZeusdVersion) {
+			testOutage(t, v, (*sim.Zeusd).Kill, func(z *sim.Zeusd) error { return z.Restart() })
+		}},
+		{"it hangs", func(t *testing.T, v sim.ZeusdVersion) {
+			testOutage(t, v, func(z *sim.Zeusd) { z.SetFaults(sim.ZeusdFaults{Freeze: true}) }, healZeusd)
+		}},
+		{"it fails", func(t *testing.T, v sim.ZeusdVersion) {
+			testOutage(t, v, func(z *sim.Zeusd) { z.SetFaults(sim.ZeusdFaults{Status: 500, DropStreams: true}) }, healZeusd)
+		}},
+		{"its driver hangs", func(t *testing.T, v sim.ZeusdVersion) {
+			testOutage(t, v, func(z *sim.Zeusd) { z.SetFaults(sim.ZeusdFaults{HungGPUs: []int{0, 1, 2, 3}}) }, healZeusd)
+		}},
+		{"its driver hangs, and so does the network at times", testHungDriverAndNetwork},
+		{"its sensors give no values", func(t *testing.T, v sim.ZeusdVersion) {
+			const noValue = 1<<32 - 1 // milliwatts
+			testOutage(t, v, func(z *sim.Zeusd) {
+				z.SetFaults(sim.ZeusdFaults{OddMW: map[int]int64{0: noValue, 1: noValue, 2: 0, 3: 65_535_000}})
+			}, healZeusd)
+		}},
+		{"constant power", testConstantPower},
+		{"constant power with another listener", testConstantPowerWithAnother},
+		{"held power of unequal GPUs", testUnequalGPUs},
+		{"streams hang", testStreamsHang},
+		{"a GPU is silent", testSilentGPU},
+		{"a GPU fails", testFailingGPU},
+		{"all GPUs of a model fail", testFailingGPUs},
+		{"garbage", testGarbage},
+		{"cut streams", testCutStreams},
+		{"token refused for a while, 401", func(t *testing.T, v sim.ZeusdVersion) { testTokenRefusedForAWhile(t, v, 401) }},
+		{"token refused for a while, 403", func(t *testing.T, v sim.ZeusdVersion) { testTokenRefusedForAWhile(t, v, 403) }},
+		{"clock steps", testClockSteps},
+	}
 }
 
 func healZeusd(z *sim.Zeusd) error {
@@ -373,8 +410,8 @@ func healZeusd(z *sim.Zeusd) error {
 
 // testOutage: the only daemon cannot be asked for a time, in which the truth
 // moves on.
-func testOutage(t *testing.T, cause func(*sim.Zeusd), repair func(*sim.Zeusd) error) {
-	s := newFaultSite(t, nil)
+func testOutage(t *testing.T, version sim.ZeusdVersion, cause func(*sim.Zeusd), repair func(*sim.Zeusd) error) {
+	s := newFaultSiteWith(t, version, nil)
 	w := watch(t, s)
 	cause(s.zeusd)
 	state := w.until(t, "staleness", staleSoon(w), bothStale)
@@ -399,9 +436,9 @@ func testOutage(t *testing.T, cause func(*sim.Zeusd), repair func(*sim.Zeusd) er
 }
 
 // testUnequalGPUs: the power held is that of all GPUs, however they differ.
-func testUnequalGPUs(t *testing.T) {
-	z, endpoint := startDaemon(t, sim.ZeusdConfig{GPUs: []*sim.GPU{sim.NewGPU("busy", 600), sim.NewGPU("idle", 100)}})
-	s := newFaultSite(t, func(cfg *LiveConfig) {
+func testUnequalGPUs(t *testing.T, version sim.ZeusdVersion) {
+	z, endpoint := startDaemon(t, sim.ZeusdConfig{Version: version, GPUs: []*sim.GPU{sim.NewGPU("busy", 600), sim.NewGPU("idle", 100)}})
+	s := newFaultSiteWith(t, version, func(cfg *LiveConfig) {
 		patiently(cfg)
 		cfg.Hardware[0].GPUs = []GPU{{endpoint, 0}, {endpoint, 1}}
 	})
@@ -419,8 +456,8 @@ func testUnequalGPUs(t *testing.T) {
 }
 
 // testStreamsHang: streams bring nothing more, but the daemon answers.
-func testStreamsHang(t *testing.T) {
-	s := newFaultSite(t, patiently)
+func testStreamsHang(t *testing.T, version sim.ZeusdVersion) {
+	s := newFaultSiteWith(t, version, patiently)
 	w := watch(t, s)
 	s.zeusd.SetFaults(sim.ZeusdFaults{FreezeStream: true})
 	w.follows(t)
@@ -436,10 +473,10 @@ func testStreamsHang(t *testing.T) {
 
 // testSilentGPU: the stream never speaks of a GPU, first because its power
 // stays as it is, and then because its changes are lost.
-func testSilentGPU(t *testing.T) {
+func testSilentGPU(t *testing.T, version sim.ZeusdVersion) {
 	steady := sim.NewGPU("steady", 250)
-	_, endpoint := startDaemon(t, sim.ZeusdConfig{GPUs: []*sim.GPU{steady}})
-	s := newFaultSite(t, func(cfg *LiveConfig) {
+	_, endpoint := startDaemon(t, sim.ZeusdConfig{Version: version, GPUs: []*sim.GPU{steady}})
+	s := newFaultSiteWith(t, version, func(cfg *LiveConfig) {
 		patiently(cfg)
 		cfg.Hardware[1].GPUs = []GPU{{endpoint, 0}}
 	})
@@ -453,8 +490,8 @@ func testSilentGPU(t *testing.T) {
 
 // testFailingGPU: a daemon cannot read one of a model's two GPUs. The model is
 // marked, and goes by the other one.
-func testFailingGPU(t *testing.T) {
-	s := newFaultSite(t, patiently)
+func testFailingGPU(t *testing.T, version sim.ZeusdVersion) {
+	s := newFaultSiteWith(t, version, patiently)
 	w := watch(t, s)
 	s.zeusd.SetFaults(sim.ZeusdFaults{FailedGPUs: []int{0}})
 	w.until(t, "staleness", staleSoon(w), func(state *datacenter.State) bool { return state.Models[0].Live.Stale })
@@ -468,8 +505,8 @@ func testFailingGPU(t *testing.T) {
 	w.wantEvents(t, map[string]int{"patched": 1})
 }
 
-func testFailingGPUs(t *testing.T) {
-	s := newFaultSite(t, patiently)
+func testFailingGPUs(t *testing.T, version sim.ZeusdVersion) {
+	s := newFaultSiteWith(t, version, patiently)
 	w := watch(t, s)
 	s.zeusd.SetFaults(sim.ZeusdFaults{FailedGPUs: []int{0, 1}})
 	state := w.until(t, "staleness", staleSoon(w), func(state *datacenter.State) bool { return state.Models[0].Live.Stale })
@@ -487,10 +524,13 @@ func testFailingGPUs(t *testing.T) {
 }
 
 // testGarbage: events make no sense for a while.
-func testGarbage(t *testing.T) {
-	s := newFaultSite(t, patiently)
+func testGarbage(t *testing.T, version sim.ZeusdVersion) {
+	s := newFaultSiteWith(t, version, patiently)
 	w := watch(t, s)
-	const events = 20 // each kind twice
+	events := 20 // each kind twice
+	if version == sim.Zeusd04 {
+		events = 4 // all it says is in events, and there are few
+	}
 	s.zeusd.SetFaults(sim.ZeusdFaults{GarbageEvents: events})
 	n := 8
 	w.until(t, "the end of the garbage", 20*time.Second, func(state *datacenter.State) bool {
@@ -504,7 +544,7 @@ func testGarbage(t *testing.T) {
 		return s.zeusd.Faults().GarbageEvents == 0
 	})
 	w.follows(t)
-	if status := s.live.power.Status()[0]; status.BadEvents+status.UnwantedReadings < events/2 {
+	if status := s.live.power.Status()[0]; status.BadEvents+status.UnwantedReadings < uint64(events)/2 {
 		t.Errorf("of %d events of garbage were counted: %+v", events, status)
 	}
 	w.finish(t)
@@ -512,8 +552,8 @@ func testGarbage(t *testing.T) {
 }
 
 // testCutStreams: a stream ends within an event, and in good order.
-func testCutStreams(t *testing.T) {
-	s := newFaultSite(t, patiently)
+func testCutStreams(t *testing.T, version sim.ZeusdVersion) {
+	s := newFaultSiteWith(t, version, patiently)
 	w := watch(t, s)
 	s.zeusd.SetFaults(sim.ZeusdFaults{TruncateEvent: true})
 	w.follows(t)
@@ -530,21 +570,108 @@ func testCutStreams(t *testing.T) {
 	w.wantEvents(t, nil)
 }
 
-// testTokenRevoked: one of two daemons refuses the token while the run is on.
-func testTokenRevoked(t *testing.T, status int) {
+// testHungDriverAndNetwork: the driver does not return from questions, and each time
+// that the connection is lost a new stream begins with what was sent before.
+func testHungDriverAndNetwork(t *testing.T, version sim.ZeusdVersion) {
+	s := newFaultSiteWith(t, version, nil)
+	w := watch(t, s)
+	hung := sim.ZeusdFaults{HungGPUs: []int{0, 1, 2, 3}}
+	s.zeusd.SetFaults(hung)
+	w.until(t, "staleness", staleSoon(w), bothStale)
+	streams := func() uint64 {
+		status := s.live.power.Status()[0]
+		return status.Reconnects + status.Reopenings
+	}
+	const drops = 3
+	connects := s.live.power.Status()[0].Reconnects
+	for range drops {
+		dropped := hung
+		dropped.DropStreams = true
+		before := streams()
+		s.zeusd.SetFaults(dropped)
+		w.until(t, "a new stream", recoveryTime, func(state *datacenter.State) bool {
+			if !bothStale(state) {
+				t.Errorf("the driver hangs, and power is fresh: %s", state.AppendJSON(nil))
+			}
+			return streams() > before
+		})
+		w.never(t, "fresh while the driver hangs", time.Second, func(state *datacenter.State) bool { return !bothStale(state) })
+	}
+	if got := s.live.power.Status()[0].Reconnects - connects; got > drops {
+		t.Errorf("%d connections, want at most one for each that was lost: %d", got, drops)
+	}
+	if reasons := readiness(s); len(reasons) != 2 {
+		t.Errorf("the run is unready because of %q, want the power of both models", reasons)
+	}
+	_ = healZeusd(s.zeusd)
+	w.until(t, "recovery", recoveryTime, func(state *datacenter.State) bool { return !anyStale(state) })
+	w.follows(t)
+	w.finish(t)
+	w.wantEvents(t, map[string]int{"patched": 1, "stock": 1})
+}
+
+func readiness(s *liveSite) []string {
+	status := s.live.Status()
+	return status.Unready(time.Now())
+}
+
+// testConstantPower: a GPU whose power does not change is not stale.
+func testConstantPower(t *testing.T, version sim.ZeusdVersion) {
+	constantPower(t, version, func(zeusd.Endpoint) {})
+}
+
+// testConstantPowerWithAnother: nor is it while somebody else listens, from before
+// the start on.
+func testConstantPowerWithAnother(t *testing.T, version sim.ZeusdVersion) {
+	constantPower(t, version, func(e zeusd.Endpoint) {
+		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", e.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		if _, err := io.WriteString(conn, "GET /gpu/stream_power HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func constantPower(t *testing.T, version sim.ZeusdVersion, before func(zeusd.Endpoint)) {
+	gpus := []*sim.GPU{sim.NewGPU("steady", 250), sim.NewGPU("steady too", 150)}
+	z, endpoint := startDaemon(t, sim.ZeusdConfig{Version: version, GPUs: gpus})
+	before(endpoint)
+	s := newFaultSiteWith(t, version, func(cfg *LiveConfig) {
+		patiently(cfg)
+		cfg.Hardware[0].GPUs = []GPU{{endpoint, 0}, {endpoint, 1}}
+	})
+	w := watch(t, s)
+	w.floorW[0], w.roofW[0] = 400, 400
+	w.never(t, "stale", w.cfg.StaleAfter+2*time.Second, anyStale)
+	status := s.live.power.Status()[0]
+	if status.Reconnects > 0 || status.Reopenings > uint64(2+time.Since(w.began)/time.Second) {
+		t.Errorf("with nothing to tell, the daemon was connected to again and again: %+v", status)
+	}
+	w.finish(t)
+	w.wantEvents(t, nil)
+	eventually(t, "the daemon has noticed that we left", func() bool { return z.Truth().GPUStreams <= 1 })
+}
+
+// testTokenRefusedForAWhile: one of two daemons refuses the token while the run is
+// on, and then takes it again.
+func testTokenRefusedForAWhile(t *testing.T, version sim.ZeusdVersion, status int) {
 	other := sim.NewGPU("other", 300)
-	_, endpoint := startDaemon(t, sim.ZeusdConfig{GPUs: []*sim.GPU{other}})
-	s := newFaultSite(t, func(cfg *LiveConfig) {
+	_, endpoint := startDaemon(t, sim.ZeusdConfig{Version: version, GPUs: []*sim.GPU{other}})
+	s := newFaultSiteWith(t, version, func(cfg *LiveConfig) {
 		patiently(cfg)
 		cfg.Hardware[1].GPUs = []GPU{{endpoint, 0}}
 	})
 	w := watch(t, s)
+	asked := s.zeusd.Truth().Requests["/discover"]
 	s.zeusd.SetFaults(sim.ZeusdFaults{Status: status, DropStreams: true})
 	state := w.until(t, "staleness", staleSoon(w), func(state *datacenter.State) bool { return state.Models[0].Live.Stale })
 	heldW := state.Models[0].Live.MeasuredPowerW
-	w.until(t, "the final status", recoveryTime, func(*datacenter.State) bool { return s.live.power.Status()[0].Final })
-	_ = healZeusd(s.zeusd) // too late
-	asked := s.zeusd.Truth().Requests
 	w.setBatchSize(t, "patched", 8)
 	other.SetPowerW(400)
 	w.until(t, "the power of the other model", recoveryTime, func(state *datacenter.State) bool {
@@ -553,19 +680,22 @@ func testTokenRevoked(t *testing.T, status int) {
 	w.never(t, "not held, or the other model is stale", 2*time.Second, func(state *datacenter.State) bool {
 		return !state.Models[0].Live.Stale || math.Abs(state.Models[0].Live.MeasuredPowerW-heldW) > 1 || state.Models[1].Live.Stale
 	})
-	for path, n := range s.zeusd.Truth().Requests {
-		if n != asked[path] {
-			t.Errorf("a daemon that refused the token was asked for %s again, %d times", path, n-asked[path])
-		}
+	if n := s.zeusd.Truth().Requests["/discover"] - asked; n < 2 || n > 5 {
+		t.Errorf("a daemon that refuses was asked %d times in some 5 s", n)
 	}
+	_ = healZeusd(s.zeusd)
+	w.until(t, "recovery", 6*time.Second, func(state *datacenter.State) bool {
+		return !anyStale(state) && state.Models[0].Live.MeasuredPowerW > between4And8W
+	})
 	w.finish(t)
+	w.wantEvents(t, map[string]int{"patched": 1})
 }
 
 // testClockSteps: a daemon's clock is set while its GPU's power rises.
-func testClockSteps(t *testing.T) {
+func testClockSteps(t *testing.T, version sim.ZeusdVersion) {
 	gpu := sim.NewGPU("rising", 300)
-	z, endpoint := startDaemon(t, sim.ZeusdConfig{GPUs: []*sim.GPU{gpu}})
-	s := newFaultSite(t, func(cfg *LiveConfig) {
+	z, endpoint := startDaemon(t, sim.ZeusdConfig{Version: version, GPUs: []*sim.GPU{gpu}})
+	s := newFaultSiteWith(t, version, func(cfg *LiveConfig) {
 		patiently(cfg)
 		cfg.Hardware[0].GPUs = []GPU{{endpoint, 0}}
 	})

@@ -124,7 +124,7 @@ func (s *LiveSetup) hardware(c *config.Config, i int, secrets Secrets) (Hardware
 	live := c.Models[i].Live
 	h := HardwareConfig{
 		VLLMBaseURL: live.VLLMBaseURL, APIKey: secrets.VLLMAPIKey, SimulatedReplicas: live.SimulatedNumReplicas,
-		RequestExtraBody: live.RequestExtraBody,
+		RequestExtraBody: live.RequestExtraBody, PowerRangeW: map[GPU][2]float64{},
 	}
 	if live.BatchSizeActuator != "auto" {
 		h.Actuator = vllm.Actuator(live.BatchSizeActuator)
@@ -138,12 +138,17 @@ func (s *LiveSetup) hardware(c *config.Config, i int, secrets Secrets) (Hardware
 	for j, e := range live.GPUEndpoints {
 		endpoint := zeusd.Endpoint{Host: e.Host, Port: e.Port, Socket: e.Socket, Token: secrets.ZeusdToken}
 		if e.TokenFile != "" {
-			if endpoint.Token, err = config.ReadSecret(e.TokenFile); err != nil {
+			if _, err = config.ReadSecret(e.TokenFile); err != nil {
 				return h, fmt.Errorf("gpu_endpoints[%d].token_file: %w", j, err)
 			}
+			endpoint.Token, endpoint.TokenFile = "", e.TokenFile
 		}
 		for _, index := range e.GPUIndices {
-			h.GPUs = append(h.GPUs, GPU{endpoint, index})
+			gpu := GPU{endpoint, index}
+			h.GPUs = append(h.GPUs, gpu)
+			if e.PowerRangeW != nil {
+				h.PowerRangeW[gpu] = [2]float64(e.PowerRangeW)
+			}
 		}
 	}
 	if c.Live.RequestsDir != "" {

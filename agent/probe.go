@@ -3,7 +3,10 @@ package agent
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -18,6 +21,8 @@ type ProbeResult struct {
 	Server string
 	// Findings are short statements, in the order they were found.
 	Findings []string
+	// Warnings are what a run would bear.
+	Warnings []string
 	// Err is what would keep a run from starting, nil if nothing would.
 	Err error
 }
@@ -25,39 +30,65 @@ type ProbeResult struct {
 // Probe asks every zeusd daemon and every vLLM server what a run needs to know,
 // changing nothing. The daemons come first, both in config order.
 func (l *Live) Probe(ctx context.Context) []ProbeResult {
-	targets := l.power.Targets()
-	results := make([]ProbeResult, len(targets)+len(l.backends))
+	var reports []zeusd.Report
+	servers := make([]ProbeResult, len(l.backends))
 	var group sync.WaitGroup
-	for i, t := range targets {
-		group.Go(func() { results[i] = probeDaemon(ctx, t) })
-	}
+	group.Go(func() { reports = l.power.Probe(ctx) })
 	for i, b := range l.backends {
-		group.Go(func() { results[len(targets)+i] = b.probe(ctx) })
+		group.Go(func() { servers[i] = b.probe(ctx) })
 	}
 	group.Wait()
-	return results
+	var results []ProbeResult
+	for i := range reports {
+		results = append(results, l.daemonResult(&reports[i], reports))
+	}
+	return append(results, servers...)
 }
 
-func probeDaemon(ctx context.Context, target zeusd.Target) ProbeResult {
-	report, err := zeusd.Probe(ctx, target)
-	result := ProbeResult{Server: "zeusd " + target.Endpoint.String(), Err: err}
-	if len(report.Discovery.GPUs) > 0 {
-		result.add("%d GPUs, %d of them used", len(report.Discovery.GPUs), len(target.GPUs))
+// daemonResult is what was found at a daemon. A GPU that cannot be read keeps a
+// run from starting if its model has none that can.
+func (l *Live) daemonResult(r *zeusd.Report, all []zeusd.Report) ProbeResult {
+	result := ProbeResult{Server: "zeusd " + r.Target.Endpoint.String(), Err: r.Err}
+	if len(r.Discovery.GPUs) > 0 {
+		result.add("%d GPUs, %d of them used", len(r.Discovery.GPUs), len(r.Target.GPUs))
 	}
-	if report.Identity != nil {
+	if r.Identity != nil {
 		result.add("token accepted")
 	}
-	if report.RoundTrip > 0 {
-		result.add("clock %+.3f s from ours, round trip %.1f ms", -report.ClockOffset.Seconds(), 1e3*report.RoundTrip.Seconds())
+	if r.RoundTrip > 0 {
+		result.add("clock %+.3f s from ours, round trip %.1f ms", -r.ClockOffset.Seconds(), 1e3*r.RoundTrip.Seconds())
 	}
-	if len(report.PowerW) > 0 {
-		watts := make([]string, len(report.PowerW))
-		for i, w := range report.PowerW {
-			watts[i] = fmt.Sprintf("%.0f", w)
+	var watts []string
+	for i, powerW := range r.PowerW {
+		gpu := r.Target.GPUs[i]
+		why, unread := r.Unread[gpu]
+		switch {
+		case !unread:
+			watts = append(watts, fmt.Sprintf("%.0f", powerW))
+		case l.unreadModel(GPU{r.Target.Endpoint.Address(), gpu}, all):
+			result.Err = errors.Join(result.Err, fmt.Errorf("GPU %d, and with it every GPU of its model: %w", gpu, why))
+		default:
+			result.warn("GPU %d cannot be read, and is left out of its model's mean until it can: %v", gpu, why)
 		}
+	}
+	if watts != nil {
 		result.add("power %s W", strings.Join(watts, ", "))
 	}
 	return result
+}
+
+// unreadModel tells whether a model with the GPU has no GPU that was read.
+func (l *Live) unreadModel(g GPU, reports []zeusd.Report) bool {
+	read := map[GPU]bool{}
+	for i := range reports {
+		for j, powerW := range reports[i].PowerW {
+			target := &reports[i].Target
+			read[GPU{target.Endpoint.Address(), target.GPUs[j]}] = !math.IsNaN(powerW)
+		}
+	}
+	return slices.ContainsFunc(l.backends, func(b *backend) bool {
+		return slices.Contains(b.gpus, g) && !slices.ContainsFunc(b.gpus, func(other GPU) bool { return read[other] })
+	})
 }
 
 // probe asks the vLLM server.
@@ -90,4 +121,8 @@ func (b *backend) probe(ctx context.Context) ProbeResult {
 
 func (r *ProbeResult) add(format string, args ...any) {
 	r.Findings = append(r.Findings, fmt.Sprintf(format, args...))
+}
+
+func (r *ProbeResult) warn(format string, args ...any) {
+	r.Warnings = append(r.Warnings, fmt.Sprintf(format, args...))
 }

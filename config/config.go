@@ -98,6 +98,9 @@ type GPUEndpoint struct {
 	Socket     string `koanf:"socket"`
 	TokenFile  string `koanf:"token_file"`
 	GPUIndices []int  `koanf:"gpu_indices"`
+	// PowerRangeW is the least and the most that one of the GPUs can draw, in watts;
+	// nil is what the daemon knows of them.
+	PowerRangeW []float64 `koanf:"power_range_w"`
 }
 
 // Training is a training job beside the models.

@@ -107,7 +107,7 @@ func TestEveryKeyIsRead(t *testing.T) {
 			BatchSizes: []int{8}, FitExcludeBatchSizes: []int{512},
 			Live: &LiveModel{
 				"http://node1:8000", "/key", 720, "concurrency",
-				[]GPUEndpoint{{"node1", 4938, "", "/t", []int{0, 1}}, {Socket: "/run/zeusd.sock"}},
+				[]GPUEndpoint{{"node1", 4938, "", "/t", []int{0, 1}, []float64{20, 1200}}, {Socket: "/run/zeusd.sock"}},
 				map[string]any{"temperature": 0.5, "stop": []any{"x", nil}, "nothing": nil},
 			},
 		}},

@@ -51,6 +51,7 @@ var onReload = map[string]string{
 	"models[0].live.gpu_endpoints[0].socket":          "restart",
 	"models[0].live.gpu_endpoints[0].token_file":      "restart",
 	"models[0].live.gpu_endpoints[0].gpu_indices":     "restart",
+	"models[0].live.gpu_endpoints[0].power_range_w":   "restart",
 	"models[0].live.request_extra_body":               "restart",
 	"training[0].n_gpus":                              "restart",
 	"training[0].trace":                               "restart",

@@ -30,6 +30,8 @@ const (
 	// between two readings, and a server is asked without end.
 	minPollIntervalS, minITLWindowS, minStaleAfterS = 0.05, 0.01, 0.2
 	maxLiveS                                        = 86_400
+	// maxGPUPowerW is more than one GPU will ever draw.
+	maxGPUPowerW = 1_000_000
 	// maxGPUIndex bounds the index of a GPU on its host.
 	maxGPUIndex = 65_535
 	// defaultZeusdPort is where zeusd listens unless told otherwise.
@@ -299,6 +301,10 @@ func (e *GPUEndpoint) validate(r *rules, path string) {
 	}
 	if r.that(e.Port >= 0 && e.Port <= math.MaxUint16, path+".port", "must be a port, 0 to %d, got %d", math.MaxUint16, e.Port) {
 		r.that(e.Socket == "" || e.Port == 0, path+".port", "a socket has no port; leave it out, got %d", e.Port)
+	}
+	if w := e.PowerRangeW; w != nil {
+		r.that(len(w) == 2 && w[0] >= 0 && w[1] > w[0] && w[1] <= maxGPUPowerW, path+".power_range_w",
+			"must be [least, most] in watts, 0 <= least < most <= %v, got %v", float64(maxGPUPowerW), w)
 	}
 }
 

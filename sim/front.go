@@ -151,6 +151,9 @@ func (f *front) serve(ctx context.Context, c *conn) {
 		f.mu.Lock()
 		delete(f.conns, c)
 		f.mu.Unlock()
+		if ctx.Err() != nil { // dead, and not in order
+			c.reset()
+		}
 		_ = c.Close()
 	}()
 	for ctx.Err() == nil {

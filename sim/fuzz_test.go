@@ -53,9 +53,9 @@ func FuzzParseIDs(f *testing.F) {
 		f.Add(query)
 	}
 	f.Fuzz(func(t *testing.T, query string) {
-		d := devices{readings: make([][2]reading, 3)}
-		ids, err := parseIDs(query, "gpu_ids", &d)
-		if err != nil {
+		z := Zeusd{gpus: pollers{devices: make([]device, 3)}}
+		ids, refusal := z.parseIDs(query, false, true)
+		if refusal != "" {
 			return
 		}
 		slices.Sort(ids)

@@ -93,6 +93,15 @@ func dial(t *testing.T, network, addr string) *rawConn {
 	return &rawConn{Conn: c, r: bufio.NewReader(c)}
 }
 
+// reset closes the connection so that the peer notices.
+func (c *rawConn) reset(t *testing.T) {
+	t.Helper()
+	if err := c.Conn.(*net.TCPConn).SetLinger(0); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+}
+
 func (c *rawConn) send(t *testing.T, s string) {
 	t.Helper()
 	if _, err := io.WriteString(c, s); err != nil {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -50,6 +51,16 @@ func listen(t *testing.T, z *Zeusd, path string) (*rawConn, *events) {
 	return c, newEvents(resp)
 }
 
+// paused waits until the pollers have noticed that nobody listens.
+func paused(t *testing.T, z *Zeusd) {
+	t.Helper()
+	eventually(t, "the pollers pause", func() bool {
+		z.mu.Lock()
+		defer z.mu.Unlock()
+		return !slices.ContainsFunc(z.gpus.devices, func(d device) bool { return d.known })
+	})
+}
+
 type gpuEvent struct {
 	TimestampMS int64 `json:"timestamp_ms"`
 	GPUID       int   `json:"gpu_id"`
@@ -68,8 +79,7 @@ func TestZeusdAnswers(t *testing.T) {
 		c := client(t, network, z.Addr())
 
 		status, header, body := do(t, c, "GET", "/discover", "")
-		want := `{"gpus":[{"id":0,"name":"H100","pci_address":"00000000:01:00.0","cumulative_energy_available":true},` +
-			`{"id":1,"name":"H100","pci_address":"00000000:02:00.0","cumulative_energy_available":true}],` +
+		want := `{"gpus":[{"id":0,"name":"H100"},{"id":1,"name":"H100"}],` +
 			`"cpus":[{"id":0,"dram_available":true}],"enabled_api_groups":["gpu-read","cpu-read"],"auth_required":false}`
 		if diff := cmp.Diff(want, body); status != 200 || header.Get("Content-Type") != "application/json" || diff != "" {
 			t.Error(status, header, diff)
@@ -172,8 +182,14 @@ func TestZeusdStreamsChanges(t *testing.T) {
 			t.Error(got, off)
 		}
 	}
-	// A late one gets nothing until something changes, and only what it asked for.
+	// A late one gets what was sent last, as old as it is, and then only what it
+	// asked for.
+	sentAt := time.Now()
+	eventually(t, "that value is old", func() bool { return time.Since(sentAt) > 20*time.Millisecond })
 	lateConn, late := listen(t, z, "/gpu/stream_power?gpu_ids=1")
+	if got := parse[gpuEvent](t, late.data(t)); got.GPUID != 1 || got.PowerMW != 120000 || got.TimestampMS > sentAt.Add(time.Hour).UnixMilli() {
+		t.Error("the late listener got", got)
+	}
 	gpus[0].SetPowerW(80)
 	if got := parse[gpuEvent](t, first.data(t)); got.GPUID != 0 || got.PowerMW != 80000 {
 		t.Error(got)
@@ -191,16 +207,142 @@ func TestZeusdStreamsChanges(t *testing.T) {
 	if now := z.Truth().Events; now != sent {
 		t.Errorf("%d events without a change", now-sent)
 	}
-	firstConn.Close()
-	lateConn.Close()
-	eventually(t, "nobody listens", func() bool { return z.Truth().GPUStreams == 0 })
+	firstConn.reset(t)
+	lateConn.reset(t)
+	paused(t, z)
 	polls = z.Truth().Polls
-	_, again := listen(t, z, "/gpu/stream_power")
-	if got := parse[gpuEvent](t, again.data(t)); got.GPUID != 0 || got.PowerMW != 80000 {
-		t.Error("the first listener after a pause got", got)
+	_, again := listen(t, z, "/gpu/stream_power?gpu_ids=0")
+	old, fresh := parse[gpuEvent](t, again.data(t)), parse[gpuEvent](t, again.data(t))
+	if old.GPUID != 0 || old.PowerMW != 80000 || fresh.PowerMW != 80000 || fresh.TimestampMS <= old.TimestampMS {
+		t.Error("the first listener after a pause got", old, fresh)
 	}
 	if now := z.Truth().Polls; now > polls+20 {
 		t.Errorf("%d polls while nobody listened", now-polls)
+	}
+}
+
+// A listener who closes his connection in order is noticed when something is to
+// be sent to him, and keeps the poller going until then.
+func TestZeusdNoticesWhoResets(t *testing.T) {
+	for _, version := range []ZeusdVersion{Zeusd04, Zeusd05} {
+		gpus := twoGPUs()
+		z := startZeusd(t, ZeusdConfig{GPUs: gpus, Version: version})
+		closed, e := listen(t, z, "/gpu/stream_power?gpu_ids=0")
+		e.data(t)
+		closed.Close()
+		polls := z.Truth().Polls
+		eventually(t, "ten more polls", func() bool { return z.Truth().Polls > polls+10 })
+		if n := z.Truth().GPUStreams; n != 1 {
+			t.Errorf("%s: %d streams, want the one that was closed", version, n)
+		}
+		eventually(t, "the closed one is noticed", func() bool {
+			gpus[0].SetPowerW(gpus[0].PowerW() + 1)
+			return z.Truth().GPUStreams == 0
+		})
+		reset, e := listen(t, z, "/gpu/stream_power?gpu_ids=0")
+		e.data(t)
+		reset.reset(t)
+		eventually(t, "the reset one is noticed", func() bool { return z.Truth().GPUStreams == 0 })
+	}
+}
+
+// The older daemon answers get_power with its next snapshot.
+func TestZeusd04AnswersWithTheNextSnapshot(t *testing.T) {
+	gpus := twoGPUs()
+	z := startZeusd(t, ZeusdConfig{GPUs: gpus, Version: Zeusd04})
+	c := client(t, "tcp", z.Addr())
+	for range 2 { // alone: the poller begins anew, and its first snapshot is the answer
+		if status, _, body := do(t, c, "GET", "/gpu/get_power?gpu_ids=1", ""); status != 200 || !strings.HasSuffix(body, `"power_mw":{"1":120000}}`) {
+			t.Error(status, body)
+		}
+		paused(t, z)
+	}
+	_, e := listen(t, z, "/gpu/stream_power")
+	e.data(t) // sent before
+	e.data(t)
+	asked := dial(t, "tcp", z.Addr())
+	asked.send(t, "GET /gpu/get_power HTTP/1.1\r\nHost: x\r\n\r\n")
+	asked.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	if _, err := asked.r.Peek(1); !errors.As(err, new(net.Error)) {
+		t.Error("answered although another listens and nothing has changed:", err)
+	}
+	asked.SetReadDeadline(time.Now().Add(10 * time.Second))
+	gpus[0].SetPowerW(80)
+	if resp := asked.response(t); resp.status != 200 {
+		t.Error(resp.status)
+	}
+}
+
+// A driver that hangs: questions about the GPU, and about others beside it, are
+// answered when it is over. The one loop of the older daemon stands still.
+func TestZeusdWithAHungDriver(t *testing.T) {
+	for _, version := range []ZeusdVersion{Zeusd04, Zeusd05} {
+		gpus := twoGPUs()
+		z := startZeusd(t, ZeusdConfig{GPUs: gpus, Version: version})
+		_, e := listen(t, z, "/gpu/stream_power?gpu_ids=1")
+		e.data(t)
+		z.SetFaults(ZeusdFaults{HungGPUs: []int{0}})
+		asked := map[string]*rawConn{}
+		for _, target := range []string{"/gpu/get_power?gpu_ids=0", "/gpu/get_power?gpu_ids=0,1", "/gpu/get_cumulative_energy?gpu_ids=0"} {
+			asked[target] = dial(t, "tcp", z.Addr())
+			asked[target].send(t, "GET "+target+" HTTP/1.1\r\nHost: x\r\n\r\n")
+		}
+		if status, _, _ := do(t, client(t, "tcp", z.Addr()), "GET", "/gpu/get_cumulative_energy?gpu_ids=1", ""); status != 200 {
+			t.Error(version, status)
+		}
+		before := z.Truth()
+		gpus[1].SetPowerW(90)
+		if version == Zeusd05 { // the other GPU goes on
+			if got := parse[gpuEvent](t, e.data(t)); got.GPUID != 1 || got.PowerMW != 90000 {
+				t.Error(got)
+			}
+		} else {
+			eventually(t, "five more polls", func() bool { return z.Truth().Polls > before.Polls+5 })
+			if now := z.Truth().Events; now != before.Events {
+				t.Error(now - before.Events)
+			}
+		}
+		for target, c := range asked {
+			c.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+			if _, err := c.r.Peek(1); !errors.As(err, new(net.Error)) {
+				t.Errorf("%s: %s answered: %v", version, target, err)
+			}
+			c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		}
+		z.SetFaults(ZeusdFaults{})
+		if version == Zeusd04 {
+			e.data(t)
+			gpus[0].SetPowerW(91) // get_power waits for a change
+		}
+		for target, c := range asked {
+			if resp := c.response(t); resp.status != 200 {
+				t.Error(version, target, resp.status)
+			}
+		}
+	}
+}
+
+// A GPU that fell off the bus: the older daemon's snapshots have its last power.
+func TestZeusdWithALostGPU(t *testing.T) {
+	gpus := twoGPUs()
+	z := startZeusd(t, ZeusdConfig{GPUs: gpus, Version: Zeusd04})
+	c, e := listen(t, z, "/gpu/stream_power")
+	e.data(t)
+	z.SetFaults(ZeusdFaults{FailedGPUs: []int{0}})
+	gpus[0].SetPowerW(1)
+	gpus[1].SetPowerW(90)
+	if got := e.data(t); !strings.HasSuffix(got, `"power_mw":{"0":75000,"1":90000}}`) {
+		t.Error(got)
+	}
+	c.reset(t)
+	paused(t, z)
+	_, e = listen(t, z, "/gpu/stream_power")
+	e.data(t) // sent before
+	if got := e.data(t); !strings.HasSuffix(got, `"power_mw":{"1":90000}}`) {
+		t.Error(got)
+	}
+	if status, _, body := do(t, client(t, "tcp", z.Addr()), "GET", "/gpu/get_cumulative_energy", ""); status != 500 || !strings.Contains(body, `"0":"NVML error`) {
+		t.Error(status, body)
 	}
 }
 
@@ -343,6 +485,12 @@ func TestZeusdFreezes(t *testing.T) {
 	gpus[0].SetPowerW(1)
 	if status, _, _ := do(t, client(t, "tcp", z.Addr()), "GET", "/gpu/get_power", ""); status != 200 {
 		t.Error(status)
+	}
+	polls := z.Truth().Polls
+	eventually(t, "three more polls", func() bool { return z.Truth().Polls > polls+3 })
+	_, other := listen(t, z, "/gpu/stream_power?gpu_ids=0")
+	if got := parse[gpuEvent](t, other.data(t)); got.PowerMW != 1000 {
+		t.Error("a new stream begins with", got)
 	}
 	sent := z.Truth().Events
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 )
@@ -14,13 +15,23 @@ type ZeusdFaults struct {
 	// Freeze: connections are accepted, and nothing is ever sent again on any of
 	// them, as by a host that is gone without a word.
 	Freeze bool `json:"freeze"`
-	// FreezeStream: streams fall silent, all else answers.
+	// FreezeStream: the streams that are open fall silent, as when a firewall forgot
+	// them; all else answers, and so do new ones. After it they get what was sent
+	// last meanwhile.
 	FreezeStream bool `json:"freeze_stream"`
 	// SilentGPUs: changes of these are not sent; get_power has them.
 	SilentGPUs []int `json:"silent_gpus"`
-	// FailedGPUs: these cannot be read; get_power fails with 500, and there are
-	// no events.
+	// FailedGPUs: these cannot be read, as after they fell off the bus. Questions
+	// for them fail with 500, and there are no events, or those of [Zeusd04] with
+	// their last power.
 	FailedGPUs []int `json:"failed_gpus"`
+	// HungGPUs: the driver does not return from questions about these. Theirs are
+	// answered when the fault is over, and so are all that ask for others beside
+	// them; the one loop of a [Zeusd04] stands still.
+	HungGPUs []int `json:"hung_gpus"`
+	// OddMW, if there is any, is what the sensor of a GPU gives in place of its
+	// power, in milliwatts, by id: such as 4294967295 for no value.
+	OddMW map[int]int64 `json:"odd_mw"`
 	// GarbageEvents is how many of the next events are replaced by garbage.
 	GarbageEvents int `json:"garbage_events"`
 	// TruncateEvent, once: the next event is cut in the middle and its
@@ -83,15 +94,28 @@ func checkFaults(delayS float64, count int, statuses ...int) (time.Duration, err
 func (z *Zeusd) SetFaults(f ZeusdFaults) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	f.SilentGPUs, f.FailedGPUs = slices.Clone(f.SilentGPUs), slices.Clone(f.FailedGPUs)
+	f = f.clone()
 	if f.DropStreams {
 		f.DropStreams = false
-		for s := range z.streams {
-			_ = s.sink.write([]byte(lastChunk)) // the connection ends either way
-			z.end(s)
+		for l := range z.listeners {
+			if l.answer == nil {
+				_ = l.sink.write([]byte(lastChunk)) // the connection ends either way
+				z.end(l)
+			}
 		}
 	}
+	froze := f.FreezeStream && !z.faults.FreezeStream
 	z.faults = f
+	for l := range z.listeners {
+		switch {
+		case l.answer != nil:
+		case froze:
+			l.frozen = true
+		case l.frozen && !f.FreezeStream && !f.Freeze:
+			l.frozen = false
+			z.replay(l)
+		}
+	}
 	close(z.changed)
 	z.changed = make(chan struct{})
 }
@@ -100,20 +124,41 @@ func (z *Zeusd) SetFaults(f ZeusdFaults) {
 func (z *Zeusd) Faults() ZeusdFaults {
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	f := z.faults
-	f.SilentGPUs, f.FailedGPUs = slices.Clone(f.SilentGPUs), slices.Clone(f.FailedGPUs)
-	return f
+	return z.faults.clone()
+}
+
+func (f *ZeusdFaults) clone() ZeusdFaults {
+	c := *f
+	c.SilentGPUs, c.FailedGPUs, c.HungGPUs = slices.Clone(f.SilentGPUs), slices.Clone(f.FailedGPUs), slices.Clone(f.HungGPUs)
+	c.OddMW = maps.Clone(f.OddMW)
+	return c
 }
 
 // await waits while the daemon is frozen, and then for as long as every answer
 // takes; false if it died meanwhile.
 func (z *Zeusd) await(ctx context.Context) (ZeusdFaults, bool) {
+	f, ok := z.awaitFaults(ctx, func(f *ZeusdFaults) bool { return !f.Freeze })
+	return f, ok && wait(ctx, f.Delay)
+}
+
+// awaitGPUs waits while the driver hangs at any of the GPUs; false if the client
+// left meanwhile.
+func (z *Zeusd) awaitGPUs(ctx context.Context, c *conn, gpus []int) (ZeusdFaults, bool) {
+	ctx, stop := c.untilReset(ctx)
+	defer stop()
+	return z.awaitFaults(ctx, func(f *ZeusdFaults) bool {
+		return !slices.ContainsFunc(gpus, func(id int) bool { return slices.Contains(f.HungGPUs, id) })
+	})
+}
+
+// awaitFaults waits until the faults are as wanted; false if ctx ended first.
+func (z *Zeusd) awaitFaults(ctx context.Context, ok func(*ZeusdFaults) bool) (ZeusdFaults, bool) {
 	for {
 		z.mu.Lock()
 		f, changed := z.faults, z.changed
 		z.mu.Unlock()
-		if !f.Freeze {
-			return f, wait(ctx, f.Delay)
+		if ok(&f) {
+			return f, true
 		}
 		select {
 		case <-ctx.Done():

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 func (z *Zeusd) serve(ctx context.Context, c *conn, req *http.Request) {
@@ -43,36 +44,58 @@ func (z *Zeusd) serve(ctx context.Context, c *conn, req *http.Request) {
 		c.answerError(http.StatusNotFound, "no such API")
 		return
 	}
-	path := req.URL.Path
-	if !z.authorized(c, req, path) {
-		return
+	if z.authorized(c, req) {
+		z.answer(ctx, c, req)
 	}
-	switch path {
+}
+
+func (z *Zeusd) answer(ctx context.Context, c *conn, req *http.Request) {
+	switch path := req.URL.Path; path {
 	case "/discover":
 		c.answerJSON(http.StatusOK, z.discovery())
 	case "/time":
 		c.answerJSON(http.StatusOK, map[string]int64{"timestamp_ms": z.nowMS()})
 	case "/auth/whoami":
 		c.answerJSON(http.StatusOK, map[string]any{"sub": "sim", "scopes": z.cfg.Scopes})
-	case "/gpu/get_power", "/cpu/get_power", "/gpu/stream_power", "/cpu/stream_power":
-		kind, action, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
-		ids, err := parseIDs(req.URL.RawQuery, kind+"_ids", z.devices(kind == "cpu"))
-		if err != nil {
-			c.answerError(http.StatusBadRequest, err.Error())
+	case "/gpu/get_power", "/cpu/get_power":
+		z.serveGetPower(ctx, c, req)
+	case "/gpu/stream_power", "/cpu/stream_power":
+		cpu := strings.HasPrefix(path, "/cpu/")
+		if ids, ok := z.ids(c, req, cpu, true); ok {
+			z.stream(ctx, c, cpu, ids)
+		}
+	case "/gpu/get_cumulative_energy":
+		z.serveGPUs(ctx, c, req, func(id int) any {
+			return map[string]int64{"energy_mj": z.energyMJ(id)}
+		})
+	case "/gpu/get_power_limit_constraints":
+		if z.cfg.Version == Zeusd04 {
+			c.answer(http.StatusNotFound, "", nil)
 			return
 		}
-		if action == "stream_power" {
-			z.stream(c, kind == "cpu", ids)
-		} else {
-			z.getPower(c, kind == "cpu", ids, faults)
-		}
+		z.serveGPUs(ctx, c, req, func(int) any {
+			return struct {
+				Min int64 `json:"min_power_limit_mw"`
+				Max int64 `json:"max_power_limit_mw"`
+			}{200_000, powerLimitW * 1000}
+		})
 	default:
-		c.answerError(http.StatusNotFound, "no such API")
+		c.answer(http.StatusNotFound, "", nil)
 	}
 }
 
+// powerLimitW is the largest power limit of every simulated GPU, in watts.
+const powerLimitW = 700
+
+// energyMJ is the energy that a GPU has taken since 1970 if it always drew what
+// it draws now, in millijoules.
+func (z *Zeusd) energyMJ(id int) int64 {
+	return int64(z.cfg.GPUs[id].PowerW() * float64(time.Now().UnixMilli()))
+}
+
 // authorized answers for itself if the request may not pass.
-func (z *Zeusd) authorized(c *conn, req *http.Request, path string) bool {
+func (z *Zeusd) authorized(c *conn, req *http.Request) bool {
+	path := req.URL.Path
 	if path == "/discover" || path == "/time" {
 		return true
 	}
@@ -100,9 +123,10 @@ func (z *Zeusd) authorized(c *conn, req *http.Request, path string) bool {
 	case !ok:
 		c.answerError(http.StatusUnauthorized, "Authentication required.", challenge)
 	case token != z.cfg.Token:
-		c.answerError(http.StatusUnauthorized, "Invalid token.", challenge)
+		c.answerError(http.StatusUnauthorized, "Invalid token: InvalidSignature", challenge)
 	case scope != "" && !slices.Contains(z.cfg.Scopes, scope):
-		c.answerError(http.StatusForbidden, fmt.Sprintf("Token for user 'sim' lacks required scope '%s'.", scope))
+		c.answerError(http.StatusForbidden, fmt.Sprintf("Token for user 'sim' lacks required scope '%s'. Token scopes: ['%s']",
+			scope, strings.Join(z.cfg.Scopes, "', '")))
 	default:
 		return true
 	}
@@ -133,10 +157,8 @@ func (z *Zeusd) discovery() any {
 		return d
 	}
 	type gpu struct {
-		ID      int    `json:"id"`
-		Name    string `json:"name"`
-		PCI     string `json:"pci_address"`
-		Counter bool   `json:"cumulative_energy_available"`
+		ID   int    `json:"id"`
+		Name string `json:"name"`
 	}
 	type cpu struct {
 		ID            int  `json:"id"`
@@ -149,7 +171,7 @@ func (z *Zeusd) discovery() any {
 		AuthRequired bool     `json:"auth_required"`
 	}{[]gpu{}, []cpu{}, groups, auth}
 	for id, g := range z.cfg.GPUs {
-		d.GPUs = append(d.GPUs, gpu{id, g.name, fmt.Sprintf("00000000:%02X:00.0", id+1), true})
+		d.GPUs = append(d.GPUs, gpu{id, g.name})
 	}
 	for id := range z.cfg.CPUs {
 		d.CPUs = append(d.CPUs, cpu{id, true})
@@ -157,75 +179,125 @@ func (z *Zeusd) discovery() any {
 	return d
 }
 
-// parseIDs reads the ids a client asks for: all devices if it names none.
-func parseIDs(query, key string, d *devices) ([]int, error) {
+// ids reads which devices a client asks for. It answers for itself if there are
+// not such.
+func (z *Zeusd) ids(c *conn, req *http.Request, cpu, stream bool) (ids []int, ok bool) {
+	ids, refusal := z.parseIDs(req.URL.RawQuery, cpu, stream)
+	if refusal != "" {
+		c.answerError(http.StatusBadRequest, refusal)
+	}
+	return ids, refusal == ""
+}
+
+// parseIDs reads the ids of devices in a query: all devices if it names none. A
+// refusal is in the daemon's words.
+func (z *Zeusd) parseIDs(query string, cpu, stream bool) (ids []int, refusal string) {
+	kind, n := "GPU", len(z.pollers(cpu).devices)
+	if cpu {
+		kind = "CPU"
+	}
+	key := strings.ToLower(kind) + "_ids"
 	values, err := url.ParseQuery(query)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Sprintf("Query deserialize error: %v", err)
 	}
 	for name := range values {
 		if name != key {
-			return nil, fmt.Errorf("unknown query field %q, expected %q", name, key)
+			return nil, fmt.Sprintf("Query deserialize error: unknown field `%s`, expected `%s`", name, key)
 		}
 	}
-	ids := []int{}
+	ids = []int{}
+	var unknown []int
 	if !values.Has(key) {
-		for id := range d.readings {
+		for id := range n {
 			ids = append(ids, id)
 		}
-		return ids, nil
+		return ids, ""
 	}
 	for word := range strings.SplitSeq(values.Get(key), ",") {
 		id, err := strconv.Atoi(word)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %q is no index", key, word)
-		}
-		if id < 0 || id >= len(d.readings) {
-			return nil, fmt.Errorf("%s: unknown device index %d", key, id)
-		}
-		if !slices.Contains(ids, id) {
+		switch {
+		case err != nil || id < 0:
+			return nil, fmt.Sprintf("Invalid %s index: %s", kind, word)
+		case id >= n:
+			unknown = append(unknown, id)
+		case !slices.Contains(ids, id):
 			ids = append(ids, id)
 		}
 	}
-	return ids, nil
+	switch {
+	case len(unknown) == 0:
+		slices.Sort(ids)
+		return ids, ""
+	case !stream && z.cfg.Version != Zeusd04:
+		return nil, fmt.Sprintf("%s %d not found", kind, unknown[0])
+	}
+	available := make([]string, n)
+	for id := range available {
+		available[id] = strconv.Itoa(id)
+	}
+	brackets := "[]"
+	if z.cfg.Version == Zeusd04 {
+		brackets = "{}"
+	}
+	return nil, fmt.Sprintf("Unknown %s indices: %s. Available: %c%s%c", kind,
+		strings.ReplaceAll(fmt.Sprint(unknown), " ", ", "), brackets[0], strings.Join(available, ", "), brackets[1])
 }
 
-func (z *Zeusd) getPower(c *conn, cpu bool, ids []int, faults ZeusdFaults) {
+func (z *Zeusd) serveGetPower(ctx context.Context, c *conn, req *http.Request) {
+	cpu := strings.HasPrefix(req.URL.Path, "/cpu/")
+	ids, ok := z.ids(c, req, cpu, false)
+	if !ok {
+		return
+	}
+	if z.cfg.Version == Zeusd04 {
+		if s, ok := z.next(ctx, c, cpu, ids); ok {
+			c.answer(http.StatusOK, "application/json", s.json(cpu))
+		}
+		return
+	}
+	if !cpu && !z.readable(ctx, c, ids) {
+		return
+	}
+	z.mu.Lock()
+	s := snapshot{ids: ids, mw: make([][2]int64, len(ids))}
+	for i, id := range ids {
+		s.mw[i] = z.read(cpu, id)
+	}
+	s.atMS = z.nowMS()
+	z.mu.Unlock()
+	c.answer(http.StatusOK, "application/json", s.json(cpu))
+}
+
+// serveGPUs answers with what the driver says of each GPU asked for.
+func (z *Zeusd) serveGPUs(ctx context.Context, c *conn, req *http.Request, ask func(id int) any) {
+	ids, ok := z.ids(c, req, false, false)
+	if !ok || !z.readable(ctx, c, ids) {
+		return
+	}
+	answer := map[string]any{}
+	for _, id := range ids {
+		answer[strconv.Itoa(id)] = ask(id)
+	}
+	c.answerJSON(http.StatusOK, answer)
+}
+
+// readable waits until the driver answers for all of the GPUs. It answers for
+// itself if some cannot be read.
+func (z *Zeusd) readable(ctx context.Context, c *conn, gpus []int) bool {
+	faults, ok := z.awaitGPUs(ctx, c, gpus)
+	if !ok {
+		c.last = true
+		return false
+	}
 	failed := map[string]string{}
-	if !cpu {
-		for _, id := range ids {
-			if slices.Contains(faults.FailedGPUs, id) {
-				failed[strconv.Itoa(id)] = "NVML error: an unknown error occurred"
-			}
+	for _, id := range gpus {
+		if slices.Contains(faults.FailedGPUs, id) {
+			failed[strconv.Itoa(id)] = "NVML error: device fell off the bus or has otherwise become inacessible"
 		}
 	}
 	if len(failed) > 0 {
 		c.answerJSON(http.StatusInternalServerError, map[string]any{"errors": failed})
-		return
 	}
-	z.mu.Lock()
-	d := z.devices(cpu)
-	values := make([][2]int64, len(ids))
-	for i, id := range ids {
-		values[i] = z.read(d.readings[id])
-	}
-	at := z.nowMS()
-	z.mu.Unlock()
-	c.answer(http.StatusOK, "application/json", appendSnapshot(nil, at, cpu, ids, values))
-}
-
-// appendSnapshot appends the powers of several devices as one JSON object.
-func appendSnapshot(b []byte, atMS int64, cpu bool, ids []int, values [][2]int64) []byte {
-	b = fmt.Appendf(b, `{"timestamp_ms":%d,"power_mw":{`, atMS)
-	for i, id := range ids {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		if cpu {
-			b = fmt.Appendf(b, `"%d":{"cpu_mw":%d,"dram_mw":%d}`, id, values[i][0], values[i][1])
-		} else {
-			b = fmt.Appendf(b, `"%d":%d`, id, values[i][0])
-		}
-	}
-	return append(b, "}}"...)
+	return len(failed) == 0
 }

@@ -1,6 +1,9 @@
 package zeusd
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 const (
 	backoffFirst = 50 * time.Millisecond
@@ -8,7 +11,20 @@ const (
 	// stableAfter is how long a connection must have lived for the next attempt to
 	// come without the delay that earlier failures earned.
 	stableAfter = 5 * time.Second
+	// connectEvery is the time between two connections that come about, at least.
+	connectEvery = time.Second
+
+	refusedFirst = time.Second
+	refusedMost  = 10 * time.Second
 )
+
+// refusedDelay returns the time from a refusal to the next attempt: it grows by
+// half with each refusal in a row, the first being 0, from 1 s up to 10 s, and is
+// shortened by up to a fifth, by u in [0, 1).
+func refusedDelay(refusals int, u float64) time.Duration {
+	d := float64(refusedFirst) * math.Pow(1.5, float64(min(refusals, 16)))
+	return time.Duration(min(d, float64(refusedMost)) * (1 - u/5))
+}
 
 // backoffDelay returns the time from the start of a failed attempt to the next:
 // u times a ceiling that doubles with each failure in a row, the first being 0,

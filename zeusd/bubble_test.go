@@ -1,163 +1,14 @@
 package zeusd
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
+	"math"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
-
-	"github.com/rs/zerolog"
 )
-
-// scripted is a daemon with one GPU for tests in fake time: it answers over pipes
-// in memory, and its clock, its silence and its presence are the test's to say.
-type scripted struct {
-	conns chan net.Conn
-
-	mu      sync.Mutex
-	absent  bool          // no connection comes about
-	mute    chan struct{} // if not nil, nothing is answered before it is closed
-	ahead   time.Duration // its clock less ours
-	delay   time.Duration // before each answer
-	powerMW int
-	gpuIDs  string // what it says it has, as JSON
-	streams map[chan string]bool
-	asks    map[string]int
-	order   []string // the first paths asked for
-	dials   []time.Time
-}
-
-func (d *scripted) Accept() (net.Conn, error) {
-	conn, ok := <-d.conns
-	if !ok {
-		return nil, net.ErrClosed
-	}
-	return conn, nil
-}
-
-func (d *scripted) Close() error   { return nil }
-func (d *scripted) Addr() net.Addr { return &net.UnixAddr{Name: "pipe"} }
-
-func (d *scripted) dial(context.Context, string, string) (net.Conn, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.dials = append(d.dials, time.Now())
-	if d.absent {
-		return nil, errors.New("nobody there")
-	}
-	ours, its := net.Pipe()
-	d.conns <- its
-	return ours, nil
-}
-
-func (d *scripted) set(change func(*scripted)) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	change(d)
-}
-
-func (d *scripted) nowMS() int64 { return time.Now().Add(d.ahead).UnixMilli() }
-
-// send tells the streams of a new power.
-func (d *scripted) send(powerMW int) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.powerMW = powerMW
-	for s := range d.streams {
-		s <- fmt.Sprintf("data: {\"timestamp_ms\":%d,\"gpu_id\":0,\"power_mw\":%d}\n\n", d.nowMS(), powerMW)
-	}
-}
-
-func (d *scripted) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	d.mu.Lock()
-	d.asks[r.URL.Path]++
-	if len(d.order) < 16 {
-		d.order = append(d.order, r.URL.Path)
-	}
-	mute, delay := d.mute, d.delay
-	d.mu.Unlock()
-	if mute != nil {
-		select {
-		case <-mute:
-		case <-r.Context().Done():
-			return
-		}
-	}
-	if !wait(r.Context(), delay) {
-		return
-	}
-	d.mu.Lock()
-	nowMS, powerMW, gpuIDs := d.nowMS(), d.powerMW, d.gpuIDs
-	d.mu.Unlock()
-	switch r.URL.Path {
-	case "/discover":
-		fmt.Fprintf(w, `{"gpu_ids":%s,"cpu_ids":[],"enabled_api_groups":["gpu-read"]}`, gpuIDs)
-	case "/time":
-		fmt.Fprintf(w, `{"timestamp_ms":%d}`, nowMS)
-	case "/gpu/get_power":
-		fmt.Fprintf(w, `{"timestamp_ms":%d,"power_mw":{"0":%d,"1":2000}}`, nowMS, powerMW)
-	case "/gpu/stream_power":
-		w.WriteHeader(http.StatusOK)
-		w.(http.Flusher).Flush()
-		events := make(chan string, 100)
-		d.set(func(d *scripted) { d.streams[events] = true })
-		defer d.set(func(d *scripted) { delete(d.streams, events) })
-		for {
-			select {
-			case event, ok := <-events:
-				if !ok {
-					return
-				}
-				fmt.Fprint(w, event)
-				w.(http.Flusher).Flush()
-			case <-r.Context().Done():
-				return
-			}
-		}
-	}
-}
-
-// inBubble runs a client against a scripted daemon in fake time.
-func inBubble(t *testing.T, cfg Config, script func(t *testing.T, d *scripted, client *Client, got *collector)) {
-	synctest.Test(t, func(t *testing.T) {
-		d := &scripted{conns: make(chan net.Conn, 16), powerMW: 100_000, gpuIDs: "[0]", streams: make(map[chan string]bool), asks: make(map[string]int)}
-		server := &http.Server{Handler: d}
-		served := make(chan error, 1)
-		go func() { served <- server.Serve(d) }()
-		got := &collector{}
-		if cfg.Targets == nil {
-			cfg.Targets = []Target{{Endpoint: bubbleEndpoint(), GPUs: []int{0}}}
-		}
-		cfg.OnReading, cfg.OnStatus, cfg.Log, cfg.dial = got.onReading, got.onStatus, zerolog.New(got), d.dial
-		client, err := NewClient(cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() { done <- client.Run(ctx) }()
-		script(t, d, client, got)
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-		close(d.conns)
-		server.Close()
-		<-served
-	})
-}
-
-func pass(d time.Duration) {
-	<-time.After(d)
-	synctest.Wait()
-}
 
 // A daemon that has nothing to say is asked about once a second; the value stays
 // fresh and the connection stays.
@@ -171,14 +22,14 @@ func TestSilenceIsNotDeath(t *testing.T) {
 			}
 		}
 		// The stream comes before the snapshot.
-		if want, got := "/discover /time /time /time /time /time /gpu/stream_power /gpu/get_power", strings.Join(d.order[:8], " "); got != want {
-			t.Errorf("asked %s, want %s", got, want)
+		if stream, snapshot := slices.Index(d.order, "/gpu/stream_power"), slices.Index(d.order, "/gpu/get_power"); stream < 0 || snapshot < stream {
+			t.Errorf("asked %s", d.order)
 		}
 		s := only(t, client)
 		if !s.Connected || s.Reconnects != 0 || s.FailedAsks != 0 || s.Answers < 700 || s.Answers > 920 || s.ClockSteps != 0 {
 			t.Errorf("status %+v", s)
 		}
-		if n := d.asks["/time"]; n > 920+16*roundTrips {
+		if n := d.asked("/time"); n > 920+16*roundTrips {
 			t.Errorf("asked for the time %d times in 15 minutes", n)
 		}
 	})
@@ -230,8 +81,7 @@ func TestDeathIsNoticed(t *testing.T) {
 // Absence is borne for ever, at no more than the rate of the backoff, and logged
 // once.
 func TestAbsenceIsBorne(t *testing.T) {
-	inBubble(t, Config{}, func(t *testing.T, d *scripted, client *Client, got *collector) {
-		d.set(func(d *scripted) { d.absent = true })
+	inBubbleWith(t, Config{}, func(d *scripted) { d.absent = true }, func(t *testing.T, d *scripted, client *Client, got *collector) {
 		const hours = 1
 		pass(hours * time.Hour)
 		d.mu.Lock()
@@ -255,18 +105,14 @@ func TestAbsenceIsBorne(t *testing.T) {
 func TestFlappingIsBounded(t *testing.T) {
 	inBubble(t, Config{}, func(t *testing.T, d *scripted, client *Client, got *collector) {
 		for range 600 {
-			d.set(func(d *scripted) { // each stream ends soon after it opened
-				for s := range d.streams {
-					delete(d.streams, s)
-					close(s)
-				}
-			})
+			d.drop() // each stream ends soon after it opened
 			pass(100 * time.Millisecond)
 		}
 		if n := strings.Count(got.logged(), "\n"); n > 3 {
 			t.Errorf("logged %d lines:\n%s", n, got.logged())
 		}
-		if s := only(t, client); s.Reconnects < 60 || s.Reconnects > 200 {
+		// In the minute it took.
+		if s := only(t, client); s.Reconnects < 40 || s.Reconnects > 61 {
 			t.Errorf("status %+v", s)
 		}
 		pass(time.Minute)
@@ -329,12 +175,12 @@ func TestClockDrift(t *testing.T) {
 	})
 }
 
-// Times that make no sense whatever the clock says are replaced by the arrival,
-// and do not have the clock measured at each event.
+// Times that make no sense whatever the clock says do not have it measured at each
+// event. An event of then is not one of now, and the power is asked for.
 func TestImplausibleTimes(t *testing.T) {
 	inBubble(t, Config{}, func(t *testing.T, d *scripted, client *Client, got *collector) {
 		pass(2 * time.Second)
-		asked := d.asks["/time"]
+		asked := d.asked("/time")
 		for i := range 600 {
 			d.set(func(d *scripted) {
 				for s := range d.streams {
@@ -343,15 +189,15 @@ func TestImplausibleTimes(t *testing.T) {
 			})
 			pass(100 * time.Millisecond)
 		}
-		if s := only(t, client); s.ImplausibleTimes != 600 || s.ClockSteps != 0 || s.Reconnects != 0 {
+		if s := only(t, client); s.ImplausibleTimes != 300 || s.ReplayedEvents != 300 || s.ClockSteps != 0 || s.Reconnects != 0 {
 			t.Errorf("status %+v", s)
 		}
 		for _, a := range got.all() {
-			if a.arrived.Sub(a.At).Abs() > 2*time.Millisecond {
-				t.Fatalf("at %v, arrived %v", a.At, a.arrived)
+			if a.arrived.Sub(a.At).Abs() > 2*time.Millisecond || a.PowerW != 100 {
+				t.Fatalf("%v W at %v, arrived %v", a.PowerW, a.At, a.arrived)
 			}
 		}
-		if n := d.asks["/time"] - asked; n > 60+7*roundTrips+2*roundTrips {
+		if n := d.asked("/time") - asked; n > 60+7*roundTrips+2*roundTrips {
 			t.Errorf("asked for the time %d times in a minute", n)
 		}
 	})
@@ -365,7 +211,7 @@ func TestMissingGPUAppears(t *testing.T) {
 		if s := only(t, client); !slices.Equal(s.UnknownGPUs, []int{1}) || s.Err == nil || !s.Connected || s.Reconnects != 0 || !holds(client, bubbleEndpoint(), 0, 100)() {
 			t.Errorf("status %+v", s)
 		}
-		d.set(func(d *scripted) { d.gpuIDs = "[0,1]" })
+		d.set(func(d *scripted) { d.gpuIDs = []int{0, 1} })
 		pass(rediscover + 2*time.Second)
 		if s := only(t, client); s.UnknownGPUs != nil || s.Err != nil || !holds(client, bubbleEndpoint(), 1, 2)() {
 			t.Errorf("status %+v", s)
@@ -391,4 +237,325 @@ func TestSlowAnswers(t *testing.T) {
 	})
 }
 
-func bubbleEndpoint() Endpoint { return Endpoint{Host: "node1"} }
+// freshAt wants the GPU's power confirmed within AskAfter and little, all the time
+// that passes.
+func freshFor(t *testing.T, client *Client, gpu int, d, most time.Duration) {
+	t.Helper()
+	for end := time.Now().Add(d); time.Now().Before(end); pass(20 * time.Millisecond) {
+		if a := age(client, bubbleEndpoint(), gpu); a > most {
+			t.Fatalf("age %v, status %+v", a, only(t, client))
+		}
+	}
+}
+
+// staleFor wants nothing to confirm the GPU's power since a time.
+func staleFor(t *testing.T, client *Client, since time.Time, d time.Duration) {
+	t.Helper()
+	for end := time.Now().Add(d); time.Now().Before(end); pass(20 * time.Millisecond) {
+		if a := age(client, bubbleEndpoint(), 0); a < time.Since(since) {
+			t.Fatalf("confirmed %v ago, the driver hangs since %v, status %+v", a, time.Since(since), only(t, client))
+		}
+	}
+}
+
+// slack is what a confirmation may lie after the driver began to hang, for it may
+// have been under way.
+const slack = 60 * time.Millisecond
+
+// A driver that hangs: the last power is held and not confirmed, however often the
+// connection is lost; the daemon is not asked again and again, and the end of it
+// is noticed at once, be the power another or not.
+func TestHungDriver(t *testing.T) {
+	for _, old := range []bool{false, true} {
+		for _, change := range []int{0, 1} {
+			targets := []Target{{Endpoint: bubbleEndpoint(), GPUs: []int{0, 1}}}
+			inBubbleWith(t, Config{Targets: targets, AskAfter: 500 * time.Millisecond, RequestTimeout: 500 * time.Millisecond},
+				func(d *scripted) { d.old, d.gpuIDs = old, []int{0, 1} },
+				func(t *testing.T, d *scripted, client *Client, got *collector) {
+					for i := range 100 {
+						d.send(100_000 + i)
+						pass(100 * time.Millisecond)
+					}
+					d.set(func(d *scripted) { d.hung = true })
+					since := time.Now().Add(slack)
+					staleFor(t, client, since, 30*time.Second)
+					d.mu.Lock()
+					pending := d.pending
+					d.mu.Unlock()
+					if s := only(t, client); !s.Connected || s.Reconnects > 0 || pending > 1 || s.Reopenings > 40 {
+						t.Errorf("old %v: %d questions hang, status %+v", old, pending, s)
+					}
+					if err := only(t, client).Err; err == nil || !strings.Contains(err.Error(), "hang") {
+						t.Errorf("old %v: the status says %v", old, err)
+					}
+					if !old { // the other GPU has a driver of its own
+						freshFor(t, client, 1, 5*time.Second, 1100*time.Millisecond)
+					}
+					for range 5 {
+						d.drop()
+						staleFor(t, client, since, 1700*time.Millisecond)
+					}
+					staleFor(t, client, since, 2*time.Minute)
+					d.set(func(d *scripted) { d.hung = false; d.powerMW += change })
+					over := time.Now()
+					for age(client, bubbleEndpoint(), 0) > 100*time.Millisecond {
+						pass(10 * time.Millisecond)
+					}
+					if took := time.Since(over); took > 1400*time.Millisecond {
+						t.Errorf("old %v: noticed %v after the end", old, took)
+					}
+					freshFor(t, client, 0, 10*time.Second, 1500*time.Millisecond)
+					if s := only(t, client); s.Err != nil || !holds(client, bubbleEndpoint(), 0, float64(100_099+change)/1e3)() {
+						t.Errorf("old %v: status %+v", old, s)
+					}
+					for i, a := range got.all() {
+						if a.PowerW < 2 || a.PowerW > 101 {
+							t.Errorf("reading %d is %+v", i, a)
+						}
+					}
+				})
+		}
+	}
+}
+
+// A GPU that fell off the bus is not fresh because the network flaps.
+func TestLostGPU(t *testing.T) {
+	for _, old := range []bool{false, true} {
+		for _, both := range []bool{false, true} {
+			targets := []Target{{Endpoint: bubbleEndpoint(), GPUs: []int{0}}}
+			if both {
+				targets[0].GPUs = []int{0, 1}
+			}
+			inBubbleWith(t, Config{Targets: targets, AskAfter: 500 * time.Millisecond, RequestTimeout: 500 * time.Millisecond},
+				func(d *scripted) { d.old, d.gpuIDs = old, []int{0, 1} },
+				func(t *testing.T, d *scripted, client *Client, _ *collector) {
+					for i := range 50 {
+						d.send(100_000 + i)
+						pass(100 * time.Millisecond)
+					}
+					d.set(func(d *scripted) { d.lost = true })
+					since := time.Now().Add(slack)
+					staleFor(t, client, since, 10*time.Second)
+					for range 5 {
+						d.drop()
+						staleFor(t, client, since, 1700*time.Millisecond)
+					}
+					if both {
+						freshFor(t, client, 1, 10*time.Second, 1500*time.Millisecond)
+					}
+					if s := only(t, client); !s.Connected || s.Err == nil || !slices.Equal(s.FailedGPUs, []int{0}) {
+						t.Errorf("old %v: status %+v", old, s)
+					}
+					d.set(func(d *scripted) { d.lost = false; d.powerMW++ })
+					pass(12 * time.Second)
+					freshFor(t, client, 0, 5*time.Second, 1500*time.Millisecond)
+				})
+		}
+	}
+}
+
+// The older daemon with constant power, alone: it is asked by opening the stream
+// anew, at most once a second, on the same connection to it as far as others can
+// tell.
+func TestOldDaemonWithConstantPower(t *testing.T) {
+	inBubbleWith(t, Config{AskAfter: 500 * time.Millisecond, RequestTimeout: 500 * time.Millisecond},
+		func(d *scripted) { d.old = true },
+		func(t *testing.T, d *scripted, client *Client, got *collector) {
+			pass(time.Second)
+			freshFor(t, client, 0, 15*time.Minute, 1500*time.Millisecond)
+			s := only(t, client)
+			if !s.Connected || s.Reconnects != 0 || s.Err != nil || s.Reopenings < 600 || s.Reopenings > 900 {
+				t.Errorf("status %+v", s)
+			}
+			if n := strings.Count(got.logged(), "\n"); n != 1 {
+				t.Errorf("logged %d lines:\n%s", n, got.logged())
+			}
+			if n := d.asked("/gpu/get_power") + d.asked(energyPath); n > 5 { // until it is known that nobody else listens
+				t.Errorf("asked %d times in vain", n)
+			}
+			// A change is told at once all the same.
+			for i := range 20 {
+				pass(1370 * time.Millisecond)
+				d.send(200_000 + i)
+				pass(pollerPause + 60*time.Millisecond)
+				if !holds(client, bubbleEndpoint(), 0, 200+float64(i)/1e3)() {
+					t.Errorf("change %d is not seen", i)
+				}
+			}
+		})
+}
+
+// With another listener the older daemon says nothing while the power is constant.
+// It is read all the same, from the start on, as long as its driver answers.
+func TestOldDaemonWithAnotherListener(t *testing.T) {
+	for _, noMeter := range []bool{false, true} {
+		inBubbleWith(t, Config{AskAfter: 500 * time.Millisecond, RequestTimeout: 500 * time.Millisecond},
+			func(d *scripted) {
+				d.old, d.others, d.noMeter, d.gpuIDs = true, true, noMeter, []int{0, 1}
+				d.pollOnce()
+				d.told = strings.Replace(d.told, fmt.Sprint(d.nowMS()), fmt.Sprint(d.nowMS()-154_600), 1)
+			},
+			func(t *testing.T, d *scripted, client *Client, _ *collector) {
+				pass(2 * time.Second)
+				if !holds(client, bubbleEndpoint(), 0, 100)() {
+					t.Errorf("not read: %+v", only(t, client))
+				}
+				freshFor(t, client, 0, time.Minute, 1500*time.Millisecond)
+				if s := only(t, client); s.Reopenings > 7 || s.Reconnects != 0 || s.Err != nil {
+					t.Errorf("status %+v", s)
+				}
+				d.send(150_000)
+				pass(60 * time.Millisecond)
+				if !holds(client, bubbleEndpoint(), 0, 150)() {
+					t.Error("a change is not seen")
+				}
+				// Any GPU of the host may hold the loop up.
+				d.set(func(d *scripted) { d.hung = true })
+				staleFor(t, client, time.Now().Add(600*time.Millisecond), 20*time.Second)
+				d.set(func(d *scripted) { d.hung = false })
+				pass(3 * time.Second)
+				freshFor(t, client, 0, 10*time.Second, 1500*time.Millisecond)
+				// The other listener leaves.
+				d.set(func(d *scripted) { d.others = false })
+				pass(openSeldom + 2*time.Second)
+				freshFor(t, client, 0, 10*time.Second, 1500*time.Millisecond)
+				d.set(func(d *scripted) { d.hung = true })
+				staleFor(t, client, time.Now().Add(600*time.Millisecond), 10*time.Second)
+			})
+	}
+}
+
+// A daemon that somebody read long ago begins with what it said then.
+func TestReplayAtTheStart(t *testing.T) {
+	for _, ahead := range []time.Duration{0, time.Hour, -time.Hour} {
+		inBubbleWith(t, Config{}, func(d *scripted) {
+			d.ahead = ahead
+			d.told = fmt.Sprintf("data: {\"timestamp_ms\":%d,\"gpu_id\":0,\"power_mw\":777000}\n\n", d.nowMS()-154_600)
+		}, func(t *testing.T, _ *scripted, client *Client, got *collector) {
+			pass(5 * time.Second)
+			if a, ok := got.first(func(a arrival) bool { return a.PowerW == 777 }); ok {
+				t.Errorf("%v ahead: an old value counts: %+v", ahead, a)
+			}
+			if s := only(t, client); s.ReplayedEvents != 1 || s.ImplausibleTimes != 0 || s.ClockSteps != 0 || !holds(client, bubbleEndpoint(), 0, 100)() {
+				t.Errorf("%v ahead: status %+v", ahead, s)
+			}
+		})
+	}
+}
+
+// The daemon's clock is set while it is read, and then the connection is lost: what
+// the next stream begins with is old by either clock.
+func TestReplayAfterTheClockWasSet(t *testing.T) {
+	for _, ahead := range []time.Duration{time.Hour, -time.Hour, 2 * time.Second, -2 * time.Second} {
+		inBubbleWith(t, Config{AskAfter: 500 * time.Millisecond, RequestTimeout: 500 * time.Millisecond}, nil,
+			func(t *testing.T, d *scripted, client *Client, _ *collector) {
+				d.send(123_000)
+				pass(3 * time.Second)
+				d.set(func(d *scripted) { d.powerMW, d.lost, d.ahead = 99_000, true, ahead })
+				since := time.Now().Add(slack)
+				for range 4 {
+					d.drop()
+					staleFor(t, client, since, 1300*time.Millisecond)
+				}
+			})
+	}
+}
+
+// Three seconds of refusals pass; while events come they do not matter.
+func TestRefusalPasses(t *testing.T) {
+	for _, status := range []int{401, 403} {
+		for _, events := range []bool{false, true} {
+			inBubble(t, Config{AskAfter: 500 * time.Millisecond, RequestTimeout: 500 * time.Millisecond}, func(t *testing.T, d *scripted, client *Client, got *collector) {
+				pass(2 * time.Second)
+				d.set(func(d *scripted) { d.refuse = status })
+				for i := range 30 {
+					if events {
+						d.send(100_000 + i)
+					}
+					pass(100 * time.Millisecond)
+				}
+				if s := only(t, client); s.Connected != events || errors.Is(s.Err, ErrRefused) == events {
+					t.Errorf("%d, events %v: status %+v", status, events, s)
+				}
+				d.set(func(d *scripted) { d.refuse = 0 })
+				over := time.Now()
+				for age(client, bubbleEndpoint(), 0) > time.Second {
+					pass(10 * time.Millisecond)
+				}
+				if took := time.Since(over); took > 3*time.Second {
+					t.Errorf("read again %v after", took)
+				}
+				// For hours it is asked seldom, and said once.
+				if events {
+					return
+				}
+				d.set(func(d *scripted) { d.refuse = status })
+				pass(5 * time.Second)
+				asked := d.dialled()
+				pass(time.Hour)
+				if n := d.dialled() - asked; n > 3600/7 {
+					t.Errorf("%d attempts in an hour", n)
+				}
+				if n := strings.Count(got.logged(), "refuses us"); n < 1 || n > 2 {
+					t.Errorf("logged %d times:\n%s", n, got.logged())
+				}
+			})
+		}
+	}
+}
+
+// What no GPU can draw is as good as nothing: the last power is held and grows old.
+func TestImpossiblePower(t *testing.T) {
+	for _, mw := range []int{0, 4_294_967_295, 2_147_483_647, 65_535_000, 6_553_500, 4_000_001} {
+		inBubble(t, Config{AskAfter: 500 * time.Millisecond, RequestTimeout: 500 * time.Millisecond}, func(t *testing.T, d *scripted, client *Client, got *collector) {
+			d.send(300_000)
+			pass(3 * time.Second)
+			d.send(mw)
+			since := time.Now().Add(slack)
+			staleFor(t, client, since, 5*time.Second)
+			s := only(t, client)
+			if want := fmt.Sprintf("GPU 0: power is %v W, want 0.001 to 4000 W", float64(mw)/1e3); s.Err == nil || !strings.HasSuffix(s.Err.Error(), want) || s.ImplausibleReadings < 2 || s.BadEvents != 0 {
+				t.Errorf("status %+v, want an error of %q", s, want)
+			}
+			if !holds(client, bubbleEndpoint(), 0, 300)() {
+				t.Error("the last power is gone")
+			}
+			d.send(310_000)
+			pass(10 * time.Millisecond)
+			if s := only(t, client); !holds(client, bubbleEndpoint(), 0, 310)() || s.Err != nil {
+				t.Errorf("status %+v", s)
+			}
+			if n := strings.Count(got.logged(), "cannot read"); n != 1 {
+				t.Errorf("logged %d times:\n%s", n, got.logged())
+			}
+		})
+	}
+}
+
+// The range of a GPU can be given.
+func TestGivenPowerRange(t *testing.T) {
+	targets := []Target{{Endpoint: bubbleEndpoint(), GPUs: []int{0}, PowerRangeW: [2]float64{0, 450}}}
+	inBubble(t, Config{Targets: targets}, func(t *testing.T, d *scripted, client *Client, _ *collector) {
+		pass(time.Second)
+		for _, step := range []struct {
+			mw    int
+			holds float64
+		}{{0, 0}, {450_000, 450}, {450_001, 450}, {451_000, 450}, {1, 0.001}} {
+			d.send(step.mw)
+			pass(10 * time.Millisecond)
+			if !holds(client, bubbleEndpoint(), 0, step.holds)() {
+				r, _, _ := client.Latest(bubbleEndpoint(), 0)
+				t.Errorf("after %d mW it holds %v W, want %v", step.mw, r.PowerW, step.holds)
+			}
+		}
+	})
+	for _, r := range [][2]float64{{1, 1}, {5, 4}, {-1, 4}, {0, math.Inf(1)}, {math.NaN(), 5}, {0, math.NaN()}} {
+		if _, err := NewClient(Config{Targets: []Target{{Endpoint: bubbleEndpoint(), GPUs: []int{0}, PowerRangeW: r}}}); err == nil {
+			t.Errorf("the range %v is taken", r)
+		}
+	}
+	other := Target{Endpoint: bubbleEndpoint(), GPUs: []int{0, 1}, PowerRangeW: [2]float64{0, 451}}
+	if _, err := NewClient(Config{Targets: append(targets, other)}); err == nil {
+		t.Error("two ranges of one GPU are taken")
+	}
+}

@@ -22,14 +22,19 @@ type Config struct {
 	AskAfter time.Duration
 	// RequestTimeout bounds each request but the streams; 0 is 1 s.
 	RequestTimeout time.Duration
+	// ReadTokenFile reads the token files of endpoints, each time anew that a
+	// connection is made; it is needed if there are any.
+	ReadTokenFile func(file string) (token string, err error)
 	// OnReading, if not nil, gets each value as it comes. Calls for one endpoint
 	// come one after the other, the times of a device do not decrease; calls for
 	// different endpoints come at the same time. It must not block.
 	OnReading func(Reading)
-	// OnStatus, if not nil, gets an endpoint's status after it connected, lost its
-	// connection or was refused for good. It must not block.
+	// OnStatus, if not nil, gets an endpoint's status after it connected or lost its
+	// connection. It must not block.
 	OnStatus func(EndpointStatus)
 	Log      zerolog.Logger
+
+	ranges map[gpuKey]powerRange // given by the targets
 
 	// For tests.
 	dial   dialer
@@ -67,11 +72,10 @@ type EndpointStatus struct {
 	// CPUErr is why the CPUs, wanted beside GPUs, are not read, or one of the CPUs
 	// is not.
 	CPUErr error
-	// Final: the daemon refuses the token, and the client does not try again.
-	Final bool
 	// UnknownGPUs are the wanted GPUs that the daemon does not have.
 	UnknownGPUs []int
-	// FailedGPUs are those that the daemon could not read when it was last asked.
+	// FailedGPUs are those that could not be read when the daemon was last asked, or
+	// whose power could not be.
 	FailedGPUs []int
 
 	// Reconnects counts the connections after the first one.
@@ -81,12 +85,18 @@ type EndpointStatus struct {
 	Events, BadEvents uint64
 	// Answers counts the answers to get_power, FailedAsks the requests without one.
 	Answers, FailedAsks uint64
-	// LateEvents counts the events overtaken by an answer that is surely newer;
-	// they are skipped. UnwantedReadings counts values of devices nobody asked for.
-	LateEvents, UnwantedReadings uint64
+	// Reopenings counts how often a stream was opened anew to ask a daemon that
+	// cannot be asked otherwise (before zeusd 0.5).
+	Reopenings uint64
+	// LateEvents counts the events overtaken by an answer that is surely newer, and
+	// ReplayedEvents those that were sent before their stream was asked for; both
+	// are skipped. UnwantedReadings counts values of devices nobody asked for.
+	LateEvents, ReplayedEvents, UnwantedReadings uint64
+	// ImplausibleReadings counts the readings outside the range of what a device
+	// can draw, which were treated as missing.
+	ImplausibleReadings uint64
 	// ClockSteps counts how often the daemon's clock was found to have moved;
-	// ImplausibleTimes the events whose time cannot be, which were given the time
-	// of their arrival.
+	// ImplausibleTimes the events from the future, which are skipped.
 	ClockSteps, ImplausibleTimes uint64
 
 	// ClockOffset is this host's wall clock less the daemon's when last measured.
@@ -107,6 +117,14 @@ type Client struct {
 // connects to nothing yet.
 func NewClient(cfg Config) (*Client, error) {
 	targets, err := mergeTargets(cfg.Targets)
+	var rangeErr error
+	cfg.ranges, rangeErr = givenRanges(cfg.Targets)
+	err = errors.Join(err, rangeErr)
+	for _, t := range targets {
+		if t.Endpoint.TokenFile != "" && cfg.ReadTokenFile == nil {
+			err = errors.Join(err, fmt.Errorf("endpoint %s has a token file, and there is no ReadTokenFile", t.Endpoint))
+		}
+	}
 	if cfg.AskAfter < 0 {
 		err = errors.Join(err, fmt.Errorf("AskAfter is %v, want more than 0", cfg.AskAfter))
 	}

@@ -170,7 +170,7 @@ func TestCPUsAbsent(t *testing.T) {
 		t.Errorf("status %+v", s)
 	}
 	eventually(t, soon, "error", func() bool { return only(t, alone).Err != nil })
-	if s := only(t, alone); s.Connected || s.Final {
+	if s := only(t, alone); s.Connected || errors.Is(s.Err, ErrRefused) {
 		t.Errorf("status %+v", s)
 	}
 	if n := z.Truth().Requests["/cpu/get_power"]; n != 0 {
@@ -186,10 +186,10 @@ func TestCPUsRefused(t *testing.T) {
 	beside, _ := start(t, Config{Targets: []Target{{Endpoint: e, GPUs: []int{0}, CPU: true}}, AskAfter: 20 * time.Millisecond})
 	alone, _ := start(t, Config{Targets: []Target{{Endpoint: e, CPU: true}}})
 	eventually(t, soon, "GPU power", func() bool { return holds(beside, e, 0, 100)() && only(t, beside).Answers > 5 })
-	if s := only(t, beside); !errors.Is(s.CPUErr, ErrRefused) || s.Err != nil || s.Reconnects != 0 || s.Final {
+	if s := only(t, beside); !errors.Is(s.CPUErr, ErrRefused) || s.Err != nil || s.Reconnects != 0 {
 		t.Errorf("status %+v", s)
 	}
-	eventually(t, soon, "refusal", func() bool { return only(t, alone).Final })
+	eventually(t, soon, "refusal", func() bool { return errors.Is(only(t, alone).Err, ErrRefused) })
 	if n := z.Truth().Requests["/cpu/stream_power"]; n != 0 {
 		t.Errorf("%d streams asked for in vain", n)
 	}
@@ -199,19 +199,19 @@ func TestTokens(t *testing.T) {
 	t.Parallel()
 	_, open := daemon(t, sim.ZeusdConfig{GPUs: gpus(100)})
 	_, shut := daemon(t, sim.ZeusdConfig{GPUs: gpus(100), Token: "right"})
-	scopeless, narrow := daemon(t, sim.ZeusdConfig{GPUs: gpus(100), Token: "right", Scopes: []string{"gpu-control"}})
+	_, narrow := daemon(t, sim.ZeusdConfig{GPUs: gpus(100), Token: "right", Scopes: []string{"gpu-control"}})
 	with := func(e Endpoint, token string) Endpoint {
 		e.Token = token
 		return e
 	}
 	for _, c := range []struct {
-		name  string
-		e     Endpoint
-		final string // what the error says; empty if it works
+		name    string
+		e       Endpoint
+		refused string // what the error says; empty if it works
 	}{
 		{"right", with(shut, "right"), ""},
 		{"needless", with(open, "needless"), ""},
-		{"wrong", with(shut, "wrong"), "status 401: Invalid token. (the daemon wants another token)"},
+		{"wrong", with(shut, "wrong"), "status 401: Invalid token: InvalidSignature (the daemon wants another token)"},
 		{"missing", shut, "the daemon wants a token and the endpoint has none"},
 		{"without scope", with(narrow, "right"), `the token of "sim" lacks the scope gpu-read (it has: gpu-control)`},
 	} {
@@ -220,13 +220,13 @@ func TestTokens(t *testing.T) {
 			_, other := daemon(t, sim.ZeusdConfig{GPUs: gpus(55)})
 			client, got := start(t, Config{Targets: []Target{{Endpoint: c.e, GPUs: []int{0}}, {Endpoint: other, GPUs: []int{0}}}})
 			eventually(t, soon, "the other endpoint", holds(client, other, 0, 55))
-			if c.final == "" {
+			if c.refused == "" {
 				eventually(t, soon, "power", holds(client, c.e, 0, 100))
 				return
 			}
-			eventually(t, soon, "refusal", func() bool { return client.Status()[0].Final })
+			eventually(t, soon, "refusal", func() bool { return errors.Is(client.Status()[0].Err, ErrRefused) })
 			s := client.Status()[0]
-			if !errors.Is(s.Err, ErrRefused) || !strings.Contains(s.Err.Error(), c.final) || s.Connected {
+			if !errors.Is(s.Err, ErrRefused) || !strings.Contains(s.Err.Error(), c.refused) || s.Connected {
 				t.Errorf("status %+v", s)
 			}
 			if c.e.Token != "" && (strings.Contains(got.logged(), c.e.Token+`"`) || strings.Contains(s.Err.Error(), c.e.Token+" ")) && c.e.Token != "right" {
@@ -234,21 +234,65 @@ func TestTokens(t *testing.T) {
 			}
 		})
 	}
-	if n := scopeless.Truth().Requests["/auth/whoami"]; n != 1 {
-		t.Errorf("%d attempts after a refusal for good, want 1", n)
+}
+
+// A refusal while connected is said, and passes when the daemon does no more
+// refuse.
+func TestRefusedWhileConnected(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{401, 403} {
+		g := gpus(100)
+		z, e := daemon(t, sim.ZeusdConfig{GPUs: g})
+		client, got := start(t, Config{Targets: []Target{{Endpoint: e, GPUs: []int{0}}}, AskAfter: 50 * time.Millisecond})
+		eventually(t, soon, "power", holds(client, e, 0, 100))
+		z.SetFaults(sim.ZeusdFaults{Status: status})
+		eventually(t, soon, "refusal", func() bool { return errors.Is(only(t, client).Err, ErrRefused) })
+		if !holds(client, e, 0, 100)() {
+			t.Error("the last value is gone")
+		}
+		z.SetFaults(sim.ZeusdFaults{})
+		g[0].SetPowerW(120)
+		eventually(t, soon, "recovery", holds(client, e, 0, 120))
+		if n := strings.Count(got.logged(), "refuses us"); n != 1 {
+			t.Errorf("logged %d times:\n%s", n, got.logged())
+		}
 	}
 }
 
-// A refusal while connected is as final as one at the start.
-func TestRefusedWhileConnected(t *testing.T) {
+// A token that was changed is read anew from its file, for each connection.
+func TestTokenFileIsReadAnew(t *testing.T) {
 	t.Parallel()
-	z, e := daemon(t, sim.ZeusdConfig{GPUs: gpus(100)})
-	client, _ := start(t, Config{Targets: []Target{{Endpoint: e, GPUs: []int{0}}}, AskAfter: 50 * time.Millisecond})
+	_, e := daemon(t, sim.ZeusdConfig{GPUs: gpus(100), Token: "new"})
+	e.TokenFile = "/run/token"
+	var token atomic.Value
+	token.Store("old")
+	client, got := start(t, Config{
+		Targets: []Target{{Endpoint: e, GPUs: []int{0}}},
+		ReadTokenFile: func(file string) (string, error) {
+			if token := token.Load().(string); file == "/run/token" && token != "" {
+				return token, nil
+			}
+			return "", errors.New("it is being written")
+		},
+	})
+	eventually(t, soon, "refusal", func() bool { return errors.Is(only(t, client).Err, ErrRefused) })
+	token.Store("")
+	eventually(t, soon, "an unreadable file", func() bool {
+		err := only(t, client).Err
+		return err != nil && strings.Contains(err.Error(), "token file: it is being written")
+	})
+	token.Store("two words")
+	eventually(t, soon, "a token that is none", func() bool {
+		err := only(t, client).Err
+		return err != nil && strings.Contains(err.Error(), "token file /run/token: the token has blanks")
+	})
+	token.Store("new")
 	eventually(t, soon, "power", holds(client, e, 0, 100))
-	z.SetFaults(sim.ZeusdFaults{Status: 403})
-	eventually(t, soon, "refusal", func() bool { return only(t, client).Final })
-	if !holds(client, e, 0, 100)() {
-		t.Error("the last value is gone")
+	if strings.Contains(got.logged(), "old") || strings.Contains(got.logged(), "two words") {
+		t.Error("a token is shown:", got.logged())
+	}
+	if _, err := NewClient(Config{Targets: []Target{{Endpoint: e, GPUs: []int{0}}}}); err == nil {
+		t.Error("nobody reads the token file, and that is no error")
 	}
 }
 
@@ -520,7 +564,7 @@ func TestGPUThatDoesNotExist(t *testing.T) {
 	}
 	eventually(t, soon, "error", func() bool { return only(t, none).Err != nil })
 	s = only(t, none)
-	if want := e.String() + ": has no GPU 7; its GPUs are: 0, 1"; s.Err.Error() != want || s.Connected || s.Final {
+	if want := e.String() + ": has no GPU 7; its GPUs are: 0, 1"; s.Err.Error() != want || s.Connected {
 		t.Errorf("status %+v, want the error %q", s, want)
 	}
 }
@@ -530,33 +574,46 @@ func TestProbe(t *testing.T) {
 	_, e := daemon(t, sim.ZeusdConfig{GPUs: gpus(100, 200), CPUs: 1, Token: "right", ClockOffset: 3 * time.Second})
 	_, old := daemon(t, sim.ZeusdConfig{GPUs: gpus(100, 200), Version: sim.Zeusd04})
 	e.Token = "right"
-	r, err := Probe(t.Context(), Target{Endpoint: e, GPUs: []int{1, 0}, CPU: true})
-	if err != nil || !slices.Equal(r.PowerW, []float64{200, 100}) || (r.ClockOffset+3*time.Second).Abs() > 100*time.Millisecond ||
+	probe := func(target Target) Report {
+		t.Helper()
+		client, err := NewClient(Config{Targets: []Target{target}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		reports := client.Probe(t.Context())
+		if len(reports) != 1 {
+			t.Fatalf("%d reports of one daemon", len(reports))
+		}
+		return reports[0]
+	}
+	r := probe(Target{Endpoint: e, GPUs: []int{1, 0}, CPU: true})
+	if r.Err != nil || !slices.Equal(r.PowerW, []float64{100, 200}) || (r.ClockOffset+3*time.Second).Abs() > 100*time.Millisecond ||
 		r.Identity == nil || r.Identity.Subject != "sim" || r.Discovery.PlainIDs || len(r.Discovery.GPUs) != 2 || !r.Discovery.CPUs[0].DRAMAvailable {
-		t.Errorf("%+v %v", r, err)
+		t.Errorf("%+v", r)
 	}
-	r, err = Probe(t.Context(), Target{Endpoint: old, GPUs: []int{0}})
-	if err != nil || !slices.Equal(r.PowerW, []float64{100}) || !r.Discovery.PlainIDs || r.Identity != nil || len(r.Discovery.GPUs) != 2 {
-		t.Errorf("%+v %v", r, err)
+	r = probe(Target{Endpoint: old, GPUs: []int{0}})
+	if r.Err != nil || !slices.Equal(r.PowerW, []float64{100}) || !r.Discovery.PlainIDs || r.Identity != nil || len(r.Discovery.GPUs) != 2 {
+		t.Errorf("%+v", r)
 	}
-	if _, err = Probe(t.Context(), Target{Endpoint: old, GPUs: []int{2}}); err == nil || !strings.Contains(err.Error(), "has no GPU 2; its GPUs are: 0, 1") {
-		t.Error(err)
+	if r = probe(Target{Endpoint: old, GPUs: []int{2}}); r.Err == nil || !strings.Contains(r.Err.Error(), "has no GPU 2; its GPUs are: 0, 1") {
+		t.Error(r.Err)
 	}
-	if _, err = Probe(t.Context(), Target{Endpoint: old, GPUs: []int{0}, CPU: true}); err == nil || !strings.Contains(err.Error(), "cpu-read is off") {
-		t.Error(err)
-	}
-	if d, err := Discover(t.Context(), old); err != nil || len(d.GPUs) != 2 {
-		t.Error(d, err)
-	}
-	if id, err := WhoAmI(t.Context(), e); err != nil || id.Subject != "sim" {
-		t.Error(id, err)
-	}
-	if _, err := Discover(t.Context(), Endpoint{}); err == nil {
-		t.Error("no error for no endpoint")
+	if r = probe(Target{Endpoint: old, GPUs: []int{0}, CPU: true}); r.Err == nil || !strings.Contains(r.Err.Error(), "cpu-read is off") {
+		t.Error(r.Err)
 	}
 	e.Token = "wrong"
-	if _, err := WhoAmI(t.Context(), e); !errors.Is(err, ErrRefused) {
-		t.Error(err)
+	if r = probe(Target{Endpoint: e, GPUs: []int{0}}); !errors.Is(r.Err, ErrRefused) {
+		t.Error(r.Err)
+	}
+	// A GPU that cannot be read is not the others' fault.
+	for _, faults := range []sim.ZeusdFaults{{FailedGPUs: []int{1}}, {HungGPUs: []int{1}}, {OddMW: map[int]int64{1: 4294967295}}} {
+		z, e := daemon(t, sim.ZeusdConfig{GPUs: gpus(100, 200)})
+		z.SetFaults(faults)
+		r := probe(Target{Endpoint: e, GPUs: []int{0, 1}})
+		if r.Err != nil || r.PowerW[0] != 100 || !math.IsNaN(r.PowerW[1]) || len(r.Unread) != 1 || r.Unread[1] == nil || !strings.Contains(r.Unread[1].Error(), "1") {
+			t.Errorf("%+v: %+v", faults, r)
+		}
+		t.Log(r.Unread[1])
 	}
 }
 
@@ -586,7 +643,7 @@ func TestGPUGroupOff(t *testing.T) {
 		groups.Store(&said)
 		client, _ := start(t, Config{Targets: []Target{{Endpoint: e, GPUs: []int{0}}}})
 		eventually(t, soon, "error", func() bool { return only(t, client).Err != nil })
-		if s := only(t, client); !strings.Contains(s.Err.Error(), want) || s.Final {
+		if s := only(t, client); !strings.Contains(s.Err.Error(), want) {
 			t.Errorf("status %+v, want the error %q", s, want)
 		}
 	}
@@ -613,9 +670,6 @@ func TestPeerThatFloods(t *testing.T) {
 		err := only(t, client).Err
 		return err != nil && strings.Contains(err.Error(), "answer is longer than 1048576 bytes")
 	})
-	if _, err := Discover(t.Context(), e); err == nil {
-		t.Error("no error")
-	}
 }
 
 // Faults of all kinds for a while leave neither goroutines nor memory behind.
@@ -633,9 +687,9 @@ func TestFaultsLeaveNothingBehind(t *testing.T) {
 	}
 	done := make(chan error)
 	go func() { done <- client.Run(ctx) }()
-	eventually(t, soon, "connection", func() bool { return only(t, client).Events > 0 })
+	eventually(t, soon, "connection", func() bool { s := only(t, client); return s.Connected && s.Events > 0 })
 	most := 0
-	for i := range uint64(30) {
+	for i := range uint64(12) {
 		switch i % 3 {
 		case 0:
 			z.SetFaults(sim.ZeusdFaults{DropStreams: true})

@@ -31,10 +31,14 @@ type device struct {
 	eventAt     time.Time // when its last event arrived
 	askedAt     time.Time // when the question was sent that brought the latest answer
 	triedAt     time.Time // when it was last asked for, with or without success
+	asking      bool      // a question for it is under way
 	// streamPowerW is the power that the stream implies: that of its last event, or
 	// of the snapshot at its start.
 	streamPowerW float64
-	failure      error // why the daemon could not read it when last asked
+	failure      error      // why it could not be read when last asked or told of
+	rangeW       powerRange // what it can draw
+	rangeKnown   bool       // that was given, or told
+	hasEnergy    bool       // its energy counter was read once
 }
 
 // conn keeps the connection to one daemon, and what came over it.
@@ -60,6 +64,10 @@ type conn struct {
 	// misses changes before it is opened anew. It doubles each time that did not
 	// help.
 	patience [2]int
+
+	// others tells, by kind, whether somebody else listened when a daemon that is
+	// asked by opening its stream last answered.
+	others [2]others
 }
 
 const (
@@ -81,32 +89,62 @@ func newConn(cfg *Config, target Target) *conn {
 		patience: [2]int{patienceLeast, patienceLeast},
 	}
 	for _, gpu := range target.GPUs {
-		c.devices[deviceKey{GPU, gpu}] = &device{}
+		d := &device{rangeW: defaultRange(GPU)}
+		if given, ok := cfg.ranges[gpuKey{address, gpu}]; ok {
+			d.rangeW, d.rangeKnown = given, true
+		}
+		c.devices[deviceKey{GPU, gpu}] = d
 	}
 	return c
 }
 
-// run keeps the connection until ctx ends or the daemon refuses it for good.
+// token is what to show the daemon, read anew if it stands in a file.
+func (c *conn) token() (string, error) {
+	file := c.target.Endpoint.TokenFile
+	if file == "" {
+		return c.target.Endpoint.Token, nil
+	}
+	token, err := c.cfg.ReadTokenFile(file)
+	if err != nil {
+		return "", fmt.Errorf("%s: token file: %w", c.peer.endpoint, err)
+	}
+	if err := checkToken(token); err != nil {
+		return "", fmt.Errorf("%s: token file %s: %w", c.peer.endpoint, file, err)
+	}
+	return token, nil
+}
+
+// run keeps the connection until ctx ends.
 func (c *conn) run(ctx context.Context) {
-	failures := 0
+	failures, refusals := 0, 0
 	for {
 		from := time.Now()
 		err := c.session(ctx)
 		now := time.Now()
 		lived := c.down(ctx, err, now)
-		if ctx.Err() != nil || errors.Is(err, ErrRefused) {
+		if ctx.Err() != nil {
 			return
 		}
 		if lived >= stableAfter {
-			failures = 0
+			failures, refusals = 0, 0
+		}
+		var delay time.Duration
+		if errors.Is(err, ErrRefused) {
+			// What refuses may be a proxy that stumbles, or the token is being changed.
+			delay = refusedDelay(refusals, c.cfg.random())
+			refusals++
+		} else {
+			delay = backoffDelay(failures, c.cfg.random())
+			failures++
 		}
 		if lived > 0 {
-			from = now
+			// A connection that came about costs the daemon something.
+			delay = max(delay, connectEvery-lived)
+		} else {
+			// An attempt that took long has waited already: a peer that comes back is
+			// met soon, even if the attempts before it hung.
+			delay -= now.Sub(from)
 		}
-		// An attempt that took long has waited already: a peer that comes back is
-		// met soon, even if the attempts before it hung.
-		delay := backoffDelay(failures, c.cfg.random()) - now.Sub(from)
-		failures++
 		if !wait(ctx, delay) {
 			return
 		}
@@ -162,19 +200,16 @@ func (c *conn) down(ctx context.Context, err error, now time.Time) (lived time.D
 		c.status.Since = now
 	}
 	c.status.Connected, c.status.Err = false, err
-	c.status.Final = errors.Is(err, ErrRefused) && ctx.Err() == nil
-	changed = changed || c.status.Final
 	// Each reason once, not once per attempt; and only so many.
 	why := reason(err)
 	log := ctx.Err() == nil && !c.logged[why] && len(c.logged) < 16
 	if log {
 		c.logged[why], c.downLogged = true, true
 	}
-	final := c.status.Final
 	c.mu.Unlock()
 	switch {
-	case log && final:
-		c.log.Error().Err(err).Msg("zeusd refuses us; not trying again")
+	case log && errors.Is(err, ErrRefused):
+		c.log.Error().Err(err).Msg("zeusd refuses us; trying again, with the token read anew if it stands in a file")
 	case log:
 		c.log.Warn().Err(err).Msg("zeusd not connected; trying again")
 	}
@@ -248,8 +283,9 @@ func (c *conn) bad(err error) {
 	}
 }
 
-// event takes over the readings of an event of a stream.
-func (c *conn) event(kind Kind, devices []devicePower, at, arrived time.Time) {
+// event takes over the readings of an event of a stream. If not all of it was
+// read for it, a power that has not changed says nothing.
+func (c *conn) event(kind Kind, devices []devicePower, at, arrived time.Time, all bool) {
 	c.emit.Lock()
 	defer c.emit.Unlock()
 	c.mu.Lock()
@@ -258,21 +294,35 @@ func (c *conn) event(kind Kind, devices []devicePower, at, arrived time.Time) {
 	c.patience[kind] = patienceLeast
 	c.mu.Unlock()
 	for _, p := range devices {
+		key := deviceKey{kind, p.index}
 		c.mu.Lock()
-		d := c.devices[deviceKey{kind, p.index}]
+		d := c.devices[key]
 		switch {
 		case d == nil:
 			c.status.UnwantedReadings++
 		case at.Before(d.askedAt.Add(-lateMargin)):
 			c.status.LateEvents++
 			d = nil
+		case !all && d.known && d.streamPowerW == p.powerMW/1e3:
+			if errors.Is(d.failure, errSilent) { // it is asked for again, now that the daemon speaks
+				d.failure = nil
+			}
+			d = nil
 		default:
 			d.eventAt = arrived
-			c.take(d, kind, p, at)
-			d.streamPowerW = d.reading.PowerW
+			d.streamPowerW = p.powerMW / 1e3
 		}
-		c.unlockAndReport(d)
+		c.takeAndReport(key, d, p, at)
 	}
+}
+
+// confirmed takes the power of a device for true as of at.
+func (c *conn) confirmed(kind Kind, p devicePower, at time.Time) {
+	c.emit.Lock()
+	defer c.emit.Unlock()
+	key := deviceKey{kind, p.index}
+	c.mu.Lock()
+	c.takeAndReport(key, c.devices[key], p, at)
 }
 
 // answer takes over the readings of an answer to get_power. The value of a device
@@ -292,8 +342,9 @@ func (c *conn) answer(kind Kind, asked []int, answer *powerEvent, trip roundTrip
 	defer c.emit.Unlock()
 	c.count(func(s *EndpointStatus) { s.Answers++ })
 	for _, p := range answer.devices {
+		key := deviceKey{kind, p.index}
 		c.mu.Lock()
-		d := c.devices[deviceKey{kind, p.index}]
+		d := c.devices[key]
 		switch {
 		case d == nil || !slices.Contains(asked, p.index):
 			c.status.UnwantedReadings++
@@ -302,54 +353,73 @@ func (c *conn) answer(kind Kind, asked []int, answer *powerEvent, trip roundTrip
 			d = nil
 		default:
 			d.askedAt = trip.sent
-			c.take(d, kind, p, at)
 			if first || d.failure != nil {
-				d.streamPowerW = d.reading.PowerW
+				d.streamPowerW = p.powerMW / 1e3
 			}
-			missed = missed || d.streamPowerW != d.reading.PowerW
+			missed = missed || d.streamPowerW != p.powerMW/1e3
 		}
-		c.unlockAndReport(d)
+		c.takeAndReport(key, d, p, at)
 	}
 	return missed
 }
 
-// take sets a device's reading. c.mu is held.
-func (c *conn) take(d *device, kind Kind, p devicePower, at time.Time) {
-	if d.known && at.Before(d.reading.At) {
-		at = d.reading.At // the clock's estimate moved a little
-	}
-	dramW := p.dramMW / 1e3
-	if kind == CPU && !p.hasDRAM {
-		dramW = math.NaN()
-	}
-	d.reading = Reading{Endpoint: c.status.Endpoint, Kind: kind, Index: p.index, PowerW: p.powerMW / 1e3, DRAMW: dramW, At: at}
-	d.known = true
-	d.confirmedAt = at
-}
-
-// unlockAndReport releases c.mu and reports the device's reading, if there is one.
-func (c *conn) unlockAndReport(d *device) {
+// takeAndReport sets a device's reading, if there is a device, and reports it. A
+// reading that cannot be is treated as one that did not come. c.mu is held, and
+// released.
+func (c *conn) takeAndReport(key deviceKey, d *device, p devicePower, at time.Time) {
 	if d == nil {
 		c.mu.Unlock()
 		return
 	}
-	r := d.reading
+	powerW := p.powerMW / 1e3
+	if !d.rangeW.contains(powerW) {
+		c.status.ImplausibleReadings++
+		err := fmt.Errorf("%s: %s %d: power is %v W, want %v", c.peer.endpoint, key.kind, key.index, powerW, d.rangeW)
+		c.mu.Unlock()
+		c.fail(key, err)
+		return
+	}
+	if d.known && at.Before(d.reading.At) {
+		at = d.reading.At // the clock's estimate moved a little
+	}
+	dramW := p.dramMW / 1e3
+	if key.kind == CPU && !p.hasDRAM {
+		dramW = math.NaN()
+	}
+	d.reading = Reading{Endpoint: c.status.Endpoint, Kind: key.kind, Index: p.index, PowerW: powerW, DRAMW: dramW, At: at}
+	d.known = true
+	d.confirmedAt = at
+	r, healed := d.reading, c.setFailure(key, nil)
 	c.mu.Unlock()
+	if healed {
+		c.logFailure(key, nil)
+	}
 	c.cfg.OnReading(r)
 }
 
-// fail records that the daemon could not read a device, nil that it could.
+// fail records that a device could not be read, nil that it could.
 func (c *conn) fail(key deviceKey, failure error) {
 	c.mu.Lock()
-	d := c.devices[key]
-	changed := d != nil && (d.failure == nil) != (failure == nil)
-	if d != nil {
-		d.failure = failure
-	}
+	changed := c.setFailure(key, failure)
 	c.mu.Unlock()
-	if !changed {
-		return
+	if changed {
+		c.logFailure(key, failure)
 	}
+}
+
+// setFailure is the part of fail that c.mu is held for. changed: it is to be
+// logged.
+func (c *conn) setFailure(key deviceKey, failure error) (changed bool) {
+	d := c.devices[key]
+	if d == nil {
+		return false
+	}
+	changed = (d.failure == nil) != (failure == nil)
+	d.failure = failure
+	return changed
+}
+
+func (c *conn) logFailure(key deviceKey, failure error) {
 	name := fmt.Sprintf("%s %d", key.kind, key.index)
 	if failure != nil {
 		c.log.Warn().Err(failure).Str("device", name).Msg("zeusd cannot read a device; its last value is kept")
@@ -358,25 +428,47 @@ func (c *conn) fail(key deviceKey, failure error) {
 	}
 }
 
-// silent returns those of the devices without news since AskAfter, and notes that
-// they are being asked for. The ones that failed the last time come apart: they
-// would spoil the answer for the others.
-func (c *conn) silent(kind Kind, indices []int, now time.Time) (quiet, failed []int) {
+// unconfirmed returns those of the devices without news since AskAfter, and apart
+// from them those that could not be read.
+func (c *conn) unconfirmed(r *read, now time.Time) (quiet, failed []int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, i := range indices {
-		d := c.devices[deviceKey{kind, i}]
-		switch {
-		case now.Sub(d.confirmedAt) < c.cfg.AskAfter, now.Sub(d.triedAt) < c.cfg.AskAfter:
-			continue
+	for _, i := range r.indices {
+		switch d := c.devices[deviceKey{r.kind, i}]; {
+		case now.Sub(d.confirmedAt) < c.cfg.AskAfter:
 		case d.failure != nil:
 			failed = append(failed, i)
 		default:
 			quiet = append(quiet, i)
 		}
-		d.triedAt = now
 	}
 	return quiet, failed
+}
+
+// toAsk is those of the devices that no question is under way for, nor was since
+// AskAfter, and notes that there is one now, until [conn.asked].
+func (c *conn) toAsk(r *read, indices []int, now time.Time) []int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var due []int
+	for _, i := range indices {
+		d := c.devices[deviceKey{r.kind, i}]
+		if d.asking || now.Sub(d.triedAt) < c.cfg.AskAfter {
+			continue
+		}
+		d.asking, d.triedAt = true, now
+		due = append(due, i)
+	}
+	return due
+}
+
+// asked notes that no question for the devices is under way any more.
+func (c *conn) asked(r *read, indices []int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, i := range indices {
+		c.devices[deviceKey{r.kind, i}].asking = false
+	}
 }
 
 // eventSince tells whether any stream brought an event after the time.

@@ -26,6 +26,9 @@ type Endpoint struct {
 	Socket string
 	// Token is sent as bearer token if not empty. It is never logged or printed.
 	Token string `json:"-"`
+	// TokenFile, if not empty, names the file that the token stands in; it is read
+	// again for each connection, and there is no Token then.
+	TokenFile string
 }
 
 // String returns the address without the token: "node1:4938" or a socket's path.
@@ -68,8 +71,18 @@ func (e Endpoint) validate() error {
 		return fmt.Errorf("endpoint %s: port is %d, want 1 to 65535", e.Host, e.Port)
 	case !e.hasValidHost():
 		return fmt.Errorf("endpoint has the host %q, want a name or an IP address alone", e.Host)
-	case strings.ContainsFunc(e.Token, func(r rune) bool { return r <= ' ' || r > '~' }):
-		return fmt.Errorf("endpoint %s: the token has blanks, line ends or other characters that no token has", e)
+	case e.Token != "" && e.TokenFile != "":
+		return fmt.Errorf("endpoint %s has both a token and a token file; it needs at most one", e)
+	}
+	if err := checkToken(e.Token); err != nil {
+		return fmt.Errorf("endpoint %s: %w", e, err)
+	}
+	return nil
+}
+
+func checkToken(token string) error {
+	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return errors.New("the token has blanks, line ends or other characters that no token has")
 	}
 	return nil
 }
@@ -91,6 +104,10 @@ type Target struct {
 	// daemon allows it; alone they are what the endpoint is for, and a refusal is
 	// an error of the endpoint.
 	CPU bool
+	// PowerRangeW is the least and the most power that one of the GPUs can draw, in
+	// watts; a reading outside is treated as missing. Zero is what the daemon says
+	// of its power limits, see [Client].
+	PowerRangeW [2]float64
 }
 
 // maxIndex bounds the index of a device.
@@ -120,18 +137,13 @@ func mergeTargets(targets []Target) ([]Target, error) {
 		if !known {
 			k = len(merged)
 			at[address] = k
-			address.Token = t.Endpoint.Token
 			merged = append(merged, Target{Endpoint: address})
 		}
 		m := &merged[k]
 		m.GPUs = append(m.GPUs, t.GPUs...)
 		m.CPU = m.CPU || t.CPU
-		switch token := t.Endpoint.Token; {
-		case token == "" || token == m.Endpoint.Token:
-		case m.Endpoint.Token == "":
-			m.Endpoint.Token = token
-		default:
-			errs = append(errs, fmt.Errorf("zeusd target %d (%s): another target gives this endpoint another token; one connection has one", i, t.Endpoint))
+		if err := m.mergeSecret(&t.Endpoint); err != nil {
+			errs = append(errs, fmt.Errorf("zeusd target %d (%s): %w", i, t.Endpoint, err))
 		}
 	}
 	for i := range merged {
@@ -139,4 +151,16 @@ func mergeTargets(targets []Target) ([]Target, error) {
 		merged[i].GPUs = slices.Compact(merged[i].GPUs)
 	}
 	return merged, errors.Join(errs...)
+}
+
+func (t *Target) mergeSecret(other *Endpoint) error {
+	e := &t.Endpoint
+	switch {
+	case other.Token == "" && other.TokenFile == "":
+	case e.Token == "" && e.TokenFile == "":
+		e.Token, e.TokenFile = other.Token, other.TokenFile
+	case e.Token != other.Token || e.TokenFile != other.TokenFile:
+		return errors.New("another target gives this endpoint another token; one connection has one")
+	}
+	return nil
 }

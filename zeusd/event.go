@@ -56,6 +56,8 @@ type devicePower struct {
 //	{"timestamp_ms":1,"cpu_id":0,"cpu_mw":85000,"dram_mw":null}            CPU, since 0.5
 //	{"timestamp_ms":1,"power_mw":{"0":{"cpu_mw":85000,"dram_mw":12000}}}   CPU, before, and get_power
 //
+// A map names no device when none can be read.
+//
 // The forms as daemons write them are read without allocation; whatever differs
 // (unknown fields, fractions, escapes) goes through encoding/json.
 func (e *powerEvent) parse(kind Kind, raw []byte) error {
@@ -119,9 +121,6 @@ type cpuPower struct {
 }
 
 func forEachDevice[T any](byIndex map[string]T, add func(int, T) error) error {
-	if len(byIndex) == 0 {
-		return errors.New("power_mw names no device")
-	}
 	for key, value := range byIndex {
 		index, err := strconv.Atoi(key)
 		if err != nil || strconv.Itoa(index) != key {
@@ -241,7 +240,7 @@ func (e *powerEvent) scan(kind Kind, s *scanner) bool {
 	}
 	switch {
 	case inMap && met == fieldTimestamp|fieldPower:
-		return len(e.devices) > 0
+		return true
 	case inMap:
 		return false
 	case kind == GPU && met == fieldTimestamp|fieldGPUID|fieldPower,
@@ -256,6 +255,9 @@ func (e *powerEvent) scan(kind Kind, s *scanner) bool {
 func (e *powerEvent) scanMap(kind Kind, s *scanner) bool {
 	if !s.take('{') {
 		return false
+	}
+	if s.take('}') {
+		return true
 	}
 	for {
 		key, ok := s.key()

@@ -88,7 +88,7 @@ func (c *collector) first(match func(arrival) bool) (arrival, bool) {
 func start(t *testing.T, cfg Config) (*Client, *collector) {
 	t.Helper()
 	c := &collector{}
-	cfg.OnReading, cfg.OnStatus, cfg.Log = c.onReading, c.onStatus, zerolog.New(c)
+	cfg.OnReading, cfg.OnStatus, cfg.Log = c.onReading, c.onStatus, zerolog.New(c).Level(zerolog.InfoLevel)
 	client, err := NewClient(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -1,14 +1,21 @@
 package zeusd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"sync"
 	"time"
+
+	"github.com/rs/zerolog"
 )
 
-// Report is what [Probe] found. What it did not get to is zero.
+// Report is what [Client.Probe] found at one daemon. What it did not get to is
+// zero.
 type Report struct {
+	Target    Target
 	Discovery Discovery
 	// Identity is nil where the daemon asks for no token.
 	Identity *Identity
@@ -16,82 +23,142 @@ type Report struct {
 	ClockOffset time.Duration
 	// RoundTrip is how long the daemon takes to answer, the median of five.
 	RoundTrip time.Duration
-	// PowerW is the power of the target's GPUs, in their order.
+	// PowerW is the power of the target's GPUs, in their order, NaN for one that
+	// was not read.
 	PowerW []float64
+	// Unread says for each of these, by index, why.
+	Unread map[int]error
+	// Err is what is wrong with the daemon or its GPUs as a whole, nil if nothing is.
+	Err error
 }
 
-// Discover asks a daemon what it has. It gives up after 5 s.
-func Discover(ctx context.Context, endpoint Endpoint) (Discovery, error) {
-	p, err := probePeer(endpoint)
-	if err != nil {
-		return Discovery{}, err
+const (
+	// probeTimeout is for each question of a probe, and readTimeout for the power of
+	// all GPUs of one daemon.
+	probeTimeout = 5 * time.Second
+	readTimeout  = 5 * time.Second
+)
+
+// Probe asks each daemon, once and all at the same time, for what [Client.Run]
+// will need of it: that the API group is on, the token has the scope, the GPUs
+// exist and their power can be read, in the way in which Run reads it. It changes
+// nothing and may be called before Run. The reports are in the order of
+// [Client.Targets].
+func (c *Client) Probe(ctx context.Context) []Report {
+	reports := make([]Report, len(c.conns))
+	var wg sync.WaitGroup
+	for i, conn := range c.conns {
+		wg.Go(func() { reports[i] = conn.probe(ctx) })
 	}
-	defer p.close()
-	return p.discover(ctx)
+	wg.Wait()
+	return reports
 }
 
-// WhoAmI asks a daemon whose the endpoint's token is. It gives up after 5 s.
-func WhoAmI(ctx context.Context, endpoint Endpoint) (Identity, error) {
-	p, err := probePeer(endpoint)
-	if err != nil {
-		return Identity{}, err
+func (c *conn) probe(ctx context.Context) Report {
+	r := Report{Target: c.target}
+	r.Err = c.probeDaemon(ctx, &r)
+	if r.Err == nil && len(c.target.GPUs) > 0 {
+		c.probePower(ctx, &r)
 	}
-	defer p.close()
-	return p.whoAmI(ctx)
+	return r
 }
 
-// Probe asks a daemon, once, for all that a [Client] will need of it: that the
-// API group is on, the token has the scope, the GPUs exist and their power can be
-// read. The error is what would keep a client from working; the report holds what
-// was found before it. Each question is given up after 5 s.
-func Probe(ctx context.Context, target Target) (Report, error) {
-	var r Report
-	merged, err := mergeTargets([]Target{target})
-	if err != nil {
-		return r, err
-	}
-	p := newPeer(merged[0].Endpoint, probeTimeout, nil)
+// probeDaemon asks for everything but the power of GPUs.
+func (c *conn) probeDaemon(ctx context.Context, r *Report) error {
+	p := newPeer(c.target.Endpoint, probeTimeout, c.cfg.dial)
 	defer p.close()
+	var err error
+	if p.token, err = c.token(); err != nil {
+		return err
+	}
 	if r.Discovery, err = p.discover(ctx); err != nil {
-		return r, err
+		return err
 	}
 	if r.Discovery.AuthRequired {
 		if r.Identity, err = p.authorize(ctx); err != nil {
-			return r, err
+			return err
 		}
 	}
 	trips, err := p.times(ctx)
 	if err != nil {
-		return r, err
+		return err
 	}
 	now := time.Now()
 	e := newClock(now).measure(trips, now)
 	r.ClockOffset, r.RoundTrip = e.wallOffset, e.roundTrip
-	if len(target.GPUs) > 0 {
-		if r.PowerW, err = p.probeGPUs(ctx, r, target.GPUs); err != nil {
-			return r, err
+	if len(c.target.GPUs) > 0 {
+		if err := p.check(GPU, r.Discovery, r.Identity); err != nil {
+			return err
+		}
+		if _, _, err := r.Discovery.checkGPUs(c.target.GPUs); err != nil {
+			return fmt.Errorf("%s: %w", p.endpoint, err)
 		}
 	}
-	if target.CPU {
-		return r, p.probeCPUs(ctx, r)
+	if c.target.CPU {
+		return p.probeCPUs(ctx, r)
 	}
-	return r, nil
+	return nil
 }
 
-const probeTimeout = 5 * time.Second
-
-func probePeer(endpoint Endpoint) (*peer, error) {
-	if err := endpoint.validate(); err != nil {
-		return nil, err
+// probePower reads the GPUs as a run does, until each was read or the time is up.
+func (c *conn) probePower(ctx context.Context, r *Report) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	cfg := *c.cfg
+	cfg.Log, cfg.OnStatus = zerolog.Nop(), func(EndpointStatus) {}
+	read := make(chan struct{}, 1)
+	cfg.OnReading = func(Reading) {
+		select {
+		case read <- struct{}{}:
+		default:
+		}
 	}
-	address := endpoint.Address()
-	address.Token = endpoint.Token
-	return newPeer(address, probeTimeout, nil), nil
+	gpus := c.target
+	gpus.CPU = false
+	reader := newConn(&cfg, gpus)
+	ended := make(chan error, 1)
+	go func() { ended <- reader.session(ctx) }()
+	var err error
+	for over := false; !over; {
+		select {
+		case <-read:
+			if over = reader.readAll(); over {
+				cancel()
+				err = <-ended
+			}
+		case err = <-ended:
+			over = true
+		}
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("%w within %v", errNoReading, readTimeout)
+	}
+	r.PowerW, r.Unread = make([]float64, len(c.target.GPUs)), map[int]error{}
+	for i, gpu := range c.target.GPUs {
+		d := reader.devices[deviceKey{GPU, gpu}] // nobody else has them any more
+		if r.PowerW[i] = d.reading.PowerW; !d.known {
+			r.PowerW[i], r.Unread[gpu] = math.NaN(), cmp.Or(d.failure, err)
+		}
+	}
+}
+
+var errNoReading = errors.New("no reading")
+
+// readAll tells whether each GPU was read.
+func (c *conn) readAll() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, d := range c.devices {
+		if !d.known {
+			return false
+		}
+	}
+	return true
 }
 
 // authorize asks whose the token is, for a daemon that wants one.
 func (p *peer) authorize(ctx context.Context) (*Identity, error) {
-	if p.endpoint.Token == "" {
+	if p.token == "" {
 		return nil, fmt.Errorf("%s: %w: the daemon wants a token and the endpoint has none", p.endpoint, ErrRefused)
 	}
 	id, err := p.whoAmI(ctx)
@@ -119,39 +186,15 @@ func (p *peer) check(kind Kind, d Discovery, id *Identity) error {
 	return nil
 }
 
-func (p *peer) probeGPUs(ctx context.Context, r Report, gpus []int) ([]float64, error) {
-	if err := p.check(GPU, r.Discovery, r.Identity); err != nil {
-		return nil, err
-	}
-	if _, _, err := r.Discovery.checkGPUs(gpus); err != nil {
-		return nil, fmt.Errorf("%s: %w", p.endpoint, err)
-	}
-	var answer powerEvent
-	if _, err := p.power(ctx, GPU, gpus, &answer); err != nil {
-		return nil, err
-	}
-	powerW := make([]float64, len(gpus))
-	for i, gpu := range gpus {
-		found := false
-		for _, d := range answer.devices {
-			if d.index == gpu {
-				powerW[i], found = d.powerMW/1e3, true
-			}
-		}
-		if !found {
-			return nil, fmt.Errorf("%s: GET %s: the answer lacks GPU %d", p.endpoint, powerPath(GPU, "get_power"), gpu)
-		}
-	}
-	return powerW, nil
-}
-
-func (p *peer) probeCPUs(ctx context.Context, r Report) error {
+func (p *peer) probeCPUs(ctx context.Context, r *Report) error {
 	if err := p.check(CPU, r.Discovery, r.Identity); err != nil {
 		return err
 	}
 	if len(r.Discovery.CPUs) == 0 {
 		return fmt.Errorf("%s: %w", p.endpoint, errNoCPU)
 	}
+	ctx, cancel := p.limit(ctx)
+	defer cancel()
 	var answer powerEvent
 	_, err := p.power(ctx, CPU, r.Discovery.cpuIndices(), &answer)
 	return err

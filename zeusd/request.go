@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -39,8 +40,9 @@ type StatusError struct {
 	Status int
 	// Message is what the daemon says of it, shortened.
 	Message string
-	// ofDevices: the daemon understood the question and tells which devices failed.
-	ofDevices bool
+	// devices is what failed at each device, by index, when the daemon understood
+	// the question and tells that.
+	devices map[int]string
 }
 
 // Error returns the path, the status, the daemon's words, and for the frequent
@@ -58,19 +60,21 @@ func (e *StatusError) Error() string {
 	switch {
 	case e.Status == http.StatusUnauthorized:
 		b.WriteString(" (the daemon wants another token)")
-	case e.Status == http.StatusForbidden && !e.ofDevices:
+	case e.Status == http.StatusForbidden && e.devices == nil:
 		fmt.Fprintf(&b, " (the token needs the scope %s)", group)
 	case e.Status == http.StatusNotFound && (strings.HasPrefix(e.Path, "/gpu/") || strings.HasPrefix(e.Path, "/cpu/")):
 		fmt.Fprintf(&b, " (the API group %s is off there: start zeusd with it enabled)", group)
+	case e.Status == http.StatusNotFound && e.Path == "/time":
+		b.WriteString(" (zeusd 0.3 does not tell its time and cannot be read: 0.4 or later is needed)")
 	case e.Status == http.StatusNotFound:
-		b.WriteString(" (is this a zeusd of 0.3 or later?)")
+		b.WriteString(" (is this a zeusd of 0.4 or later?)")
 	}
 	return b.String()
 }
 
 // Is reports that 401 and 403 are ErrRefused.
 func (e *StatusError) Is(target error) bool {
-	return target == ErrRefused && (e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden && !e.ofDevices)
+	return target == ErrRefused && (e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden && e.devices == nil)
 }
 
 // GPUInfo is a GPU of a daemon's host.
@@ -162,6 +166,7 @@ func (id Identity) checkScope(scope string) error {
 type peer struct {
 	endpoint Endpoint
 	base     string
+	token    string
 	client   *http.Client
 	timeout  time.Duration // of a short request; a stream has none
 }
@@ -173,14 +178,18 @@ func newPeer(endpoint Endpoint, timeout time.Duration, dial dialer) *peer {
 	if dial == nil {
 		dial = (&net.Dialer{Timeout: timeout}).DialContext
 	}
-	p := &peer{endpoint: endpoint, base: endpoint.url(), timeout: timeout}
+	p := &peer{endpoint: endpoint, base: endpoint.url(), token: endpoint.Token, timeout: timeout}
 	p.client = &http.Client{
 		Transport: &http.Transport{
 			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 				if endpoint.Socket != "" {
-					return dial(ctx, "unix", endpoint.Socket)
+					network, address = "unix", endpoint.Socket
 				}
-				return dial(ctx, network, address)
+				conn, err := dial(ctx, network, address)
+				if err != nil {
+					return nil, err
+				}
+				return abortive(conn), nil
 			},
 			DisableCompression:     true,
 			MaxIdleConnsPerHost:    2,
@@ -206,8 +215,8 @@ func (p *peer) open(ctx context.Context, path, query string) (*http.Response, er
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", p.endpoint, err)
 	}
-	if p.endpoint.Token != "" {
-		req.Header.Set("Authorization", "Bearer "+p.endpoint.Token)
+	if p.token != "" {
+		req.Header.Set("Authorization", "Bearer "+p.token)
 	}
 	resp, err := p.client.Do(req)
 	if err != nil {
@@ -216,8 +225,8 @@ func (p *peer) open(ctx context.Context, path, query string) (*http.Response, er
 	if resp.StatusCode != http.StatusOK {
 		defer resp.Body.Close()
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10)) // what it says is an extra
-		message, ofDevices := errorMessage(body)
-		return nil, fmt.Errorf("%s: %w", p.endpoint, &StatusError{Path: path, Status: resp.StatusCode, Message: message, ofDevices: ofDevices})
+		message, devices := errorMessage(body)
+		return nil, fmt.Errorf("%s: %w", p.endpoint, &StatusError{Path: path, Status: resp.StatusCode, Message: message, devices: devices})
 	}
 	return resp, nil
 }
@@ -233,30 +242,33 @@ func (p *peer) wrap(ctx context.Context, path string, err error) error {
 	return fmt.Errorf("%s: GET %s: %w", p.endpoint, path, err)
 }
 
-// errorMessage takes the daemon's words out of the body of an error.
-func errorMessage(body []byte) (message string, ofDevices bool) {
+// errorMessage takes the daemon's words out of the body of an error, and what they
+// say of each device.
+func errorMessage(body []byte) (message string, devices map[int]string) {
 	var says struct {
-		Error  string            `json:"error"`
-		Errors map[string]string `json:"errors"`
+		Error  string         `json:"error"`
+		Errors map[int]string `json:"errors"`
 	}
 	if json.Unmarshal(body, &says) != nil {
-		return fmt.Sprintf("%.200q", body), false
+		return fmt.Sprintf("%.200q", body), nil
 	}
 	if says.Error != "" {
-		return fmt.Sprintf("%.200s", says.Error), false
+		return fmt.Sprintf("%.200s", says.Error), nil
 	}
-	var devices []string
-	for device, problem := range says.Errors {
-		devices = append(devices, fmt.Sprintf("device %s: %s", device, problem))
+	var words []string
+	for _, device := range slices.Sorted(maps.Keys(says.Errors)) {
+		words = append(words, fmt.Sprintf("device %d: %s", device, says.Errors[device]))
 	}
-	slices.Sort(devices)
-	return fmt.Sprintf("%.400s", strings.Join(devices, "; ")), len(devices) > 0
+	return fmt.Sprintf("%.400s", strings.Join(words, "; ")), says.Errors
 }
 
-// get asks a short question and returns the body with the times around it.
+// limit bounds a short question.
+func (p *peer) limit(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, p.timeout, fmt.Errorf("%w (%v)", errNoAnswer, p.timeout))
+}
+
+// get asks a question and returns the body with the times around it.
 func (p *peer) get(ctx context.Context, path, query string) (body []byte, trip roundTrip, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, p.timeout, fmt.Errorf("%w (%v)", errNoAnswer, p.timeout))
-	defer cancel()
 	trip.sent = time.Now()
 	resp, err := p.open(ctx, path, query)
 	if err != nil {
@@ -274,8 +286,11 @@ func (p *peer) get(ctx context.Context, path, query string) (body []byte, trip r
 	return body, trip, nil
 }
 
-func (p *peer) getJSON(ctx context.Context, path string, into any) (roundTrip, error) {
-	body, trip, err := p.get(ctx, path, "")
+// getJSON asks a short question.
+func (p *peer) getJSON(ctx context.Context, path, query string, into any) (roundTrip, error) {
+	ctx, cancel := p.limit(ctx)
+	defer cancel()
+	body, trip, err := p.get(ctx, path, query)
 	if err != nil {
 		return trip, err
 	}
@@ -303,7 +318,7 @@ func (p *peer) discover(ctx context.Context) (Discovery, error) {
 		APIGroups     []string `json:"enabled_api_groups"`
 		AuthRequired  bool     `json:"auth_required"`
 	}
-	if _, err := p.getJSON(ctx, "/discover", &says); err != nil {
+	if _, err := p.getJSON(ctx, "/discover", "", &says); err != nil {
 		return Discovery{}, err
 	}
 	d := Discovery{APIGroups: says.APIGroups, AuthRequired: says.AuthRequired, PlainIDs: says.GPUs == nil && says.CPUs == nil}
@@ -330,14 +345,14 @@ func (p *peer) discover(ctx context.Context) (Discovery, error) {
 		}
 	}
 	if says.GPUs == nil && says.CPUs == nil && says.GPUIDs == nil && says.CPUIDs == nil {
-		return Discovery{}, fmt.Errorf("%s: GET /discover: the answer names neither gpus nor gpu_ids; is this a zeusd of 0.3 or later?", p.endpoint)
+		return Discovery{}, fmt.Errorf("%s: GET /discover: the answer names neither gpus nor gpu_ids; is this a zeusd of 0.4 or later?", p.endpoint)
 	}
 	return d, nil
 }
 
 func (p *peer) whoAmI(ctx context.Context) (Identity, error) {
 	var id Identity
-	_, err := p.getJSON(ctx, "/auth/whoami", &id)
+	_, err := p.getJSON(ctx, "/auth/whoami", "", &id)
 	return id, err
 }
 
@@ -346,7 +361,7 @@ func (p *peer) time(ctx context.Context) (roundTrip, error) {
 	var says struct {
 		TimestampMS int64 `json:"timestamp_ms"`
 	}
-	trip, err := p.getJSON(ctx, "/time", &says)
+	trip, err := p.getJSON(ctx, "/time", "", &says)
 	if err != nil {
 		return trip, err
 	}
@@ -369,7 +384,32 @@ func (p *peer) times(ctx context.Context) ([]roundTrip, error) {
 	return trips, nil
 }
 
-// power asks for the power of some devices.
+// energyPath is the call that asks the driver for energy counters.
+const energyPath = "/gpu/get_cumulative_energy"
+
+// energy asks for the energy counters of GPUs. That they can be read is what
+// counts, not their values.
+func (p *peer) energy(ctx context.Context, gpus []int) error {
+	_, _, err := p.get(ctx, energyPath, powerQuery(GPU, gpus))
+	return err
+}
+
+// powerLimit asks for the largest power limit of a GPU, in watts.
+func (p *peer) powerLimit(ctx context.Context, gpu int) (mostW float64, err error) {
+	const path = "/gpu/get_power_limit_constraints"
+	var says map[int]struct {
+		MaxMW float64 `json:"max_power_limit_mw"`
+	}
+	if _, err := p.getJSON(ctx, path, powerQuery(GPU, []int{gpu}), &says); err != nil {
+		return 0, err
+	}
+	if mostW = says[gpu].MaxMW / 1e3; !(mostW > 0 && mostW <= mostGPUW) {
+		return 0, fmt.Errorf("%s: GET %s: the largest power limit of GPU %d is %v W, want more than 0 and at most %v", p.endpoint, path, gpu, mostW, mostGPUW)
+	}
+	return mostW, nil
+}
+
+// power asks for the power of some devices, for as long as ctx allows.
 func (p *peer) power(ctx context.Context, kind Kind, indices []int, into *powerEvent) (roundTrip, error) {
 	path, query := powerPath(kind, "get_power"), powerQuery(kind, indices)
 	body, trip, err := p.get(ctx, path, query)

@@ -143,7 +143,7 @@ func liveRun(t *testing.T) *run {
 			Daemons: []zeusd.EndpointStatus{
 				{
 					Endpoint: zeusd.Endpoint{Host: "node1", Token: "secret"}, Connected: true, UnknownGPUs: []int{9}, FailedGPUs: []int{1, 2},
-					Reconnects: 3, Events: 4000, BadEvents: 5, Answers: 6, FailedAsks: 7, LateEvents: 8, UnwantedReadings: 9, ClockSteps: 10, ImplausibleTimes: 11,
+					Reconnects: 3, Events: 4000, BadEvents: 5, Answers: 6, FailedAsks: 7, LateEvents: 8, UnwantedReadings: 9, ClockSteps: 10, ImplausibleTimes: 11, ReplayedEvents: 12, ImplausibleReadings: 13, Reopenings: 14,
 					ClockOffset: -250 * time.Millisecond, RoundTrip: 2 * time.Millisecond,
 				},
 				{Endpoint: zeusd.Endpoint{Socket: "/run/zeusd.sock"}},

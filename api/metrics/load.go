@@ -90,14 +90,17 @@ func (c *catalog) addDaemons() {
 		return 0
 	})
 	level("g2g_zeusd_unknown_gpus", "GPUs of the config that the daemon does not have.", func(d *zeusd.EndpointStatus) float64 { return float64(len(d.UnknownGPUs)) })
-	level("g2g_zeusd_failed_gpus", "GPUs that the daemon could not read when it was last asked.", func(d *zeusd.EndpointStatus) float64 { return float64(len(d.FailedGPUs)) })
+	level("g2g_zeusd_failed_gpus", "GPUs that could not be read when the daemon was last asked, or whose power could not be.", func(d *zeusd.EndpointStatus) float64 { return float64(len(d.FailedGPUs)) })
 	count("g2g_zeusd_events_total", "Events of the daemon's streams.", func(d *zeusd.EndpointStatus) uint64 { return d.Events })
 	count("g2g_zeusd_bad_events_total", "Events and answers skipped: malformed, too long, cut off.", func(d *zeusd.EndpointStatus) uint64 { return d.BadEvents })
 	count("g2g_zeusd_late_events_total", "Events skipped because a surely newer answer had overtaken them.", func(d *zeusd.EndpointStatus) uint64 { return d.LateEvents })
+	count("g2g_zeusd_replayed_events_total", "Events skipped because they were sent before their stream was asked for: a daemon begins each stream with what it sent last.", func(d *zeusd.EndpointStatus) uint64 { return d.ReplayedEvents })
+	count("g2g_zeusd_implausible_readings_total", "Readings that no such device can draw; they are treated as missing.", func(d *zeusd.EndpointStatus) uint64 { return d.ImplausibleReadings })
 	count("g2g_zeusd_unwanted_readings_total", "Values of devices that nobody asked for.", func(d *zeusd.EndpointStatus) uint64 { return d.UnwantedReadings })
 	count("g2g_zeusd_answers_total", "Answers to requests for the power now.", func(d *zeusd.EndpointStatus) uint64 { return d.Answers })
 	count("g2g_zeusd_failed_asks_total", "Requests for the power now without an answer.", func(d *zeusd.EndpointStatus) uint64 { return d.FailedAsks })
 	count("g2g_zeusd_reconnects_total", "Connections to the daemon after the first one.", func(d *zeusd.EndpointStatus) uint64 { return d.Reconnects })
+	count("g2g_zeusd_reopened_streams_total", "Streams opened anew to ask a daemon that cannot be asked otherwise (zeusd 0.4).", func(d *zeusd.EndpointStatus) uint64 { return d.Reopenings })
 	// Before a daemon has told its time, neither is known.
 	measured := func(d *zeusd.EndpointStatus, what time.Duration) float64 {
 		if d.RoundTrip == 0 {
@@ -108,5 +111,5 @@ func (c *catalog) addDaemons() {
 	level("g2g_zeusd_clock_offset_seconds", "This host's wall clock less the daemon's when last measured, in seconds.", func(d *zeusd.EndpointStatus) float64 { return measured(d, d.ClockOffset) })
 	level("g2g_zeusd_round_trip_seconds", "How long the daemon took to tell its time, in seconds, the median of five.", func(d *zeusd.EndpointStatus) float64 { return measured(d, d.RoundTrip) })
 	count("g2g_zeusd_clock_steps_total", "How often the daemon's clock was found to have moved.", func(d *zeusd.EndpointStatus) uint64 { return d.ClockSteps })
-	count("g2g_zeusd_implausible_times_total", "Events whose time could not be, and which were given that of their arrival.", func(d *zeusd.EndpointStatus) uint64 { return d.ImplausibleTimes })
+	count("g2g_zeusd_implausible_times_total", "Events from the future by the daemon's clock, which were skipped.", func(d *zeusd.EndpointStatus) uint64 { return d.ImplausibleTimes })
 }

@@ -1,0 +1,131 @@
+package zeusd
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+const (
+	// The clock is measured anew every clockRefresh, against drift; whether it
+	// still holds is looked at every clockCheck, with one question, and an answer
+	// that is off by more than clockTolerance has it measured at once.
+	clockRefresh   = time.Minute
+	clockCheck     = time.Second
+	clockTolerance = 10 * time.Millisecond
+
+	// An event from the future by more than aheadMost, or older than lateMost, or
+	// than its stream by more than replayMargin, has the clock measured before that
+	// is believed.
+	aheadMost    = 50 * time.Millisecond
+	lateMost     = 250 * time.Millisecond
+	replayMargin = 50 * time.Millisecond
+	// The pause between such measurements, which doubles as long as they find
+	// nothing: then the events really are old.
+	recheckFirst = time.Second
+	recheckMost  = time.Minute
+	// justMeasured is for how long after a measurement another one is of no use.
+	justMeasured = 100 * time.Millisecond
+	// stepLeast is the least change of the clock that is counted as a step.
+	stepLeast = 25 * time.Millisecond
+)
+
+// clockWatch is when a session measured the daemon's clock.
+type clockWatch struct {
+	mu          sync.Mutex
+	measuredAt  time.Time
+	recheckAt   time.Time
+	recheckWait time.Duration
+}
+
+// locate returns when an event of a stream that was asked for at askedAt was
+// measured, and whether it is one of now: a daemon begins a stream with what it
+// sent last, however long ago and to whomever. What does not lie between the
+// stream's beginning and the arrival has the clock measured first, with the event
+// held back. If it still does not, it is of then, by a clock that was perhaps set
+// since.
+func (s *session) locate(ctx context.Context, timestampMS int64, askedAt, arrived time.Time) (at time.Time, ofNow bool) {
+	at = s.clock.at(timestampMS)
+	oldest, newest := askedAt.Add(-replayMargin), arrived.Add(aheadMost)
+	if at.Before(oldest) || at.After(newest) || arrived.Sub(at) > lateMost {
+		s.recheckClock(ctx, arrived)
+		at = s.clock.at(timestampMS)
+	}
+	switch {
+	case at.After(newest):
+		s.count(func(st *EndpointStatus) { st.ImplausibleTimes++ })
+		return at, false
+	case at.Before(oldest):
+		s.count(func(st *EndpointStatus) { st.ReplayedEvents++ })
+		return at, false
+	case at.After(arrived):
+		return arrived, true
+	}
+	return at, true
+}
+
+// recheckClock measures the clock because an event looks wrong, unless that was
+// done lately for nothing.
+func (s *session) recheckClock(ctx context.Context, now time.Time) {
+	w := &s.watch
+	w.mu.Lock()
+	due := !now.Before(w.recheckAt) && now.Sub(w.measuredAt) >= justMeasured
+	w.mu.Unlock()
+	if !due {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.RequestTimeout)
+	defer cancel()
+	moved, err := s.measureClock(ctx)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err == nil && moved.Abs() >= clockTolerance {
+		w.recheckWait = recheckFirst
+		return
+	}
+	w.recheckAt = time.Now().Add(w.recheckWait)
+	w.recheckWait = min(2*w.recheckWait, recheckMost)
+}
+
+// measureClock makes a new estimate of the daemon's clock and returns by how much
+// it moved.
+func (s *session) measureClock(ctx context.Context) (moved time.Duration, err error) {
+	trips, err := s.peer.times(ctx)
+	if err != nil {
+		return 0, err
+	}
+	now := time.Now()
+	s.watch.mu.Lock()
+	first := s.watch.measuredAt.IsZero()
+	s.watch.measuredAt = now
+	moved = s.clock.set(trips, now)
+	s.watch.mu.Unlock()
+	if !first && moved.Abs() >= max(stepLeast, s.clock.estimate.Load().roundTrip) {
+		s.count(func(st *EndpointStatus) { st.ClockSteps++ })
+		s.log.Warn().Dur("by_ms", -moved).Msg("the clock of the zeusd host was set, or one of the hosts slept; times are mapped anew")
+	}
+	return moved, nil
+}
+
+// checkClock asks for the time once, and measures the clock anew if it does not
+// fit or the last measurement is long ago. It returns an error if the peer is dead.
+func (s *session) checkClock(ctx context.Context) error {
+	s.watch.mu.Lock()
+	due := time.Since(s.watch.measuredAt) >= clockRefresh
+	s.watch.mu.Unlock()
+	trip, err := s.peer.time(ctx)
+	if err == nil && (due || !s.clock.contains(trip, clockTolerance)) {
+		_, err = s.measureClock(ctx)
+	}
+	status := (*StatusError)(nil)
+	switch {
+	case err == nil, ctx.Err() == nil && s.eventSince(trip.sent):
+		return nil
+	case errors.Is(err, ErrRefused) && s.eventSince(time.Now().Add(-s.cfg.AskAfter)):
+		return nil // as long as events come, it does not matter
+	case errors.As(err, &status) && !errors.Is(err, ErrRefused):
+		return nil // it lives
+	}
+	return err
+}

@@ -1,0 +1,108 @@
+package zeusd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+)
+
+// streamOrNote is stream, which never succeeds, but for one that was ended to be
+// opened anew, and an optional one that is refused: that is noted and, unless the
+// token is refused, tried again later.
+func (s *session) streamOrNote(ctx context.Context, r *read) error {
+	for {
+		err := s.stream(ctx, r)
+		if errors.Is(err, errAskedAnew) {
+			continue
+		}
+		if s.tolerate(r, err) != nil {
+			return err
+		}
+		r.openOnce.Do(func() { close(r.opened) })
+		if errors.Is(err, ErrRefused) || !wait(ctx, retryOptional) {
+			return nil
+		}
+	}
+}
+
+// stream opens the stream and reads it to its end.
+func (s *session) stream(ctx context.Context, r *read) error {
+	if s.discovery.PlainIDs && !wait(ctx, pollerPause) {
+		return ctx.Err()
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	// Only the opening has a time limit: one on the whole request would cut the
+	// stream.
+	timer := time.AfterFunc(s.cfg.RequestTimeout, func() {
+		cancel(fmt.Errorf("%w (%v)", errNoAnswer, s.cfg.RequestTimeout))
+	})
+	defer timer.Stop()
+	path := powerPath(r.kind, "stream_power")
+	askedAt := time.Now()
+	resp, err := s.peer.open(ctx, path, powerQuery(r.kind, r.indices))
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	timer.Stop()
+	s.opens(r, askedAt, cancel)
+	defer s.closes(r)
+	r.openOnce.Do(func() { close(r.opened) })
+	if r.optional {
+		r.refused.Store(false)
+		s.setCPUError(nil)
+	} else {
+		s.up()
+	}
+	events := newEventReader(resp.Body, time.Now)
+	var event powerEvent
+	for {
+		data, arrived, err := events.next()
+		if errors.Is(err, errEventTooLong) {
+			s.bad(err)
+			continue
+		}
+		if err != nil {
+			if events.cut() && ctx.Err() == nil {
+				s.bad(fmt.Errorf("event cut off: %w", err))
+			}
+			if errors.Is(err, io.EOF) {
+				err = errStreamEnded
+			}
+			return s.peer.wrap(ctx, path, err)
+		}
+		if err := event.parse(r.kind, data); err != nil {
+			s.bad(err)
+			continue
+		}
+		s.onEvent(ctx, r, &event, askedAt, arrived)
+	}
+}
+
+// onEvent deals with an event of a stream that was asked for at askedAt.
+func (s *session) onEvent(ctx context.Context, r *read, event *powerEvent, askedAt, arrived time.Time) {
+	if !s.wants(r, event.devices) {
+		return
+	}
+	at, ofNow := s.locate(ctx, event.timestampMS, askedAt, arrived)
+	all := s.answers(r, event.devices, at, arrived, ofNow)
+	if ofNow {
+		s.event(r.kind, event.devices, at, arrived, all)
+	}
+}
+
+// wants tells whether any of an event's devices was asked for, or the event is
+// one of a snapshot without any, and counts the event's readings if not.
+func (s *session) wants(r *read, devices []devicePower) bool {
+	for _, p := range devices {
+		if slices.Contains(r.indices, p.index) {
+			return true
+		}
+	}
+	s.count(func(st *EndpointStatus) { st.UnwantedReadings += uint64(len(devices)) })
+	return len(devices) == 0
+}
