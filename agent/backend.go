@@ -37,6 +37,10 @@ type backend struct {
 	scraped atomic.Pointer[scrape]
 	chosen  atomic.Pointer[vllm.Actuator] // at the start
 	setting setting
+	// noTokenLimit is for how long the server may make no token, standsSince when the
+	// last one came if it has been longer, else nil or zero.
+	noTokenLimit time.Duration
+	standsSince  atomic.Pointer[time.Time]
 	// leaseEnded wakes who sets the failsafe batch size.
 	leaseEnded chan struct{}
 }
@@ -64,8 +68,8 @@ func newBackend(cfg *LiveConfig, m int, power *zeusd.Client, gpus []GPU) (*backe
 		label: model.ModelLabel, modelID: model.ModelID, initialBatchSize: model.InitialBatchSize, maxBatchSize: slices.Max(model.FeasibleBatchSizes),
 		gpus: gpus, power: power, began: time.Now(), server: server, wantedActuator: h.Actuator, polled: cfg.PrometheusPollInterval > 0, busy: make(chan struct{}, 1), leaseEnded: make(chan struct{}, 1),
 		// Two polls may fail before the last answer is too old.
-		loadMaxAge: max(cfg.StaleAfter, 3*cfg.PrometheusPollInterval),
-		log:        log,
+		loadMaxAge:   max(cfg.StaleAfter, 3*cfg.PrometheusPollInterval),
+		noTokenLimit: noTokenLimit, log: log,
 	}
 	b.load, err = loadgen.New(loadgen.Config{
 		BaseURL: h.VLLMBaseURL, ModelID: model.ModelID, ModelLabel: model.ModelLabel, APIKey: h.Credential.Key(),

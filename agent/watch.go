@@ -15,6 +15,8 @@ const (
 	restartGuessEvery = 5 * time.Second
 	// healthInterval is the time between two looks at a server without metrics.
 	healthInterval = time.Second
+	// tokensInterval is the time between two looks at how many tokens came.
+	tokensInterval = time.Second
 )
 
 // serverWatch is what is known of one server from one look to the next.
@@ -26,19 +28,22 @@ type serverWatch struct {
 	lost              uint64 // connections
 	guessedAt         time.Time
 	unknown           unknownNumbers
+	still             standstill
 }
 
 // watch reads a server's metrics again and again until ctx is done, or only asks
-// whether it is well where metrics are not wanted. A server that could not be
-// asked, or that lost connections, may have been restarted and have forgotten its
-// batch size: once it answers it is told again, until commands is done.
+// whether it is well where metrics are not wanted, and sees whether tokens come. A
+// server that could not be asked, or that lost connections, may have been
+// restarted and have forgotten its batch size: once it answers it is told again,
+// until commands is done.
 func (l *Live) watch(ctx, commands context.Context, b *backend) {
 	interval := l.cfg.PrometheusPollInterval
 	if interval <= 0 {
 		interval = healthInterval
 	}
-	looks := time.NewTicker(interval)
+	looks, tokens := time.NewTicker(interval), time.NewTicker(tokensInterval)
 	defer looks.Stop()
+	defer tokens.Stop()
 	w := &serverWatch{live: l, b: b}
 	w.look(ctx, commands)
 	for {
@@ -47,6 +52,8 @@ func (l *Live) watch(ctx, commands context.Context, b *backend) {
 			return
 		case <-looks.C:
 			w.look(ctx, commands)
+		case <-tokens.C:
+			w.lookForTokens(ctx)
 		}
 	}
 }
