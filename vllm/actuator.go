@@ -146,9 +146,10 @@ func (s *Server) ProbeActuator(ctx context.Context, except ...Actuator) (Actuato
 // answers GET with 405 Method Not Allowed, one without the route with 404. (OPTIONS
 // would do as well, but is answered in the place of vLLM by whatever there is for
 // cross-origin requests.) Some gateways answer 405 to GET of whatever they do not
-// know, so a path that surely is not there is asked for as well: 405 counts if the
-// two answers differ. PATCH /v1/runtime_config has a GET beside it, which tells the
-// value of max_num_running_seqs.
+// know, so a path that surely is not there is asked for as well, and one that has
+// GET if it is there: 405 counts if those answers differ from it. PATCH
+// /v1/runtime_config has a GET beside it, which tells the value of
+// max_num_running_seqs.
 //
 // Commands follow no redirects, so what lies behind one is of no use.
 func (s *Server) EvidenceOf(ctx context.Context, actuator Actuator) (evidence Evidence, err error) {
@@ -175,17 +176,18 @@ func (s *Server) evidenceOfPost(ctx context.Context, path string) (Evidence, err
 	if ours.status != http.StatusMethodNotAllowed || ours.redirected || ours.allow != "" && !allows(ours.allow, http.MethodPost) {
 		return ours.evidence(), nil
 	}
-	other, err := s.routeOf(ctx, fmt.Sprintf("%s_%016x", path, rand.Uint64()))
-	switch {
-	case err != nil && ours.allow != "" && ctx.Err() == nil:
-		return EvidencePresent, nil // the server is busy, and has said enough
-	case err != nil:
-		return "", err
-	case other == ours:
-		return EvidenceNone, nil
-	default:
-		return EvidencePresent, nil
+	for _, control := range []string{fmt.Sprintf("%s_%016x", path, rand.Uint64()), runtimeConfigPath} {
+		other, err := s.routeOf(ctx, control)
+		switch {
+		case err != nil && ours.allow != "" && ctx.Err() == nil:
+			return EvidencePresent, nil // the server is busy, and has said enough
+		case err != nil:
+			return "", err
+		case other == ours:
+			return EvidenceNone, nil
+		}
 	}
+	return EvidencePresent, nil
 }
 
 // allows reports whether a header Allow names a method.

@@ -317,8 +317,8 @@ func TestProbing(t *testing.T) {
 		err    string
 		asked  int
 	}{
-		"patched":         {fastAPI(patched), ActuatorSetMaxNumSeqs, "", 2},
-		"both":            {fastAPI(both), ActuatorSetMaxNumSeqs, "", 2},
+		"patched":         {fastAPI(patched), ActuatorSetMaxNumSeqs, "", 3},
+		"both":            {fastAPI(both), ActuatorSetMaxNumSeqs, "", 3},
 		"development":     {fastAPI(config(200, `{"max_num_seqs": 512, "max_num_running_seqs": 256}`)), ActuatorRuntimeConfig, "", 2},
 		"other config":    {fastAPI(config(200, `{"max_num_batched_tokens": 8192}`)), ActuatorConcurrency, "", 2},
 		"text for number": {fastAPI(config(200, `{"max_num_running_seqs": "many"}`)), ActuatorConcurrency, "", 2},
@@ -333,7 +333,7 @@ func TestProbing(t *testing.T) {
 				return
 			}
 			fastAPI(patched)(w, r)
-		}, ActuatorSetMaxNumSeqs, "", 4},
+		}, ActuatorSetMaxNumSeqs, "", 5},
 		"wrong key":   {answerWith(401, `{"error":"Unauthorized"}`), "", "cannot tell whether the server has set_max_num_seqs: GET ", 1},
 		"broken":      {answerWith(500, "oh no"), "", `500 Internal Server Error: "oh no"`, 3},
 		"half broken": {fastAPI(config(500, "oh no")), "", "cannot tell whether the server has runtime_config", 4},
@@ -398,6 +398,7 @@ func TestEvidenceOfActuators(t *testing.T) {
 		"405 there, a page elsewhere":     {at(post, allowing(""), answerWith(200, "<html>")), EvidencePresent, EvidenceNone},
 		"405 there, forbidden elsewhere":  {at(post, allowing("POST"), at(patch, notFound, answerWith(403, ""))), EvidencePresent, EvidenceAbsent},
 		"405 there, login elsewhere":      {at(post, allowing(""), http.RedirectHandler("http://127.0.0.1:1/login", http.StatusFound).ServeHTTP), EvidencePresent, EvidenceNone},
+		"405 for both":                    {at(post, allowing(""), at(patch, allowing(""), notFound)), EvidenceNone, EvidenceNone},
 		"405 for all":                     {allowing(""), EvidenceNone, EvidenceNone},
 		"405 for all, POST allowed":       {allowing("POST"), EvidenceNone, EvidenceNone},
 		"405 for all, POST allowed there": {at(post, allowing("POST"), allowing("")), EvidencePresent, EvidenceNone},
