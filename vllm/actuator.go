@@ -257,7 +257,7 @@ func (s *Server) route(ctx context.Context, path string, read func(io.Reader) er
 	var header http.Header
 	redirected := false
 	err := s.getAnswer(ctx, s.retry, path, func(a *answer) error {
-		header, redirected = a.Header, a.redirected
+		header, redirected = a.Header, a.redirects > 0
 		if a.StatusCode != http.StatusOK {
 			return a.err(s.base + path)
 		}

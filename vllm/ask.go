@@ -17,8 +17,8 @@ const maxRedirects = 3
 // answer is what a question came to. Its body is to be closed.
 type answer struct {
 	*http.Response
-	// redirected says that it is not from the place that was asked.
-	redirected bool
+	// redirects were followed to it.
+	redirects int
 	// renewErr says why there is no other key, for an answer that refuses this one.
 	renewErr error
 }
@@ -26,8 +26,8 @@ type answer struct {
 // err is a [StatusError] of the answer to a GET of target.
 func (a *answer) err(target string) error {
 	e := &StatusError{http.MethodGet, target, a.StatusCode, detail(a.Response)}
-	if a.redirected && isRedirect(a.StatusCode) {
-		e.Detail = shorten(fmt.Sprintf("%s, after %d others", e.Detail, maxRedirects))
+	if a.redirects > 0 {
+		e.Detail = shorten(fmt.Sprintf("%s (after %d redirects)", e.Detail, a.redirects))
 	}
 	if a.renewErr != nil {
 		return fmt.Errorf("%w; the API key was to be read again: %w", e, a.renewErr)
@@ -40,7 +40,7 @@ func (a *answer) err(target string) error {
 // and there is a new one, it asks once more.
 func (s *Server) ask(ctx context.Context, do func(*http.Request) (*http.Response, error), target string) (*answer, error) {
 	a := &answer{}
-	for hops, renewed := 0, false; ; {
+	for renewed := false; ; {
 		key := s.credential.Key()
 		req, err := newRequest(ctx, http.MethodGet, target, nil, key)
 		if err != nil {
@@ -58,13 +58,13 @@ func (s *Server) ask(ctx context.Context, do func(*http.Request) (*http.Response
 			if renewed, a.renewErr = s.renew(key); !renewed {
 				return a, nil
 			}
-		case isRedirect(a.StatusCode) && hops < maxRedirects:
+		case isRedirect(a.StatusCode) && a.redirects < maxRedirects:
 			next, ok := sameServer(req.URL, a.Header.Get("Location"))
 			if !ok {
 				return a, nil
 			}
-			target, a.redirected = next, true
-			hops++
+			target = next
+			a.redirects++
 		default:
 			return a, nil
 		}

@@ -138,10 +138,17 @@ func TestRedirectsElsewhere(t *testing.T) {
 func TestRedirectsWithoutEnd(t *testing.T) {
 	f := newFake(t, redirecting(302, func(path, _ string) string { return path }))
 	_, err := newTestServer(t, Config{BaseURL: f.URL}).Metrics(t.Context())
-	wantMessage(t, "a loop", err, "GET "+f.URL+"/metrics", "302", "redirect to /metrics, after 3 others")
+	wantMessage(t, "a loop", err, "GET "+f.URL+"/metrics", "302", "redirect to /metrics (after 3 redirects)")
 	if n := len(f.requests()); n != 4 {
 		t.Errorf("%d requests, want 4", n)
 	}
+	within := newFake(t, redirecting(302, func(path, _ string) string {
+		if path == "/health" {
+			return "/x"
+		}
+		return "http://127.0.0.1:1/y"
+	}))
+	wantMessage(t, "out of the server", newTestServer(t, Config{BaseURL: within.URL}).Health(t.Context()), within.URL+"/health", "redirect to http://127.0.0.1:1/y (after 1 redirects)")
 	long := newFake(t, redirecting(302, func(string, string) string { return "http://x/" + strings.Repeat("é", 20_000) }))
 	if err := newTestServer(t, Config{BaseURL: long.URL}).Health(t.Context()); err == nil || len(err.Error()) > 600 {
 		t.Errorf("an endless redirect: %d bytes of error", len(err.Error()))
