@@ -19,7 +19,7 @@ import (
 // backend is the real servers of one model: a vLLM server under load and the
 // GPUs it runs on. It implements hardware.
 type backend struct {
-	label            string
+	label, modelID   string
 	initialBatchSize int
 	maxBatchSize     int // the largest feasible one
 	gpus             []GPU
@@ -28,13 +28,19 @@ type backend struct {
 	server           *vllm.Server
 	load             *loadgen.Generator
 	wantedActuator   vllm.Actuator // empty: the best there is
+	polled           bool          // its metrics are read
 	loadMaxAge       time.Duration
 	log              zerolog.Logger
 
 	busy    chan struct{} // holds one while the server is being told something
 	metrics atomic.Pointer[datedLoad]
+	scraped atomic.Pointer[scrape]
 	chosen  atomic.Pointer[vllm.Actuator] // at the start
 	setting setting
+	// noTokenLimit is for how long the server may make no token, standsSince when the
+	// last one came if it has been longer, else nil or zero.
+	noTokenLimit time.Duration
+	standsSince  atomic.Pointer[time.Time]
 	// leaseEnded wakes who sets the failsafe batch size.
 	leaseEnded chan struct{}
 }
@@ -44,23 +50,29 @@ type datedLoad struct {
 	at   time.Time
 }
 
+// scrape is what the latest look at a server's metrics brought.
+type scrape struct {
+	page vllm.MetricsPage
+	err  error
+}
+
 // newBackend returns the backend of model m.
 func newBackend(cfg *LiveConfig, m int, power *zeusd.Client, gpus []GPU) (*backend, error) {
 	h, model := &cfg.Hardware[m], &cfg.Models[m]
 	log := cfg.Log.With().Str("model_label", model.ModelLabel).Logger()
-	server, err := vllm.NewServer(vllm.Config{BaseURL: h.VLLMBaseURL, ModelID: model.ModelID, APIKey: h.APIKey, Log: log})
+	server, err := vllm.NewServer(vllm.Config{BaseURL: h.VLLMBaseURL, ModelID: model.ModelID, Credential: h.Credential, Log: log})
 	if err != nil {
 		return nil, err
 	}
 	b := &backend{
-		label: model.ModelLabel, initialBatchSize: model.InitialBatchSize, maxBatchSize: slices.Max(model.FeasibleBatchSizes),
-		gpus: gpus, power: power, began: time.Now(), server: server, wantedActuator: h.Actuator, busy: make(chan struct{}, 1), leaseEnded: make(chan struct{}, 1),
+		label: model.ModelLabel, modelID: model.ModelID, initialBatchSize: model.InitialBatchSize, maxBatchSize: slices.Max(model.FeasibleBatchSizes),
+		gpus: gpus, power: power, began: time.Now(), server: server, wantedActuator: h.Actuator, polled: cfg.PrometheusPollInterval > 0, busy: make(chan struct{}, 1), leaseEnded: make(chan struct{}, 1),
 		// Two polls may fail before the last answer is too old.
-		loadMaxAge: max(cfg.StaleAfter, 3*cfg.PrometheusPollInterval),
-		log:        log,
+		loadMaxAge:   max(cfg.StaleAfter, 3*cfg.PrometheusPollInterval),
+		noTokenLimit: noTokenLimit, log: log,
 	}
 	b.load, err = loadgen.New(loadgen.Config{
-		BaseURL: h.VLLMBaseURL, ModelID: model.ModelID, ModelLabel: model.ModelLabel, APIKey: h.APIKey,
+		BaseURL: h.VLLMBaseURL, ModelID: model.ModelID, ModelLabel: model.ModelLabel, APIKey: h.Credential.Key(),
 		Concurrency: b.concurrencyFor(model.InitialBatchSize), Requests: h.Requests, MaxOutputTokens: cfg.MaxOutputTokens,
 		ExtraBody: h.RequestExtraBody, ITLWindow: cfg.ITLWindow, Log: cfg.Log, Seed: cfg.Seed + uint64(m),
 	})
@@ -108,16 +120,55 @@ func (b *backend) checkHealth(ctx context.Context) error {
 	return b.server.CheckModel(ctx)
 }
 
-// chooseActuator finds out how batch sizes can be set, unless the config says so.
-func (b *backend) chooseActuator(ctx context.Context) (vllm.Actuator, error) {
+// chooseActuator finds out how batch sizes can be set, unless the config says so;
+// refused are ways that the server seemed to have.
+func (b *backend) chooseActuator(ctx context.Context, refused ...vllm.Actuator) (vllm.Actuator, error) {
 	if b.wantedActuator != "" {
 		return b.wantedActuator, nil
 	}
-	actuator, err := b.server.ProbeActuator(ctx)
+	actuator, err := b.server.ProbeActuator(ctx, refused...)
 	if err != nil {
-		return "", fmt.Errorf("no way to set batch sizes was found: %w", err)
+		return "", fmt.Errorf("no way to set batch sizes was found: %w; batch_size_actuator: %s needs none of the server's", err, vllm.ActuatorConcurrency)
 	}
 	return actuator, nil
+}
+
+// setUp sets the initial batch size in the way that the config says, or in the
+// best there is: one that the server seemed to have and that it does not know when
+// it is commanded makes way for the next.
+func (b *backend) setUp(ctx context.Context) error {
+	var refused []vllm.Actuator
+	for {
+		actuator, err := b.tryActuator(ctx, refused)
+		if err == nil {
+			b.log.Info().Str("batch_size_actuator", string(actuator)).Int("batch_size", b.initialBatchSize).
+				Int("requests_in_flight", b.concurrencyFor(b.initialBatchSize)).Msg("vLLM server set up")
+			return nil
+		}
+		failed := (*vllm.CommandError)(nil)
+		if !errors.As(err, &failed) || !failed.NoSuchActuator() {
+			return err
+		}
+		if b.wantedActuator != "" {
+			return fmt.Errorf("%w; %w", err, b.missesActuator(ctx))
+		}
+		b.log.Warn().Err(err).Str("batch_size_actuator", string(actuator)).
+			Msg("the vLLM server seemed to have this way to set batch sizes and does not know it; the next best is taken")
+		refused = append(refused, actuator)
+	}
+}
+
+// tryActuator takes the best way to set batch sizes but those refused, and sets
+// the initial one.
+func (b *backend) tryActuator(ctx context.Context, refused []vllm.Actuator) (vllm.Actuator, error) {
+	ctx, cancel := withCommandTimeout(ctx)
+	defer cancel()
+	actuator, err := b.chooseActuator(ctx, refused...)
+	if err != nil {
+		return "", err
+	}
+	b.chosen.Store(&actuator)
+	return actuator, b.setBatchSize(ctx, b.initialBatchSize, 0)
 }
 
 // setBatchSize tells the server, once. It is for whoever has acquired b, and for
@@ -163,18 +214,26 @@ func (b *backend) lostConnections() uint64 {
 
 // scrape reads the server's metrics once.
 func (b *backend) scrape(ctx context.Context) error {
-	m, err := b.server.Metrics(ctx)
-	if err != nil {
-		return err
+	page, err := b.server.Metrics(ctx)
+	b.scraped.Store(&scrape{page, err})
+	if err == nil {
+		b.metrics.Store(&datedLoad{datacenter.ServerLoad(page.Metrics), time.Now()})
 	}
-	b.metrics.Store(&datedLoad{
-		datacenter.ServerLoad{
-			NumRequestsRunning: m.NumRequestsRunning, NumRequestsWaiting: m.NumRequestsWaiting,
-			KVCacheUsagePerc: m.KVCacheUsagePerc, NumPreemptionsTotal: m.NumPreemptionsTotal,
-		},
-		time.Now(),
-	})
-	return nil
+	return err
+}
+
+// runningErr is why it is not known how many requests run, as of the latest look
+// at the server's metrics.
+func (b *backend) runningErr() error {
+	s := b.scraped.Load()
+	switch {
+	case s == nil:
+		return errors.New("its metrics have not been read yet")
+	case s.err != nil:
+		return s.err
+	default:
+		return s.page.Err(vllm.MetricRunning)
+	}
 }
 
 // ServerLoad implements hardware.

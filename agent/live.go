@@ -51,7 +51,8 @@ type LiveConfig struct {
 // HardwareConfig is the real servers of one model.
 type HardwareConfig struct {
 	VLLMBaseURL string
-	APIKey      string
+	// Credential is the vLLM server's API key; nil is none.
+	Credential *vllm.Credential
 	// Actuator is how batch sizes are set; empty takes the best there is.
 	Actuator vllm.Actuator
 	// SimulatedReplicas is the number of replicas that the real ones stand for.
@@ -406,21 +407,7 @@ func (l *Live) daemonErrors(b *backend) string {
 }
 
 func (l *Live) setInitialBatchSizes(ctx context.Context) error {
-	return l.forEach(func(b *backend) error {
-		ctx, cancel := withCommandTimeout(ctx)
-		defer cancel()
-		actuator, err := b.chooseActuator(ctx)
-		if err != nil {
-			return err
-		}
-		b.chosen.Store(&actuator)
-		if err := b.setBatchSize(ctx, b.initialBatchSize, 0); err != nil {
-			return err
-		}
-		b.log.Info().Str("batch_size_actuator", string(actuator)).Int("batch_size", b.initialBatchSize).
-			Int("requests_in_flight", b.concurrencyFor(b.initialBatchSize)).Msg("vLLM server set up")
-		return nil
-	})
+	return l.forEach(func(b *backend) error { return b.setUp(ctx) })
 }
 
 // warmUp waits until the servers are busy and the power histories full.
@@ -452,6 +439,9 @@ func (l *Live) warmUp(ctx context.Context) error {
 		if elapsed >= l.cfg.WarmupTimeout {
 			for i, b := range l.backends {
 				w.models[i].requests = b.requests()
+				if watched && math.IsNaN(running[i]) {
+					w.models[i].why = b.runningErr()
+				}
 			}
 			return w.failure(elapsed)
 		}

@@ -182,6 +182,13 @@ func (l *Live) keepFailsafe(ctx context.Context, m int) {
 	}
 }
 
+// hasBegun reports whether the warm-up is over.
+func (l *Live) hasBegun() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.phase != PhaseStarting
+}
+
 func (l *Live) setPhase(phase Phase) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -197,8 +204,10 @@ func (l *Live) Status() Status {
 		s.Models[m].Stale = l.stale[m]
 	}
 	l.mu.Unlock()
+	now := time.Now()
 	for m, b := range l.backends {
 		s.Models[m].Actuator = string(b.actuator())
+		s.Models[m].NoTokenS = b.noTokenS(now)
 		s.Models[m].AchievedBatchSize = math.NaN()
 		if load := b.ServerLoad(); load != nil {
 			s.Models[m].AchievedBatchSize = load.NumRequestsRunning

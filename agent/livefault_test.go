@@ -9,9 +9,12 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/rs/zerolog"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/sim"
@@ -807,7 +810,9 @@ func runsBatch(n int) func(*datacenter.State) bool {
 
 // testVLLMHangs: a server accepts and never answers, for a while.
 func testVLLMHangs(t *testing.T) {
-	s := newFaultSite(t, patiently)
+	log := &logBuffer{}
+	s := newFaultSite(t, func(cfg *LiveConfig) { patiently(cfg); cfg.Log = zerolog.New(log) })
+	s.live.backends[0].noTokenLimit = time.Second
 	w := watch(t, s)
 	s.setFaults(0, sim.VLLMFaults{Freeze: true})
 	w.until(t, "no measurements", w.cfg.StaleAfter+slack, func(state *datacenter.State) bool {
@@ -817,6 +822,9 @@ func testVLLMHangs(t *testing.T) {
 	w.until(t, "recovery", recoveryTime, runsBatch(4))
 	w.finish(t)
 	w.wantEvents(t, nil)
+	if log.count("answers and makes no token") > 0 {
+		w.untimely(t, "of a server that did not answer the log says that it did:\n%s", log)
+	}
 }
 
 // failingCommand tells both servers of new batch sizes, of which "patched" never
@@ -920,17 +928,36 @@ func testBadCompletions(t *testing.T) {
 
 // testVLLMStandsStill: a server generates nothing more, but all else answers.
 func testVLLMStandsStill(t *testing.T) {
-	s := newFaultSite(t, patiently)
+	log := &logBuffer{}
+	s := newFaultSite(t, func(cfg *LiveConfig) { patiently(cfg); cfg.Log = zerolog.New(log) })
+	s.live.backends[0].noTokenLimit = 2 * time.Second
 	w := watch(t, s)
+	unready := func() []string {
+		status := s.live.Status()
+		return status.Unready(time.Now())
+	}
+	if reasons := unready(); reasons != nil {
+		t.Errorf("before it stands still the run is not ready: %q", reasons)
+	}
 	s.setFaults(0, sim.VLLMFaults{FreezeStreams: true})
 	w.until(t, "no latency", w.cfg.ITLWindow+slack, func(state *datacenter.State) bool {
 		return math.IsNaN(state.Models[0].ObservedITLS) && state.Models[0].Live.Server != nil
 	})
 	w.setBatchSize(t, "patched", 8)
+	w.until(t, "the run not to be ready", s.live.backends[0].noTokenLimit+2*tokensInterval+slack, func(*datacenter.State) bool { return unready() != nil })
+	if reasons := unready(); len(reasons) != 1 || !strings.Contains(reasons[0], `"patched" answers and has made no token for`) {
+		t.Errorf("the run is not ready: %q", reasons)
+	}
 	s.setFaults(0, sim.VLLMFaults{})
 	w.until(t, "recovery", recoveryTime, runsBatch(8))
+	w.until(t, "the run to be ready", 2*tokensInterval+slack, func(*datacenter.State) bool { return unready() == nil })
 	w.finish(t)
 	w.wantEvents(t, nil)
+	for _, line := range []string{"answers and makes no token", "makes tokens again"} {
+		if n := log.count(line); n != 1 {
+			t.Errorf("%d log lines have %q, want 1", n, line)
+		}
+	}
 }
 
 func TestLiveStartsAndEnds(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -118,12 +119,31 @@ func oddGPUs(models []datacenter.ModelSpec, hardware []HardwareConfig) []string 
 
 func duration(seconds float64) time.Duration { return time.Duration(seconds * float64(time.Second)) }
 
+// secretIn returns a function that reads a file with a secret. After the first
+// time it reads only what cannot keep the reader waiting, as a pipe can.
+func secretIn(file string) func() (string, error) {
+	again := false
+	return func() (string, error) {
+		if again {
+			info, err := os.Stat(file)
+			if err != nil {
+				return "", err
+			}
+			if !info.Mode().IsRegular() {
+				return "", fmt.Errorf("%s is no regular file, and is not read again", file)
+			}
+		}
+		again = true
+		return config.ReadSecret(file)
+	}
+}
+
 // hardware reads what the config says of model i's servers. Errors begin with
 // the key at fault, below models[i].live.
 func (s *LiveSetup) hardware(c *config.Config, i int, secrets Secrets) (HardwareConfig, error) {
 	live := c.Models[i].Live
 	h := HardwareConfig{
-		VLLMBaseURL: live.VLLMBaseURL, APIKey: secrets.VLLMAPIKey, SimulatedReplicas: live.SimulatedNumReplicas,
+		VLLMBaseURL: live.VLLMBaseURL, Credential: vllm.NewCredential(secrets.VLLMAPIKey), SimulatedReplicas: live.SimulatedNumReplicas,
 		RequestExtraBody: live.RequestExtraBody, PowerRangeW: map[GPU][2]float64{},
 	}
 	if live.BatchSizeActuator != "auto" {
@@ -131,7 +151,7 @@ func (s *LiveSetup) hardware(c *config.Config, i int, secrets Secrets) (Hardware
 	}
 	var err error
 	if live.APIKeyFile != "" {
-		if h.APIKey, err = config.ReadSecret(live.APIKeyFile); err != nil {
+		if h.Credential, err = vllm.NewRenewableCredential(secretIn(live.APIKeyFile)); err != nil {
 			return h, fmt.Errorf("api_key_file: %w", err)
 		}
 	}

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,7 +20,7 @@ type ProbeResult struct {
 	Server string
 	// Findings are short statements, in the order they were found.
 	Findings []string
-	// Warnings are what a run would bear.
+	// Warnings are what is amiss and would not keep a run from starting.
 	Warnings []string
 	// Err is what would keep a run from starting, nil if nothing would.
 	Err error
@@ -98,25 +97,71 @@ func (b *backend) probe(ctx context.Context) ProbeResult {
 		return result
 	}
 	result.add("serves the model")
-	best, err := b.server.ProbeActuator(ctx)
-	if result.Err = err; err != nil {
+	if result.Err = b.probeActuator(ctx, &result); result.Err != nil {
 		return result
 	}
-	switch wanted := b.wantedActuator; {
-	case wanted == "" || wanted == best || wanted == vllm.ActuatorConcurrency:
-		result.add("batch sizes by %s", cmp.Or(wanted, best))
-	default:
-		result.Err = fmt.Errorf("batch_size_actuator is %s, but the best the server has is %s", wanted, best)
-		return result
+	result.Err = b.probeMetrics(ctx, &result)
+	return result
+}
+
+// probeActuator finds out how batch sizes would be set. Its error is one that a
+// run would end with, too.
+func (b *backend) probeActuator(ctx context.Context, result *ProbeResult) error {
+	wanted := b.wantedActuator
+	if wanted == "" {
+		best, err := b.chooseActuator(ctx)
+		if err == nil {
+			result.add("batch sizes by %s", best)
+		}
+		return err
+	}
+	// A run does not ask first: it commands.
+	switch evidence, err := b.server.EvidenceOf(ctx, wanted); {
+	case err != nil:
+		result.warn("%v (batch_size_actuator says so)", err)
+	case evidence == vllm.EvidenceAbsent:
+		return b.missesActuator(ctx)
+	case evidence == vllm.EvidenceNone:
+		result.warn("batch_size_actuator is %s, and the server answers as one might that does not have it", wanted)
+	}
+	result.add("batch sizes by %s", wanted)
+	return nil
+}
+
+// missesActuator says that the server does not have the actuator that is wanted,
+// and what it has.
+func (b *backend) missesActuator(ctx context.Context) error {
+	has := "and what it has cannot be told"
+	if best, err := b.server.ProbeActuator(ctx, b.wantedActuator); err == nil {
+		has = fmt.Sprintf("but %s", best)
+	}
+	return fmt.Errorf("batch_size_actuator is %s, which the server does not have, %s; auto takes the best there is", b.wantedActuator, has)
+}
+
+// probeMetrics reads the metrics page, where a run would.
+func (b *backend) probeMetrics(ctx context.Context, result *ProbeResult) error {
+	if !b.polled {
+		result.add("metrics are not read, as live.prometheus_poll_interval_s is 0")
+		return nil
 	}
 	began := time.Now()
-	m, err := b.server.Metrics(ctx)
-	if result.Err = err; err != nil {
-		return result
+	page, err := b.server.Metrics(ctx)
+	if err != nil {
+		return fmt.Errorf("%w; %s", err, withoutMetrics)
 	}
-	result.add("metrics in %.1f ms: %.0f running, %.0f waiting, KV cache %.0f %% used",
-		1e3*time.Since(began).Seconds(), m.NumRequestsRunning, m.NumRequestsWaiting, 100*m.KVCacheUsagePerc)
-	return result
+	result.add("metrics in %.1f ms: %s running, %s waiting, KV cache %s %% used",
+		1e3*time.Since(began).Seconds(), count(page.NumRequestsRunning), count(page.NumRequestsWaiting), count(100*page.KVCacheUsagePerc))
+	if page.ModelName != "" && page.ModelName != b.modelID {
+		result.add("they are of model_name %q", page.ModelName)
+	}
+	for _, err := range distinct(page.Unknown) {
+		result.warn("%v", err)
+	}
+	if page.Err(vllm.MetricRunning) != nil {
+		// It may come with the first request, as of a server with several API servers.
+		result.warn("a run starts only if %s comes with the first requests; %s", vllm.MetricRunning, withoutMetrics)
+	}
+	return nil
 }
 
 func (r *ProbeResult) add(format string, args ...any) {

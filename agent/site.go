@@ -74,6 +74,10 @@ type ModelStatus struct {
 	// Stale says that the model's power readings have been missing for longer than
 	// is allowed.
 	Stale bool
+	// NoTokenS is for how long, in seconds, a vLLM server that answers has made no
+	// token although requests are in flight; 0 while it makes some, and until that
+	// has lasted for 10 s.
+	NoTokenS float64
 }
 
 // stalledAfterSteps is how many steps may be overdue before a run is taken to
@@ -97,7 +101,8 @@ func (s *Status) Stalled(now time.Time) string {
 }
 
 // Unready returns why the run's states are not to be relied on now, nothing if
-// they are: it steps in time and every model's power is fresh.
+// they are: it steps in time, every model's power is fresh, and no vLLM server
+// stands still.
 func (s *Status) Unready(now time.Time) []string {
 	switch s.Phase {
 	case PhaseStarting:
@@ -115,6 +120,9 @@ func (s *Status) Unready(now time.Time) []string {
 	for i := range s.Models {
 		if m := &s.Models[i]; m.Stale {
 			reasons = append(reasons, fmt.Sprintf("the power of model %q is stale", m.Spec.ModelLabel))
+		}
+		if m := &s.Models[i]; m.NoTokenS > 0 {
+			reasons = append(reasons, fmt.Sprintf("the vLLM server of model %q answers and has made no token for %.0f s", m.Spec.ModelLabel, m.NoTokenS))
 		}
 	}
 	return reasons

@@ -27,6 +27,7 @@ type warmupModel struct {
 	at         time.Duration // when it first was
 	trajectory []trajectoryPoint
 	requests   string // what became of them, for the failure
+	why        error  // why it is not known what runs, likewise
 }
 
 type trajectoryPoint struct {
@@ -71,6 +72,9 @@ func (w *warmup) failure(elapsed time.Duration) error {
 			continue
 		}
 		fmt.Fprintf(&b, "\n  %s: wants %d running, has %s", m.label, int(math.Ceil(w.threshold*float64(m.target))), count(m.running))
+		if m.why != nil {
+			fmt.Fprintf(&b, " (%v; %s)", m.why, withoutMetrics)
+		}
 		if m.saturated {
 			fmt.Fprintf(&b, ", was there after %.1f s", m.at.Seconds())
 		}
@@ -87,6 +91,9 @@ func (w *warmup) failure(elapsed time.Duration) error {
 	}
 	return fmt.Errorf("%s", b.String())
 }
+
+// withoutMetrics is the way out for a server whose metrics do not tell what runs.
+const withoutMetrics = "a run starts without a server's metrics if live.prometheus_poll_interval_s is 0"
 
 // count prints a number of requests.
 func count(n float64) string {

@@ -34,7 +34,7 @@ func (s *Server) addHealth(api huma.API) {
 	}{
 		{"/livez", "getLiveness", "Is the agent alive?", "ok unless the run should compute steps and does not. A supervisor restarts an agent that is not alive.", alive},
 		{"/healthz", "getHealth", "Is the agent alive? (alias of /livez)", "The same as /livez.", alive},
-		{"/readyz", "getReadiness", "Can its states be relied on?", "ok if the run has begun, computes its steps in time, and the power of every model is fresh.", ready},
+		{"/readyz", "getReadiness", "Can its states be relied on?", "ok if the run has begun, computes its steps in time, the power of every model is fresh, and no vLLM server that answers has made no token for 10 s with requests in flight.", ready},
 	} {
 		type nothing struct{}
 		type output struct {

@@ -70,10 +70,10 @@ func stateSchema() *huma.Schema {
 		Items: &huma.Schema{Type: huma.TypeNumber, Nullable: true, Minimum: &zero, Maximum: &one},
 	}
 	load := closed("", map[string]*huma.Schema{
-		"num_requests_running":  orNull(number("Requests that run: the batch size achieved.")),
-		"num_requests_waiting":  orNull(number("Requests that wait.")),
-		"kv_cache_usage_perc":   orNull(number("The part of the KV cache in use, as a fraction.")),
-		"num_preemptions_total": orNull(number("Requests preempted since the server's start.")),
+		"num_requests_running":  orNull(number("Requests that run: the batch size achieved; null when that is not known.")),
+		"num_requests_waiting":  orNull(number("Requests that wait, null when that is not known.")),
+		"kv_cache_usage_perc":   orNull(number("The part of the KV cache in use, as a fraction, null when that is not known.")),
+		"num_preemptions_total": orNull(number("Requests preempted since the server's start, null when that is not known.")),
 	}, "num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "num_preemptions_total")
 	percentile := func() *huma.Schema { return orNull(number("")) }
 	percentiles := closed("", map[string]*huma.Schema{"p50": percentile(), "p90": percentile(), "p95": percentile(), "p99": percentile()},
@@ -100,7 +100,7 @@ func stateSchema() *huma.Schema {
 		"measured_power_w_by_model":    perModel("The power of each model's real GPUs, in watts", orNull(number(""))),
 		"augmented_power_w_by_model":   perModel("The power of each model's servers that the real GPUs stand for, in watts; the same as power_by_model_w", orNull(number(""))),
 		"augmentation_factor_by_model": perModel("Simulated replicas per real one", orNull(number(""))),
-		"prometheus_metrics_by_model":  perModel("The load of each model's vLLM server, null when it is not known", &huma.Schema{AnyOf: []*huma.Schema{load, {Type: "null"}}}),
+		"prometheus_metrics_by_model":  perModel("The load of each model's vLLM server, null when nothing of it is known; a number that the server does not tell is null by itself", &huma.Schema{AnyOf: []*huma.Schema{load, {Type: "null"}}}),
 		"itl_percentiles_s_by_model":   perModel("Percentiles of the inter-token latencies that observed_itl_s_by_model is the mean of, in seconds", percentiles),
 		"stale_by_model":               perModel("The models whose power readings have been missing for longer than is allowed, and for how many seconds; their power is the last one read", orNull(number(""))),
 	}

@@ -62,7 +62,7 @@ type LiveModelState struct {
 	MeasuredPowerW float64
 	// AugmentationFactor is simulated replicas per real one.
 	AugmentationFactor float64
-	// Server is the load of its vLLM server, nil when that is not known.
+	// Server is the load of its vLLM server, nil when nothing of it is known.
 	Server *ServerLoad
 	// ITLPercentilesS are of the latencies that ObservedITLS is the mean of.
 	ITLPercentilesS ITLPercentiles
@@ -72,7 +72,8 @@ type LiveModelState struct {
 	StaleAgeS float64
 }
 
-// ServerLoad is the load of a vLLM server, by the names of its metrics.
+// ServerLoad is the load of a vLLM server, by the names of its metrics. What the
+// server does not tell is NaN (JSON null).
 type ServerLoad struct {
 	// NumRequestsRunning is the batch size achieved.
 	NumRequestsRunning  float64

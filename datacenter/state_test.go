@@ -256,3 +256,22 @@ func FuzzParseSeconds(f *testing.F) {
 		}
 	})
 }
+
+// A server may tell some of its numbers only.
+func TestNumbersOfAServerMayBeUnknown(t *testing.T) {
+	nan := math.NaN()
+	state := State{Source: SourceLive, Models: []ModelState{{ModelLabel: "m", Live: LiveModelState{Server: &ServerLoad{8, nan, nan, nan}}}}}
+	raw := state.AppendJSON(nil)
+	want := `"prometheus_metrics_by_model":{"m":{"num_requests_running":8.0,"num_requests_waiting":null,"kv_cache_usage_perc":null,"num_preemptions_total":null}}`
+	if !strings.Contains(string(raw), want) {
+		t.Errorf("the state is %s, want it to have %s", raw, want)
+	}
+	var read State
+	if err := json.Unmarshal(raw, &read); err != nil {
+		t.Fatal(err)
+	}
+	l := read.Models[0].Live.Server
+	if l == nil || l.NumRequestsRunning != 8 || !math.IsNaN(l.NumRequestsWaiting) || !math.IsNaN(l.KVCacheUsagePerc) || !math.IsNaN(l.NumPreemptionsTotal) {
+		t.Errorf("it is read as %+v", l)
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -198,6 +199,8 @@ type conn struct {
 	raw   syscall.RawConn
 	head  bool // the request is a HEAD: the answer has no body
 	last  bool // close after the answer
+	// uvicorn: answers have the headers of vLLM's web server.
+	uvicorn bool
 }
 
 func newConn(nc net.Conn) (*conn, error) {
@@ -251,11 +254,14 @@ func (c *conn) readBody(req *http.Request) ([]byte, bool) {
 func (c *conn) answer(status int, contentType string, body []byte, headers ...string) {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "HTTP/1.1 %d %s\r\n", status, http.StatusText(status))
+	lines := append([]string{fmt.Sprintf("content-length: %d", len(body))}, headers...)
 	if contentType != "" {
-		fmt.Fprintf(&b, "content-type: %s\r\n", contentType)
+		lines = slices.Insert(lines, 0, "content-type: "+contentType)
 	}
-	fmt.Fprintf(&b, "content-length: %d\r\n", len(body))
-	for _, h := range headers {
+	if c.uvicorn {
+		lines = uvicornHeaders(status, contentType, len(body), headers)
+	}
+	for _, h := range lines {
 		b.WriteString(h + "\r\n")
 	}
 	if c.last {

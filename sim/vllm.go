@@ -37,6 +37,10 @@ type VLLMConfig struct {
 	// Engines is the number of data-parallel engines that metrics show; the
 	// default is 1. The cap and the profile are of all of them together.
 	Engines int
+	// APIServers is the number of its processes that speak HTTP (--api-server-count);
+	// the default is 1. With more, the gauges of the load are on the metrics page only
+	// after the first request.
+	APIServers int
 	// GPUs draw what the profile says for the running batch; there may be none.
 	GPUs []*GPU
 	// Actuator defaults to [SetMaxNumSeqs].
@@ -86,6 +90,7 @@ type VLLM struct {
 	front *front
 	life  lifecycle
 	base  time.Time // the origin of nowNS
+	page  []pageFamily
 	itl   *itlTruth
 
 	mu       sync.Mutex // taken before the engine's
@@ -120,6 +125,7 @@ func StartVLLM(cfg VLLMConfig) (*VLLM, error) {
 	}
 	setDefault(&cfg.MaxNumSeqs, 256)
 	setDefault(&cfg.Engines, 1)
+	setDefault(&cfg.APIServers, 1)
 	setDefault(&cfg.OutputTokens, 512)
 	setDefault(&cfg.KVCacheTokens, 1_000_000)
 	setDefault(&cfg.TruthChunks, 1<<20)
@@ -137,9 +143,10 @@ func StartVLLM(cfg VLLMConfig) (*VLLM, error) {
 		base:    time.Now(),
 		itl:     newITLTruth(cfg.TruthChunks),
 		changed: make(chan struct{}),
-		ttft:    newHistogram(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160),
+		ttft:    newHistogram(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560),
 		tpot:    newHistogram(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80),
 	}
+	v.page = v.layOutPage()
 	var err error
 	if v.front, err = newFront(cfg.Listen, v.serve); err != nil {
 		return nil, fmt.Errorf("simulated vLLM: %w", err)
@@ -166,6 +173,8 @@ func (c *VLLMConfig) check() error {
 		return fmt.Errorf("max_num_seqs %d: need 1 or more", c.MaxNumSeqs)
 	case c.Engines < 1:
 		return fmt.Errorf("%d engines: need 1 or more", c.Engines)
+	case c.APIServers < 1:
+		return fmt.Errorf("%d API servers: need 1 or more", c.APIServers)
 	case c.TruthChunks < 1:
 		return fmt.Errorf("%d truth chunks: need 1 or more", c.TruthChunks)
 	case c.OutputTokens < 1:

@@ -312,7 +312,7 @@ func TestEarlyStop(t *testing.T) {
 	}
 	eventually(t, "all are counted", func() bool { return v.Truth().Finished == 21 })
 	_, _, page := do(t, client(t, "tcp", v.Addr()), "GET", "/metrics", "")
-	if want := fmt.Sprintf(`finished_reason="stop"} %d.0`, stopped); !strings.Contains(page, want) {
+	if want := fmt.Sprintf(`finished_reason="stop",model_name="m"} %d.0`, stopped); !strings.Contains(page, want) {
 		t.Errorf("the metrics lack %s", want)
 	}
 }
@@ -554,7 +554,7 @@ func TestMetricsPage(t *testing.T) {
 		}
 		eventually(t, "three run", func() bool { now := v.Truth(); return now.Running == 3 && now.Waiting == 2 && now.ITL.Tokens > 3 })
 		_, header, page := do(t, client(t, "tcp", v.Addr()), "GET", "/metrics", "")
-		if got := header.Get("Content-Type"); got != "text/plain; version=0.0.4; charset=utf-8" {
+		if got := header.Get("Content-Type"); got != "text/plain; version=1.0.0; charset=utf-8" {
 			t.Error(got)
 		}
 		values := map[string]float64{}
@@ -576,7 +576,7 @@ func TestMetricsPage(t *testing.T) {
 		kv := map[bool]string{false: "vllm:kv_cache_usage_perc", true: "vllm:gpu_cache_usage_perc"}
 		if values["vllm:num_requests_running"] != 3 || values["vllm:num_requests_waiting"] != 2 || values[kv[old]] <= 0 ||
 			values[kv[old]] > 2 || values["vllm:generation_tokens_total"] < 6 || values["vllm:time_to_first_token_seconds_count"] != 3 ||
-			values["vllm:time_per_output_token_seconds_count"] < 3 {
+			values["vllm:inter_token_latency_seconds_count"] < 3 {
 			t.Error(values)
 		}
 		if _, there := values[kv[!old]]; there {

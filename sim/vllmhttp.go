@@ -19,7 +19,21 @@ const (
 	maxOutputTokens = 1 << 20
 )
 
+// uvicornHeaders are the headers of an answer of vLLM's web server, in its order.
+func uvicornHeaders(status int, contentType string, length int, more []string) []string {
+	lines := append([]string{"date: " + time.Now().UTC().Format(http.TimeFormat), "server: uvicorn"}, more...)
+	lines = append(lines, fmt.Sprintf("content-length: %d", length))
+	if contentType != "" {
+		lines = append(lines, "content-type: "+contentType)
+	}
+	if status != http.StatusUnauthorized { // who asks for the key answers before this is added
+		lines = append(lines, "vary: Origin")
+	}
+	return lines
+}
+
 func (v *VLLM) serve(ctx context.Context, c *conn, req *http.Request) {
+	c.uvicorn = true
 	if serveAdmin(c, req, admin{
 		life:   &v.life,
 		faults: func() any { return v.Faults() },
@@ -55,7 +69,7 @@ func (v *VLLM) serve(ctx context.Context, c *conn, req *http.Request) {
 	v.mu.Unlock()
 	routes := map[string]func(){
 		"GET /health":               func() { c.answer(http.StatusOK, "", nil) },
-		"GET /version":              func() { c.answerJSON(http.StatusOK, map[string]string{"version": "0.11.0+sim"}) },
+		"GET /version":              func() { c.answerJSON(http.StatusOK, map[string]string{"version": "0.32.0+sim"}) },
 		"GET /v1/models":            func() { c.answerJSON(http.StatusOK, v.models()) },
 		"GET /metrics":              func() { v.serveMetrics(c, e, faults) },
 		"POST /v1/chat/completions": func() { v.serveChat(c, e, req) },
@@ -101,22 +115,42 @@ func (c *conn) answerVLLMError(status int, kind, message string) {
 }
 
 func (v *VLLM) models() any {
+	type permission struct {
+		ID                 string  `json:"id"`
+		Object             string  `json:"object"`
+		Created            int64   `json:"created"`
+		AllowCreateEngine  bool    `json:"allow_create_engine"`
+		AllowSampling      bool    `json:"allow_sampling"`
+		AllowLogprobs      bool    `json:"allow_logprobs"`
+		AllowSearchIndices bool    `json:"allow_search_indices"`
+		AllowView          bool    `json:"allow_view"`
+		AllowFineTuning    bool    `json:"allow_fine_tuning"`
+		Organization       string  `json:"organization"`
+		Group              *string `json:"group"`
+		IsBlocking         bool    `json:"is_blocking"`
+	}
 	type model struct {
-		ID          string  `json:"id"`
-		Object      string  `json:"object"`
-		Created     int64   `json:"created"`
-		OwnedBy     string  `json:"owned_by"`
-		Root        string  `json:"root"`
-		Parent      *string `json:"parent"`
-		MaxModelLen int     `json:"max_model_len"`
+		ID          string       `json:"id"`
+		Object      string       `json:"object"`
+		Created     int64        `json:"created"`
+		OwnedBy     string       `json:"owned_by"`
+		Root        string       `json:"root"`
+		Parent      *string      `json:"parent"`
+		MaxModelLen int          `json:"max_model_len"`
+		Permission  []permission `json:"permission"`
 	}
-	return map[string]any{
-		"object": "list",
-		"data": []model{{
-			ID: v.cfg.ModelID, Object: "model", Created: time.Now().Unix(), OwnedBy: "vllm",
-			Root: v.cfg.ModelID, MaxModelLen: 131072,
+	type list struct {
+		Object string  `json:"object"`
+		Data   []model `json:"data"`
+	}
+	now := time.Now().Unix()
+	return list{"list", []model{{
+		ID: v.cfg.ModelID, Object: "model", Created: now, OwnedBy: "vllm", Root: v.cfg.ModelID, MaxModelLen: 131072,
+		Permission: []permission{{
+			ID: fmt.Sprintf("modelperm-%016x", rand.Uint64()), Object: "model_permission", Created: now,
+			AllowSampling: true, AllowLogprobs: true, AllowView: true, Organization: "*",
 		}},
-	}
+	}}}
 }
 
 // chatRequest is what matters here of a request.

@@ -2,7 +2,6 @@ package sim
 
 import (
 	"bytes"
-	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
@@ -31,17 +30,20 @@ func (h *histogram) reset() {
 	h.sum = 0
 }
 
-func (h *histogram) write(b *bytes.Buffer, name, labels string) {
+// value is what a line of the histogram says: one of its buckets, the count or the
+// sum.
+func (h *histogram) value(l pageLine) string {
+	if strings.HasSuffix(l.name, "_sum") {
+		return promFloat(h.sum)
+	}
 	var total int64
 	for i, n := range h.counts {
 		total += n
-		bound := "+Inf"
-		if i < len(h.bounds) {
-			bound = promFloat(h.bounds[i])
+		if i < len(h.bounds) && strings.Contains(l.labels, `le="`+promFloat(h.bounds[i])+`"`) {
+			break
 		}
-		fmt.Fprintf(b, "%s_bucket{%s,le=\"%s\"} %s\n", name, labels, bound, promFloat(float64(total)))
 	}
-	fmt.Fprintf(b, "%s_count{%s} %s\n%s_sum{%s} %s\n", name, labels, promFloat(float64(total)), name, labels, promFloat(h.sum))
+	return promFloat(float64(total))
 }
 
 // promFloat writes a number as Python's client does: always with a point.
@@ -59,81 +61,89 @@ func (v *VLLM) serveMetrics(c *conn, e *engine, faults VLLMFaults) {
 		return
 	}
 	var b bytes.Buffer
-	family := func(name, kind, help string) {
-		fmt.Fprintf(&b, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
-	}
-	family("python_info", "gauge", "Python platform information")
-	b.WriteString("python_info{implementation=\"CPython\",major=\"3\",minor=\"12\",patchlevel=\"11\",version=\"3.12.11\"} 1.0\n")
-	family("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.")
-	b.WriteString("process_resident_memory_bytes 5.873254e+09\n")
-	if !faults.MetricsGone {
-		v.writeMetrics(&b, e, family)
-	}
-	c.answer(http.StatusOK, "text/plain; version=0.0.4; charset=utf-8", b.Bytes())
+	v.writeMetrics(&b, e, !faults.MetricsGone)
+	c.answer(http.StatusOK, "text/plain; version=1.0.0; charset=utf-8", b.Bytes())
 }
 
-func (v *VLLM) writeMetrics(b *bytes.Buffer, e *engine, family func(name, kind, help string)) {
+// writeMetrics writes the page; vLLM's own metrics may be left out.
+func (v *VLLM) writeMetrics(b *bytes.Buffer, e *engine, own bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	values := v.liveValues(e)
+	life := v.total
+	life.subtract(v.atBirth)
+	for i := range v.page {
+		f := &v.page[i]
+		if !own && strings.HasPrefix(f.name, "vllm:") {
+			continue
+		}
+		value, changes := values[f.name]
+		switch {
+		case !changes:
+			b.Write(f.plain)
+		case v.cfg.APIServers > 1 && f.kind == "gauge" && life.started == 0:
+			// Such a server has these from its first request on.
+			f.write(b, 0, nil)
+		default:
+			f.write(b, v.cfg.Engines, value)
+		}
+	}
+}
+
+// liveValues are the values of the metrics that change; v.mu is held.
+func (v *VLLM) liveValues(e *engine) map[string]func(pageLine, int) string {
 	load := e.snapshot()
 	life := v.total
 	life.subtract(v.atBirth)
-	model := string(e.model)
-	labels := make([]string, v.cfg.Engines)
-	for i := range labels {
-		labels[i] = fmt.Sprintf("engine=\"%d\",model_name=%s", i, model)
-	}
-	gauge := func(name, kind, help string, value func(engine int) float64) {
-		family(name, kind, help)
-		for i, l := range labels {
-			fmt.Fprintf(b, "%s{%s} %s\n", name, l, promFloat(value(i)))
-		}
-	}
 	// A sum over all engines, split so that the parts add up to it.
-	share := func(n int64) func(int) float64 {
-		return func(i int) float64 {
-			k := int64(len(labels))
-			part := n / k
-			if int64(i) < n%k {
-				part++
+	share := func(n int64, engine int) string {
+		k := int64(v.cfg.Engines)
+		part := n / k
+		if int64(engine) < n%k {
+			part++
+		}
+		return promFloat(float64(part))
+	}
+	// only is for the line with the label, of several that have others.
+	only := func(label string, value func(int) string) func(pageLine, int) string {
+		return func(l pageLine, engine int) string {
+			if !strings.Contains(l.labels, label) {
+				return promFloat(0)
 			}
-			return float64(part)
+			return value(engine)
 		}
 	}
-	gauge("vllm:num_requests_running", "gauge", "Number of requests in model execution batches.",
-		func(i int) float64 { return float64(load.running[i]) })
-	gauge("vllm:num_requests_waiting", "gauge", "Number of requests waiting to be processed.",
-		func(i int) float64 { return float64(load.waiting[i]) })
-	kv := "vllm:kv_cache_usage_perc"
-	if v.cfg.OldMetricNames {
-		kv = "vllm:gpu_cache_usage_perc"
-	}
-	usage := min(float64(load.kvTokens)/float64(v.cfg.KVCacheTokens), 1)
-	gauge(kv, "gauge", "KV-cache usage. 1 means 100 percent usage.", func(int) float64 { return usage })
-	gauge("vllm:num_preemptions_total", "counter", "Cumulative number of preemption from the engine.",
-		func(int) float64 { return 0 })
-	gauge("vllm:num_preemptions_created", "gauge", "Cumulative number of preemption from the engine.",
-		func(int) float64 { return float64(v.base.UnixMilli()) / 1e3 })
-	gauge("vllm:prompt_tokens_total", "counter", "Number of prefill tokens processed.", share(life.prompt))
-	gauge("vllm:generation_tokens_total", "counter", "Number of generation tokens processed.", share(life.tokens))
-	family("vllm:request_success_total", "counter", "Count of successfully processed requests.")
-	for i, l := range labels {
-		for _, reason := range []string{"abort", "length", "stop"} {
-			var n float64
-			switch reason {
-			case "length":
-				n = share(life.finished - life.stopped)(i)
-			case "stop":
-				n = share(life.stopped)(i)
+	waiting := func(engine int) string { return promFloat(float64(load.waiting[engine])) }
+	usage := promFloat(min(float64(load.kvTokens)/float64(v.cfg.KVCacheTokens), 1))
+	kv := func(pageLine, int) string { return usage }
+	histograms := func(h *histogram) func(pageLine, int) string {
+		return func(l pageLine, engine int) string {
+			if engine > 0 { // it is not kept by engine
+				return promFloat(0)
 			}
-			fmt.Fprintf(b, "vllm:request_success_total{%s,finished_reason=\"%s\"} %s\n", l, reason, promFloat(n))
+			return h.value(l)
 		}
 	}
-	family("vllm:time_to_first_token_seconds", "histogram", "Histogram of time to first token in seconds.")
-	v.ttft.write(b, "vllm:time_to_first_token_seconds", labels[0])
-	family("vllm:time_per_output_token_seconds", "histogram", "Histogram of time per output token in seconds.")
-	v.tpot.write(b, "vllm:time_per_output_token_seconds", labels[0])
-	family("vllm:cache_config_info", "gauge", "Information of the LLMEngine CacheConfig")
-	fmt.Fprintf(b, "vllm:cache_config_info{block_size=\"16\",cache_dtype=\"auto\",engine=\"0\",num_gpu_blocks=\"%d\"} 1.0\n",
-		v.cfg.KVCacheTokens/16)
+	return map[string]func(pageLine, int) string{
+		"vllm:num_requests_running":           func(_ pageLine, engine int) string { return promFloat(float64(load.running[engine])) },
+		"vllm:num_requests_waiting":           func(_ pageLine, engine int) string { return waiting(engine) },
+		"vllm:num_requests_waiting_by_reason": only(`reason="capacity"`, waiting),
+		"vllm:kv_cache_usage_perc":            kv,
+		"vllm:gpu_cache_usage_perc":           kv,
+		"vllm:prompt_tokens_total":            func(_ pageLine, engine int) string { return share(life.prompt, engine) },
+		"vllm:prompt_tokens_by_source_total":  only(`source="local_compute"`, func(engine int) string { return share(life.prompt, engine) }),
+		"vllm:generation_tokens_total":        func(_ pageLine, engine int) string { return share(life.tokens, engine) },
+		"vllm:request_success_total": func(l pageLine, engine int) string {
+			switch {
+			case strings.Contains(l.labels, `finished_reason="length"`):
+				return share(life.finished-life.stopped, engine)
+			case strings.Contains(l.labels, `finished_reason="stop"`):
+				return share(life.stopped, engine)
+			default:
+				return promFloat(0)
+			}
+		},
+		"vllm:time_to_first_token_seconds": histograms(&v.ttft),
+		"vllm:inter_token_latency_seconds": histograms(&v.tpot),
+	}
 }

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -92,64 +94,193 @@ func (e *CommandError) Error() string {
 // Unwrap returns the cause.
 func (e *CommandError) Unwrap() error { return e.Err }
 
-// ProbeActuator returns the best actuator that the server has. It changes nothing
-// there: it asks with GET alone, which no server takes for a command.
-//
-// A server with POST /set_max_num_seqs has a route by that name for POST only, and
-// answers GET with 405 Method Not Allowed, one without the route with 404. (OPTIONS
-// would do as well, but is answered in the place of vLLM by whatever there is for
-// cross-origin requests.) PATCH /v1/runtime_config has a GET beside it, which
-// tells the value of max_num_running_seqs. A server with neither leaves
-// concurrency.
+// NoSuchActuator reports whether the server refused because it does not have the
+// actuator.
+func (e *CommandError) NoSuchActuator() bool {
+	return e.Outcome == OutcomeRefused && (saysGone(e.Status) || e.Status == http.StatusMethodNotAllowed)
+}
+
+// Evidence is what a server's answers to GET tell of an actuator.
+type Evidence string
+
+// The kinds of evidence.
+const (
+	// EvidencePresent: the server has it.
+	EvidencePresent Evidence = "present"
+	// EvidenceAbsent: the server says that there is no such path.
+	EvidenceAbsent Evidence = "absent"
+	// EvidenceNone: the answer is one that a server without it may give too, such as
+	// one that it gives for every path.
+	EvidenceNone Evidence = "none"
+)
+
+// ProbeActuator returns the best actuator of which there is evidence, leaving out
+// those of except. It changes nothing there: it asks with GET alone, which no
+// server takes for a command. A server with neither of the two that it can have
+// leaves concurrency.
 //
 // What says nothing about the server's routes (no answer, 401, 403, 429, 5xx) is
 // an error rather than a reason to take a lesser actuator. Each question is tried
 // three times.
-func (s *Server) ProbeActuator(ctx context.Context) (Actuator, error) {
-	err := s.get(ctx, s.retry, setMaxNumSeqsPath, func(io.Reader) error { return nil })
-	var status *StatusError
-	if errors.As(err, &status) && status.Status == http.StatusMethodNotAllowed {
-		return ActuatorSetMaxNumSeqs, nil
-	}
-	if err != nil && !saysAbsent(err) {
-		return "", fmt.Errorf("cannot tell whether the server has %s: %w", ActuatorSetMaxNumSeqs, err)
-	}
-	has := false
-	err = s.get(ctx, s.retry, runtimeConfigPath, func(body io.Reader) error {
-		raw, err := readAnswer(body)
+func (s *Server) ProbeActuator(ctx context.Context, except ...Actuator) (Actuator, error) {
+	for _, actuator := range []Actuator{ActuatorSetMaxNumSeqs, ActuatorRuntimeConfig} {
+		if slices.Contains(except, actuator) {
+			continue
+		}
+		evidence, err := s.EvidenceOf(ctx, actuator)
 		if err != nil {
-			return err
+			return "", err
 		}
-		var config struct {
-			MaxNumRunningSeqs *float64 `json:"max_num_running_seqs"`
+		if evidence == EvidencePresent {
+			return actuator, nil
 		}
-		// A page of something else, as some gateways have for every path, is none.
-		has = json.Unmarshal(raw, &config) == nil && config.MaxNumRunningSeqs != nil
-		return nil
-	})
-	if err != nil && !saysAbsent(err) {
-		return "", fmt.Errorf("cannot tell whether the server has %s: %w", ActuatorRuntimeConfig, err)
-	}
-	if has {
-		return ActuatorRuntimeConfig, nil
 	}
 	return ActuatorConcurrency, nil
 }
 
-// saysAbsent reports whether an answer means that the server lacks what it was
-// asked for.
-func saysAbsent(err error) bool {
-	var status *StatusError
-	if !errors.As(err, &status) {
+// EvidenceOf returns what the server's answers to GET tell of an actuator. Of
+// concurrency there always is evidence. As for errors it is as
+// [Server.ProbeActuator].
+//
+// A server with POST /set_max_num_seqs has a route by that name for POST only, and
+// answers GET with 405 Method Not Allowed, one without the route with 404. (OPTIONS
+// would do as well, but is answered in the place of vLLM by whatever there is for
+// cross-origin requests.) Some gateways answer 405 to GET of whatever they do not
+// know, so a path that surely is not there is asked for as well, and one that has
+// GET if it is there: 405 counts if those answers differ from it. PATCH
+// /v1/runtime_config has a GET beside it, which tells the value of
+// max_num_running_seqs.
+//
+// Commands follow no redirects, so what lies behind one is of no use.
+func (s *Server) EvidenceOf(ctx context.Context, actuator Actuator) (evidence Evidence, err error) {
+	switch actuator {
+	case ActuatorSetMaxNumSeqs:
+		evidence, err = s.evidenceOfPost(ctx, setMaxNumSeqsPath)
+	case ActuatorRuntimeConfig:
+		evidence, err = s.evidenceOfRuntimeConfig(ctx)
+	default:
+		return EvidencePresent, nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("cannot tell whether the server has %s: %w", actuator, err)
+	}
+	return evidence, nil
+}
+
+// evidenceOfPost tells of a path that has POST alone.
+func (s *Server) evidenceOfPost(ctx context.Context, path string) (Evidence, error) {
+	ours, err := s.routeOf(ctx, path)
+	if err != nil {
+		return "", err
+	}
+	if ours.status != http.StatusMethodNotAllowed || ours.redirected || ours.allow != "" && !allows(ours.allow, http.MethodPost) {
+		return ours.evidence(), nil
+	}
+	for _, control := range []string{fmt.Sprintf("%s_%016x", path, rand.Uint64()), runtimeConfigPath} {
+		other, err := s.routeOf(ctx, control)
+		switch {
+		case err != nil && ours.allow != "" && ctx.Err() == nil:
+			return EvidencePresent, nil // the server is busy, and has said enough
+		case err != nil:
+			return "", err
+		case other == ours:
+			return EvidenceNone, nil
+		}
+	}
+	return EvidencePresent, nil
+}
+
+// allows reports whether a header Allow names a method.
+func allows(header, method string) bool {
+	for name := range strings.SplitSeq(header, ",") {
+		if strings.EqualFold(strings.TrimSpace(name), method) {
+			return true
+		}
+	}
+	return false
+}
+
+// evidenceOfRuntimeConfig tells of GET /v1/runtime_config and, with it, of PATCH.
+func (s *Server) evidenceOfRuntimeConfig(ctx context.Context) (Evidence, error) {
+	var raw []byte
+	r, err := s.route(ctx, runtimeConfigPath, func(body io.Reader) (err error) {
+		raw, err = readAnswer(body)
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	var config struct {
+		MaxNumRunningSeqs *float64 `json:"max_num_running_seqs"`
+	}
+	// A page of something else, as some gateways have for every path, is none.
+	if !r.redirected && json.Unmarshal(raw, &config) == nil && config.MaxNumRunningSeqs != nil {
+		return EvidencePresent, nil
+	}
+	return r.evidence(), nil
+}
+
+// route is how a server answers to a GET, as far as that tells what it has.
+type route struct {
+	status     int
+	allow      string // the header
+	redirected bool
+}
+
+// evidence is what the answer says by itself of something that is not there for
+// GET.
+func (r route) evidence() Evidence {
+	if saysGone(r.status) {
+		return EvidenceAbsent
+	}
+	return EvidenceNone
+}
+
+// saysGone reports whether an answer's status means that there is no such thing on
+// the server.
+func saysGone(status int) bool {
+	switch status {
+	case http.StatusNotFound, http.StatusGone, http.StatusNotImplemented:
+		return true
+	default:
 		return false
 	}
-	switch s := status.Status; s {
+}
+
+func (s *Server) routeOf(ctx context.Context, path string) (route, error) {
+	return s.route(ctx, path, func(io.Reader) error { return nil })
+}
+
+// route asks for a path and has read look at the body of a 200. An answer that
+// says nothing about the server's routes is an error.
+func (s *Server) route(ctx context.Context, path string, read func(io.Reader) error) (route, error) {
+	var header http.Header
+	redirected := false
+	err := s.getAnswer(ctx, s.retry, path, func(a *answer) error {
+		header, redirected = a.Header, a.redirects > 0
+		if a.StatusCode != http.StatusOK {
+			return a.err(s.base + path)
+		}
+		return read(a.Body)
+	})
+	r := route{http.StatusOK, header.Get("Allow"), redirected}
+	if status := (*StatusError)(nil); errors.As(err, &status) && saysRoute(status.Status) {
+		r.status = status.Status
+		return r, nil
+	}
+	return r, err
+}
+
+// saysRoute reports whether an answer's status tells something of what paths and
+// methods a server has.
+func saysRoute(status int) bool {
+	switch status {
 	case http.StatusUnauthorized, http.StatusForbidden, http.StatusRequestTimeout, http.StatusTooManyRequests:
 		return false
 	case http.StatusNotImplemented:
 		return true
 	default:
-		return s < 500
+		return status < 500
 	}
 }
 
@@ -158,51 +289,82 @@ func saysAbsent(err error) bool {
 // is at once, and only [ActuatorSetMaxNumSeqs] knows others. n is at least 1.
 //
 // The command is exactly one request, never repeated: neither here nor by
-// net/http nor along a redirect. With [ActuatorConcurrency] it is none: that it
-// returns nil leaves the rest to the load generator. Every error is a
-// [*CommandError].
+// net/http nor along a redirect. Only one that the server refused because of its
+// key is sent once more if there is a new key. With [ActuatorConcurrency] it is
+// none: that it returns nil leaves the rest to the load generator. Every error is
+// a [*CommandError].
 func (s *Server) SetBatchSize(ctx context.Context, actuator Actuator, n int, rampUpRate float64) error {
 	failed := &CommandError{Actuator: actuator, BatchSize: n, URL: s.base}
-	refuse := func(format string, args ...any) error {
-		failed.Outcome, failed.Detail = OutcomeRefused, fmt.Sprintf(format, args...)
+	if why := checkCommand(actuator, n, rampUpRate); why != "" {
+		failed.Outcome, failed.Detail = OutcomeRefused, why
 		return failed
 	}
-	switch {
-	case n < 1:
-		return refuse("want a batch size of at least 1")
-	case !(rampUpRate >= 0) || math.IsInf(rampUpRate, 1):
-		return refuse("the ramp-up rate is %v per second; want a finite number from 0 on", rampUpRate)
-	case rampUpRate != 0 && (actuator == ActuatorRuntimeConfig || actuator == ActuatorConcurrency):
-		return refuse("the ramp-up rate is %v per second, which %s cannot do; want 0, or the actuator %s", rampUpRate, actuator, ActuatorSetMaxNumSeqs)
-	}
-
-	var method, target string
-	var body io.Reader
+	var c wireCommand
 	switch actuator {
 	case ActuatorSetMaxNumSeqs:
 		query := url.Values{"max_num_seqs": {strconv.Itoa(n)}}
 		if rampUpRate != 0 {
 			query.Set("ramp_up_rate", strconv.FormatFloat(rampUpRate, 'f', -1, 64))
 		}
-		method, target = http.MethodPost, s.base+setMaxNumSeqsPath+"?"+query.Encode()
+		c = wireCommand{http.MethodPost, s.base + setMaxNumSeqsPath + "?" + query.Encode(), ""}
 	case ActuatorRuntimeConfig:
-		method, target = http.MethodPatch, s.base+runtimeConfigPath
-		body = strings.NewReader(fmt.Sprintf(`{"max_num_running_seqs": %d}`, n))
-	case ActuatorConcurrency:
-		return nil
+		c = wireCommand{http.MethodPatch, s.base + runtimeConfigPath, fmt.Sprintf(`{"max_num_running_seqs": %d}`, n)}
 	default:
-		return refuse("there is no such actuator; want %s, %s or %s", ActuatorSetMaxNumSeqs, ActuatorRuntimeConfig, ActuatorConcurrency)
+		return nil
 	}
-
 	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
+	key := s.credential.Key()
+	ok := s.send(ctx, c, key, failed)
+	if !ok && refusesKey(failed.Status) {
+		renewed, err := s.renew(key)
+		switch {
+		case renewed:
+			ok = s.send(ctx, c, s.credential.Key(), failed)
+		case err != nil:
+			failed.Detail = shorten(fmt.Sprintf("%s; the API key was to be read again: %v", failed.Detail, err))
+		}
+	}
+	if ok {
+		return nil
+	}
+	return failed
+}
+
+// checkCommand returns why a command cannot be given, empty if it can.
+func checkCommand(actuator Actuator, n int, rampUpRate float64) string {
+	switch {
+	case n < 1:
+		return "want a batch size of at least 1"
+	case !(rampUpRate >= 0) || math.IsInf(rampUpRate, 1):
+		return fmt.Sprintf("the ramp-up rate is %v per second; want a finite number from 0 on", rampUpRate)
+	case rampUpRate != 0 && (actuator == ActuatorRuntimeConfig || actuator == ActuatorConcurrency):
+		return fmt.Sprintf("the ramp-up rate is %v per second, which %s cannot do; want 0, or the actuator %s", rampUpRate, actuator, ActuatorSetMaxNumSeqs)
+	case actuator != ActuatorSetMaxNumSeqs && actuator != ActuatorRuntimeConfig && actuator != ActuatorConcurrency:
+		return fmt.Sprintf("there is no such actuator; want %s, %s or %s", ActuatorSetMaxNumSeqs, ActuatorRuntimeConfig, ActuatorConcurrency)
+	default:
+		return ""
+	}
+}
+
+// wireCommand is a command as it is sent; the body, if there is one, is JSON.
+type wireCommand struct{ method, target, body string }
+
+// send sends a command once. If it does not succeed, failed says why.
+func (s *Server) send(ctx context.Context, c wireCommand, key string, failed *CommandError) (ok bool) {
 	var connected atomic.Bool
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
 	})
-	req, err := s.newRequest(ctx, method, target, body)
+	var body io.Reader
+	if c.body != "" {
+		body = strings.NewReader(c.body)
+	}
+	failed.Status, failed.Err = 0, nil
+	req, err := newRequest(ctx, c.method, c.target, body, key)
 	if err != nil {
-		return refuse("%v", err)
+		failed.Outcome, failed.Detail = OutcomeRefused, err.Error()
+		return false
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
@@ -214,17 +376,17 @@ func (s *Server) SetBatchSize(ctx context.Context, actuator Actuator, n int, ram
 		if connected.Load() {
 			failed.Outcome = OutcomeUnknown
 		}
-		return failed
+		return false
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode/100 == 2 {
-		return nil
+		return true
 	}
 	failed.Status, failed.Detail, failed.Outcome = resp.StatusCode, detail(resp), OutcomeRefused
 	if !answersNo(resp.StatusCode) {
 		failed.Outcome = OutcomeUnknown
 	}
-	return failed
+	return false
 }
 
 // answersNo reports whether a status other than 2xx means that the server did not

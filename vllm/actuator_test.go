@@ -33,7 +33,7 @@ func TestCommandsOnTheWire(t *testing.T) {
 	} {
 		for _, status := range []int{200, 202, 204} {
 			f := newFake(t, answerWith(status, ""))
-			s := newTestServer(t, Config{BaseURL: f.URL + "/pre/", APIKey: "key"})
+			s := newTestServer(t, Config{BaseURL: f.URL + "/pre/", Credential: NewCredential("key")})
 			if err := s.SetBatchSize(t.Context(), c.actuator, c.n, c.rate); err != nil {
 				t.Errorf("%s, answered %d: %v", c.actuator, status, err)
 			}
@@ -317,15 +317,15 @@ func TestProbing(t *testing.T) {
 		err    string
 		asked  int
 	}{
-		"patched":         {fastAPI(patched), ActuatorSetMaxNumSeqs, "", 1},
-		"both":            {fastAPI(both), ActuatorSetMaxNumSeqs, "", 1},
+		"patched":         {fastAPI(patched), ActuatorSetMaxNumSeqs, "", 3},
+		"both":            {fastAPI(both), ActuatorSetMaxNumSeqs, "", 3},
 		"development":     {fastAPI(config(200, `{"max_num_seqs": 512, "max_num_running_seqs": 256}`)), ActuatorRuntimeConfig, "", 2},
 		"other config":    {fastAPI(config(200, `{"max_num_batched_tokens": 8192}`)), ActuatorConcurrency, "", 2},
 		"text for number": {fastAPI(config(200, `{"max_num_running_seqs": "many"}`)), ActuatorConcurrency, "", 2},
 		"config disabled": {fastAPI(config(404, "development mode only")), ActuatorConcurrency, "", 2},
 		"stock":           {fastAPI(nil), ActuatorConcurrency, "", 2},
 		"a page for all":  {answerWith(200, "<html>hello</html>"), ActuatorConcurrency, "", 2},
-		"redirects":       {http.RedirectHandler("/login", http.StatusFound).ServeHTTP, ActuatorConcurrency, "", 2},
+		"redirects":       {http.RedirectHandler("/login", http.StatusFound).ServeHTTP, ActuatorConcurrency, "", 8},
 		"not implemented": {answerWith(501, ""), ActuatorConcurrency, "", 2},
 		"busy at first": {func(w http.ResponseWriter, r *http.Request) {
 			if busy--; busy >= 0 {
@@ -333,7 +333,7 @@ func TestProbing(t *testing.T) {
 				return
 			}
 			fastAPI(patched)(w, r)
-		}, ActuatorSetMaxNumSeqs, "", 3},
+		}, ActuatorSetMaxNumSeqs, "", 5},
 		"wrong key":   {answerWith(401, `{"error":"Unauthorized"}`), "", "cannot tell whether the server has set_max_num_seqs: GET ", 1},
 		"broken":      {answerWith(500, "oh no"), "", `500 Internal Server Error: "oh no"`, 3},
 		"half broken": {fastAPI(config(500, "oh no")), "", "cannot tell whether the server has runtime_config", 4},
@@ -357,6 +357,101 @@ func TestProbing(t *testing.T) {
 		}
 		if len(requests) != c.asked {
 			t.Errorf("%s: %d questions, want %d: %+v", name, len(requests), c.asked, requests)
+		}
+	}
+}
+
+// allowing answers 405 with a header Allow, which may be empty.
+func allowing(allow string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if allow != "" {
+			w.Header().Set("Allow", allow)
+		}
+		answerWith(405, `{"detail":"Method Not Allowed"}`)(w, r)
+	}
+}
+
+// at answers a path in one way and all others in another.
+func at(path string, answer, others http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == path {
+			answer(w, r)
+			return
+		}
+		others(w, r)
+	}
+}
+
+func TestEvidenceOfActuators(t *testing.T) {
+	notFound := answerWith(404, `{"detail":"Not Found"}`)
+	config := answerWith(200, `{"max_num_running_seqs": 256}`)
+	const post, patch = setMaxNumSeqsPath, runtimeConfigPath
+	for name, c := range map[string]struct {
+		answer http.HandlerFunc
+		seqs   Evidence
+		config Evidence
+	}{
+		"stock":                           {notFound, EvidenceAbsent, EvidenceAbsent},
+		"405 there, 404 elsewhere":        {at(post, allowing(""), notFound), EvidencePresent, EvidenceAbsent},
+		"POST is allowed there":           {at(post, allowing("POST"), notFound), EvidencePresent, EvidenceAbsent},
+		"and OPTIONS":                     {at(post, allowing("OPTIONS, post"), notFound), EvidencePresent, EvidenceAbsent},
+		"405 there, a page elsewhere":     {at(post, allowing(""), answerWith(200, "<html>")), EvidencePresent, EvidenceNone},
+		"405 there, forbidden elsewhere":  {at(post, allowing("POST"), at(patch, notFound, answerWith(403, ""))), EvidencePresent, EvidenceAbsent},
+		"405 there, login elsewhere":      {at(post, allowing(""), http.RedirectHandler("http://127.0.0.1:1/login", http.StatusFound).ServeHTTP), EvidencePresent, EvidenceNone},
+		"405 for both":                    {at(post, allowing(""), at(patch, allowing(""), notFound)), EvidenceNone, EvidenceNone},
+		"405 for all":                     {allowing(""), EvidenceNone, EvidenceNone},
+		"405 for all, POST allowed":       {allowing("POST"), EvidenceNone, EvidenceNone},
+		"405 for all, POST allowed there": {at(post, allowing("POST"), allowing("")), EvidencePresent, EvidenceNone},
+		"GET is allowed there":            {at(post, allowing("GET, HEAD"), notFound), EvidenceNone, EvidenceAbsent},
+		"PATCH is allowed there":          {at(post, allowing("PATCH"), notFound), EvidenceNone, EvidenceAbsent},
+		"404 that allows POST":            {at(post, func(w http.ResponseWriter, r *http.Request) { w.Header().Set("Allow", "POST"); notFound(w, r) }, notFound), EvidenceAbsent, EvidenceAbsent},
+		"a page for all":                  {answerWith(200, "<html>hello</html>"), EvidenceNone, EvidenceNone},
+		"JSON for all":                    {answerWith(200, `{}`), EvidenceNone, EvidenceNone},
+		"400 for all":                     {answerWith(400, "no"), EvidenceNone, EvidenceNone},
+		"410 for all":                     {answerWith(410, "gone"), EvidenceAbsent, EvidenceAbsent},
+		"501 for all":                     {answerWith(501, ""), EvidenceAbsent, EvidenceAbsent},
+		"a redirect to a 405":             {at(post, http.RedirectHandler(post+"/", http.StatusTemporaryRedirect).ServeHTTP, at(post+"/", allowing("POST"), notFound)), EvidenceNone, EvidenceAbsent},
+		"a redirect to the config":        {at(patch, http.RedirectHandler(patch+"/", http.StatusPermanentRedirect).ServeHTTP, at(patch+"/", config, notFound)), EvidenceAbsent, EvidenceNone},
+		"the config":                      {at(patch, config, notFound), EvidenceAbsent, EvidencePresent},
+		"the config, 405 for all else":    {at(patch, config, allowing("")), EvidenceNone, EvidencePresent},
+		"busy elsewhere, POST allowed":    {at(post, allowing("POST"), at(patch, notFound, answerWith(503, ""))), EvidencePresent, EvidenceAbsent},
+	} {
+		f := newFake(t, c.answer)
+		s := newTestServer(t, Config{BaseURL: f.URL})
+		for actuator, want := range map[Actuator]Evidence{ActuatorSetMaxNumSeqs: c.seqs, ActuatorRuntimeConfig: c.config, ActuatorConcurrency: EvidencePresent} {
+			if got, err := s.EvidenceOf(t.Context(), actuator); err != nil || got != want {
+				t.Errorf("%s: evidence of %s: %q (%v), want %q", name, actuator, got, err, want)
+			}
+		}
+		want := ActuatorConcurrency
+		if c.config == EvidencePresent {
+			want = ActuatorRuntimeConfig
+		}
+		if got, err := s.ProbeActuator(t.Context(), ActuatorSetMaxNumSeqs); err != nil || got != want {
+			t.Errorf("%s: the best but set_max_num_seqs is %s (%v), want %s", name, got, err, want)
+		}
+		if got, err := s.ProbeActuator(t.Context(), ActuatorSetMaxNumSeqs, ActuatorRuntimeConfig); err != nil || got != ActuatorConcurrency {
+			t.Errorf("%s: the best but both is %s (%v)", name, got, err)
+		}
+		for _, r := range f.requests() {
+			if r.Method != http.MethodGet {
+				t.Errorf("%s was asked with %s", name, r.Method)
+			}
+		}
+	}
+
+	// Nothing is made of what says nothing.
+	busy := newFake(t, at(post, allowing(""), answerWith(503, "loading")))
+	_, err := newTestServer(t, Config{BaseURL: busy.URL}).EvidenceOf(t.Context(), ActuatorSetMaxNumSeqs)
+	wantMessage(t, "busy elsewhere", err, "cannot tell whether the server has set_max_num_seqs", "503")
+}
+
+func TestRefusedAsNotThere(t *testing.T) {
+	for status, want := range map[int]bool{404: true, 405: true, 410: true, 501: true, 400: false, 401: false, 403: false, 422: false, 307: false, 500: false, 503: false} {
+		f := newFake(t, answerWith(status, ""))
+		failed := command(t.Context(), t, newTestServer(t, Config{BaseURL: f.URL}), ActuatorSetMaxNumSeqs, 8, 0)
+		if got := failed.NoSuchActuator(); got != want {
+			t.Errorf("%d: the actuator is not there: %v, want %v", status, got, want)
 		}
 	}
 }

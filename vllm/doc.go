@@ -14,6 +14,11 @@
 // A lower batch size acts only as running requests finish. What was achieved is
 // [Metrics].NumRequestsRunning.
 //
+// # Metrics
+//
+// Each number of a metrics page stands by itself: [ParseMetrics] reads the lines
+// it wants and no others, and what is wrong with one makes that number unknown.
+//
 // # What is tried again
 //
 // [Server.Health], [Server.Models], [Server.CheckModel] and
@@ -21,4 +26,7 @@
 // run at the start, where one lost answer should not end the run. Commands and
 // [Server.Metrics] are one request each; whoever scrapes periodically asks again
 // anyway, and a late answer to an old question would pass for a new one.
+//
+// Questions follow redirects within the server, commands none. What was refused
+// for its key is asked, or commanded, once more if the [Credential] has a new one.
 package vllm

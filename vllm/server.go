@@ -43,15 +43,16 @@ type Config struct {
 	BaseURL string
 	// ModelID is the model that the server must serve, as in its /v1/models.
 	ModelID string
-	// APIKey is sent as bearer token with every request unless it is empty.
-	APIKey string
+	// Credential is the key that is sent as bearer token with every request; nil is
+	// none.
+	Credential *Credential
 	// Timeout bounds each call, with its repetitions and the reading of the answer;
 	// 0 stands for 5 s.
 	Timeout time.Duration
 	// TLS is for https; nil stands for the system's certificate authorities.
 	TLS *tls.Config
 	// Log gets, at debug level, each failed try of a question that is tried several
-	// times. What fails for good is returned, not logged.
+	// times, and is told of new keys. What fails for good is returned, not logged.
 	Log zerolog.Logger
 }
 
@@ -59,10 +60,10 @@ type Config struct {
 // once. It uses no proxy, whatever the environment says: control must take the
 // same way as the load, which has connections of its own.
 type Server struct {
-	base    string // without a slash at the end
-	modelID string
-	apiKey  string
-	timeout time.Duration
+	base       string // without a slash at the end
+	modelID    string
+	credential *Credential
+	timeout    time.Duration
 
 	log      zerolog.Logger
 	reads    *http.Client
@@ -82,12 +83,13 @@ func NewServer(cfg Config) (*Server, error) {
 		return nil, errors.New("vLLM server " + base + ": the model ID is empty; want one of those that its /v1/models lists")
 	case cfg.Timeout < 0:
 		return nil, fmt.Errorf("vLLM server %s: the timeout is %v; want more than 0, or 0 for %v", base, cfg.Timeout, defaultTimeout)
-	case strings.ContainsFunc(cfg.APIKey, func(r rune) bool { return r <= ' ' || r > '~' }):
-		return nil, errors.New("vLLM server " + base + ": the API key has a space, a line break or another character that cannot be sent; want printable ASCII")
 	case cfg.Timeout == 0:
 		cfg.Timeout = defaultTimeout
 	}
-	s := &Server{base: base, modelID: cfg.ModelID, apiKey: cfg.APIKey, timeout: cfg.Timeout, log: cfg.Log}
+	if err := checkKey(cfg.Credential.Key()); err != nil {
+		return nil, fmt.Errorf("vLLM server %s: %w", base, err)
+	}
+	s := &Server{base: base, modelID: cfg.ModelID, credential: cfg.Credential, timeout: cfg.Timeout, log: cfg.Log}
 	s.reads = newHTTPClient(cfg.TLS)
 	s.retrying = &retryablehttp.Client{
 		HTTPClient:   s.reads,
@@ -105,9 +107,9 @@ func NewServer(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// newHTTPClient returns a client that follows no redirect: a redirected POST
-// becomes a GET or a second request, and a key would go where it was not meant
-// to. It speaks HTTP/1.1 only, as vLLM does; with HTTP/2, net/http repeats
+// newHTTPClient returns a client that follows no redirect by itself: a redirected
+// POST becomes a GET or a second request, and a key would go where it was not
+// meant to. It speaks HTTP/1.1 only, as vLLM does; with HTTP/2, net/http repeats
 // requests on grounds of its own.
 func newHTTPClient(config *tls.Config) *http.Client {
 	protocols := new(http.Protocols)
@@ -217,15 +219,7 @@ func (e *ModelNotServedError) Error() string {
 	if len(e.Served) == 0 {
 		return fmt.Sprintf("vLLM server %s does not serve model %q; it serves none", e.URL, e.ModelID)
 	}
-	quoted, more := make([]string, 0, maxServedQuoted), ""
-	for i, id := range e.Served {
-		if i == maxServedQuoted {
-			more = fmt.Sprintf(" and %d more", len(e.Served)-i)
-			break
-		}
-		quoted = append(quoted, fmt.Sprintf("%q", shorten(id)))
-	}
-	return fmt.Sprintf("vLLM server %s does not serve model %q; it serves %s%s", e.URL, e.ModelID, strings.Join(quoted, ", "), more)
+	return fmt.Sprintf("vLLM server %s does not serve model %q; it serves %s", e.URL, e.ModelID, quoteSome(e.Served))
 }
 
 // Health returns nil if the server says that it is well. It is tried three times.
@@ -289,12 +283,12 @@ func (s *Server) CheckModel(ctx context.Context) error {
 
 // Metrics reads the server's metrics page with [ParseMetrics], whose errors it
 // returns. It is tried once.
-func (s *Server) Metrics(ctx context.Context) (m Metrics, err error) {
+func (s *Server) Metrics(ctx context.Context) (page MetricsPage, err error) {
 	err = s.get(ctx, s.reads.Do, "/metrics", func(body io.Reader) error {
-		m, err = ParseMetrics(body)
+		page, err = ParseMetrics(body, s.modelID)
 		return err
 	})
-	return m, err
+	return page, err
 }
 
 // retry sends a request until it is answered, three times at most.
@@ -318,61 +312,6 @@ func (s *Server) checkRetry(ctx context.Context, resp *http.Response, err error)
 		event.Msg("vLLM server: a try failed")
 	}
 	return again, stop
-}
-
-// get asks for a path and has read look at the body of a 200; everything else is
-// an error. read needs to limit what it reads.
-func (s *Server) get(ctx context.Context, do func(*http.Request) (*http.Response, error), path string, read func(io.Reader) error) error {
-	ctx, cancel := s.withTimeout(ctx)
-	defer cancel()
-	target := s.base + path
-	req, err := s.newRequest(ctx, http.MethodGet, target, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := do(req)
-	if resp != nil { // also beside an error, if time ran out on the way
-		defer resp.Body.Close()
-	}
-	if err != nil {
-		return fmt.Errorf("GET %s: %w", target, reason(ctx, err))
-	}
-	if resp.StatusCode != http.StatusOK {
-		return &StatusError{http.MethodGet, target, resp.StatusCode, detail(resp)}
-	}
-	if err := read(resp.Body); err != nil {
-		return fmt.Errorf("GET %s: %w", target, reason(ctx, err))
-	}
-	return nil
-}
-
-func (s *Server) newRequest(ctx context.Context, method, target string, body io.Reader) (*http.Request, error) {
-	req, err := http.NewRequestWithContext(ctx, method, target, body)
-	if err != nil {
-		return nil, err
-	}
-	if s.apiKey != "" {
-		req.Header.Set("Authorization", "Bearer "+s.apiKey)
-	}
-	return req, nil
-}
-
-// withTimeout bounds a call.
-func (s *Server) withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, s.timeout, fmt.Errorf("no answer within %v: %w", s.timeout, context.DeadlineExceeded))
-}
-
-// reason strips the method and URL, which the caller adds in its own way, from an
-// error of net/http, and says what time ran out.
-func reason(ctx context.Context, err error) error {
-	var urlErr *url.Error
-	if errors.As(err, &urlErr) {
-		err = urlErr.Err
-	}
-	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return err
 }
 
 // readAnswer reads a whole body.

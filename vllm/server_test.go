@@ -160,7 +160,7 @@ func FuzzBaseURL(f *testing.F) {
 		if err != nil {
 			return
 		}
-		req, err := s.newRequest(t.Context(), http.MethodGet, s.String()+"/health", nil)
+		req, err := newRequest(t.Context(), http.MethodGet, s.String()+"/health", nil, "")
 		if err != nil || req.URL.Host == "" || !strings.HasSuffix(req.URL.Path, "/health") || req.URL.RawQuery != "" {
 			t.Errorf("%q was taken and makes the request %+v (%v)", raw, req, err)
 		}
@@ -174,7 +174,7 @@ func TestConfigIsChecked(t *testing.T) {
 	for want, cfg := range map[string]Config{
 		"the model ID is empty": {BaseURL: "http://node1"},
 		"the timeout is -1s":    {BaseURL: "http://node1", ModelID: "m", Timeout: -time.Second},
-		"the API key has a":     {BaseURL: "http://node1", ModelID: "m", APIKey: "geheim\r\nX-A: b"},
+		"the API key has a":     {BaseURL: "http://node1", ModelID: "m", Credential: NewCredential("geheim\r\nX-A: b")},
 	} {
 		_, err := NewServer(cfg)
 		wantMessage(t, want, err, want, "http://node1")
@@ -192,7 +192,7 @@ func TestWellServer(t *testing.T) {
 	for _, base := range []string{"/pre", "/pre/"} {
 		for _, key := range []string{"", "key-1"} {
 			f := newFake(t, mux.ServeHTTP)
-			s := newTestServer(t, Config{BaseURL: f.URL + base, APIKey: key})
+			s := newTestServer(t, Config{BaseURL: f.URL + base, Credential: NewCredential(key)})
 			if err := s.Health(t.Context()); err != nil {
 				t.Error(err)
 			}
@@ -202,7 +202,7 @@ func TestWellServer(t *testing.T) {
 			if err := s.CheckModel(t.Context()); err != nil {
 				t.Error(err)
 			}
-			if m, err := s.Metrics(t.Context()); err != nil || m != (Metrics{125, 4, 0.375, 12}) {
+			if m, err := s.Metrics(t.Context()); err != nil || m.Metrics != (Metrics{125, 4, 0.375, 12}) {
 				t.Errorf("metrics %+v (%v)", m, err)
 			}
 			want := ""
@@ -261,7 +261,7 @@ func TestAnswersThatAreWrong(t *testing.T) {
 		{"Models", ``, []string{"no list of models"}},
 		{"Models", `{"data":[{"id":` + long, []string{"…"}},
 		{"Models", `{"data":[` + strings.Repeat(`{"id":"aaaaaaaa"},`, 300_000) + `{"id":"b"}]}`, []string{"longer than 4194304 bytes"}},
-		{"Metrics", "<html>busy</html>", []string{"/metrics: vLLM metrics"}},
+		{"Metrics", "<html>busy</html>", []string{"/metrics: vLLM metrics", "metric is missing", `the page begins with "<html>busy</html>"`}},
 		{"Metrics", "# HELP some other metrics\nother 1\n", []string{"vllm:num_requests_running: metric is missing"}},
 		{"Metrics", "", []string{"metric is missing"}},
 	} {
@@ -312,7 +312,7 @@ func TestStatusesThatAreWrong(t *testing.T) {
 				}
 				answerWith(c.status, body)(w, r)
 			})
-			err := calls()[call](t.Context(), newTestServer(t, Config{BaseURL: f.URL, APIKey: "geheim"}))
+			err := calls()[call](t.Context(), newTestServer(t, Config{BaseURL: f.URL, Credential: NewCredential("geheim")}))
 			var status *StatusError
 			if !errors.As(err, &status) || status.Status != c.status || status.Method != "GET" || !strings.HasPrefix(status.URL, f.URL+"/") {
 				t.Errorf("%s, %d: the error is %#v", call, c.status, err)

@@ -48,11 +48,11 @@ func TestActuatorsOfSimulatedServers(t *testing.T) {
 		sim.StockVLLM:     ActuatorConcurrency,
 	} {
 		v := startSimulated(t, sim.VLLMConfig{Actuator: has, Engines: 2, OldMetricNames: has == sim.StockVLLM, APIKey: "key"})
-		s := newTestServer(t, Config{BaseURL: v.URL(), APIKey: "key"})
+		s := newTestServer(t, Config{BaseURL: v.URL(), Credential: NewCredential("key")})
 		if err := errors.Join(s.Health(t.Context()), s.CheckModel(t.Context())); err != nil {
 			t.Error(err)
 		}
-		if m, err := s.Metrics(t.Context()); err != nil || m != (Metrics{}) {
+		if m, err := s.Metrics(t.Context()); err != nil || m.Metrics != (Metrics{}) {
 			t.Errorf("%s: the metrics are %+v (%v), want those of a server at rest", has, m, err)
 		}
 		got, err := s.ProbeActuator(t.Context())

@@ -166,6 +166,37 @@ func TestWrongQueriesAreFound(t *testing.T) {
 	}
 }
 
+// The alerts that the operating guide suggests are of metrics that there are.
+func TestEveryAlertOfTheGuideFindsAMetric(t *testing.T) {
+	guide, err := os.ReadFile("../../docs/operating.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(guide), "| alert | PromQL | means |")
+	table, _, _ = strings.Cut(table, "\n\n")
+	all := scraped(t)
+	all = append(all,
+		sample{name: "up", labels: map[string]string{"job": "g2g-agent", "instance": address}, value: 1},
+		sample{name: "g2g_commands_total", labels: map[string]string{"command": "batch-sizes", "outcome": "server_failed"}, rises: true, value: 1})
+	n := 0
+	for _, row := range strings.Split(strings.ReplaceAll(table, `\|`, "¦"), "\n")[2:] {
+		cells := strings.Split(row, "|")
+		if len(cells) != 5 {
+			t.Errorf("a row has %d cells: %s", len(cells), row)
+			continue
+		}
+		_, expr, _ := strings.Cut(cells[2], "`")
+		expr, _, _ = strings.Cut(expr, "`")
+		if _, err := query(strings.ReplaceAll(expr, "¦", "|"), all); err != nil {
+			t.Errorf("%s: %s: %v", cells[1], expr, err)
+		}
+		n++
+	}
+	if n < 10 || !strings.Contains(table, "g2g_load_tokens_total") {
+		t.Errorf("%d alerts were found", n)
+	}
+}
+
 func TestShapeOfTheDashboard(t *testing.T) {
 	_, tree := loadDashboard(t)
 	if v, _ := tree["schemaVersion"].(float64); v < 38 { // Grafana 10's

@@ -97,8 +97,8 @@ func (p *parser) want(token string) {
 // expr is operands and operators; which binds stronger does not matter here.
 func (p *parser) expr() vector {
 	left := p.operand()
-	for slices.Contains([]string{"+", "-", "*", "/", "==", "!=", ">", "<", ">=", "<="}, p.peek()) {
-		p.at++
+	for slices.Contains([]string{"+", "-", "*", "/", "==", "!=", ">", "<", ">=", "<=", "and"}, p.peek()) {
+		operator := p.next()
 		right := p.operand()
 		if left.ranged || right.ranged {
 			p.fail("an operator next to a range")
@@ -106,6 +106,8 @@ func (p *parser) expr() vector {
 		switch {
 		case left.scalar:
 			left = right
+		case right.scalar && operator == "and":
+			p.fail("and of what is no vector")
 		case !right.scalar:
 			var both []map[string]string
 			for _, l := range left.series {

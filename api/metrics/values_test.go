@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/g2g-agent/g2g-agent/agent"
+	"github.com/g2g-agent/g2g-agent/datacenter"
 )
 
 // wantReplay are all series of [replayRun] after [use], wantLive those that a live
@@ -377,5 +378,21 @@ func TestUnknownValuesAreLeftOut(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, gone); diff != "" {
 		t.Errorf("series left out (-want +got):\n%s", diff)
+	}
+}
+
+// A vLLM server may tell some of its numbers only.
+func TestUnknownNumbersOfAServer(t *testing.T) {
+	r := liveRun(t)
+	nan := math.NaN()
+	r.state.Models[0].Live.Server = &datacenter.ServerLoad{NumRequestsRunning: 63, NumRequestsWaiting: nan, KVCacheUsagePerc: nan, NumPreemptionsTotal: nan}
+	got := map[string]float64{}
+	for name, v := range samples(scrape(t, r.metrics(t))) {
+		if strings.HasPrefix(name, "g2g_vllm_") {
+			got[name] = v
+		}
+	}
+	if diff := cmp.Diff(map[string]float64{`g2g_vllm_running_requests{model_label="` + llama + `"}`: 63}, got); diff != "" {
+		t.Errorf("series (-want +got):\n%s", diff)
 	}
 }

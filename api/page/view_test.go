@@ -224,6 +224,14 @@ func checkGaps(t *testing.T, b *browsertest.Browser) {
 	if got := p.Text(".batch-achieved"); got != "running: not known" {
 		t.Errorf("without metrics of the server it shows %q", got)
 	}
+	f.step(1, func(s *datacenter.State) {
+		nan := math.NaN()
+		s.Models[0].Live.Server = &datacenter.ServerLoad{NumRequestsRunning: nan, NumRequestsWaiting: 3, KVCacheUsagePerc: nan, NumPreemptionsTotal: nan}
+	})
+	p.awaitSeq(1201)
+	if got := p.Text(".batch-achieved"); got != "3 waiting · running: not known" {
+		t.Errorf("with some of the metrics alone it shows %q", got)
+	}
 	p.WantNoErrors()
 }
 

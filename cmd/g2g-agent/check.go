@@ -14,7 +14,7 @@ import (
 
 type checkCmd struct {
 	Config string `required:"" placeholder:"FILE" help:"Config to check."`
-	Probe  bool   `help:"Also ask every zeusd daemon and vLLM server that a live run would use; nothing is changed there."`
+	Probe  bool   `help:"Also ask every zeusd daemon and vLLM server that a live run would use; nothing is changed there. A line each: ok, warn for what a run can do without, FAILED for what would keep it from starting."`
 }
 
 func (cmd checkCmd) Run(ctx context.Context, term terminal) error {
@@ -91,6 +91,12 @@ func (cmd checkCmd) probe(ctx context.Context, term terminal) error {
 	failed := 0
 	for _, r := range results {
 		verdict := "ok"
+		if len(r.Warnings) > 0 {
+			verdict = "warn"
+		}
+		for _, w := range r.Warnings {
+			r.Findings = append(r.Findings, "warning: "+w)
+		}
 		if r.Err != nil {
 			failed++
 			verdict = "FAILED"

@@ -525,6 +525,49 @@ func TestLiveProbe(t *testing.T) {
 	}
 }
 
+// TestLiveProbeOfMetrics: what a server's metrics lack fails the probe only if a
+// run would not start, and the way out is named.
+func TestLiveProbeOfMetrics(t *testing.T) {
+	t.Parallel()
+	const wayOut = "live.prometheus_poll_interval_s is 0"
+	probe := func(host *simHost, env []string, wantStatus int, verdict string, wants ...string) {
+		t.Helper()
+		p := startProgram(t, env, "check", "--config", host.writeConfig(t, quickStart), "--probe")
+		if status := p.wait(t, soon); status != wantStatus {
+			t.Errorf("exited with status %d, want %d:\n%s\n%s", status, wantStatus, p.stdout.text(), p.stderr.text())
+		}
+		line := p.await(t, &p.stdout, `model "small"`)
+		for _, want := range wants {
+			if !strings.Contains(line, want) {
+				t.Errorf("the line lacks %q: %s", want, line)
+			}
+		}
+		if !strings.HasPrefix(line, verdict+"  ") {
+			t.Errorf("want %s: %s", verdict, line)
+		}
+	}
+	without := []string{"G2G_AGENT_LIVE__PROMETHEUS_POLL_INTERVAL_S=0"}
+	host := startSim(t)
+	probe(host, nil, exitDone, "ok    ", "0 running, 0 waiting, KV cache 0 % used")
+	host.setFaults(t, host.vllm, `{"metrics_gone": true}`)
+	probe(host, nil, exitFailed, "FAILED", "vllm:num_requests_running: metric is missing", wayOut)
+	probe(host, without, exitDone, "ok    ", wayOut)
+	host.setFaults(t, host.vllm, `{"metrics_status": 404}`)
+	probe(host, nil, exitFailed, "FAILED", "404", wayOut)
+
+	// Before its first request such a server tells nothing of its load, and a run
+	// starts.
+	several := startSim(t, "--api-server-count", "2", "--actuator", "stock")
+	probe(several, nil, exitDone, "warn  ", "warning: vllm:num_requests_running: metric is missing", "warning: a run starts only if", wayOut, "unknown running", "batch sizes by concurrency")
+	out := outFile(t)
+	p := startProgram(t, nil, "run", "--config", several.writeConfig(t, quickStart), "--out", out)
+	p.await(t, &p.stderr, logWarm)
+	p.terminate(t)
+	if states := readRun(t, out); len(states) > 0 && states[0].Models[0].Live.Server == nil {
+		t.Error("the first state has no metrics")
+	}
+}
+
 // TestLiveProbeInterrupted: the servers are not blamed for what they were not
 // given the time to answer.
 func TestLiveProbeInterrupted(t *testing.T) {

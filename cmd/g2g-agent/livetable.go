@@ -158,7 +158,7 @@ func writeState(w io.Writer, s *datacenter.State, deadlineS map[string]float64) 
 		m := &s.Models[i]
 		running, waiting := "-", "-"
 		if l := m.Live.Server; l != nil {
-			running, waiting = fmt.Sprintf("%.0f", l.NumRequestsRunning), fmt.Sprintf("%.0f", l.NumRequestsWaiting)
+			running, waiting = requests(l.NumRequestsRunning), requests(l.NumRequestsWaiting)
 		}
 		fresh := "fresh"
 		if m.Live.Stale {
@@ -176,6 +176,14 @@ func measuredW(s *datacenter.State) float64 {
 		w += s.Models[i].Live.MeasuredPowerW
 	}
 	return w
+}
+
+// requests prints a number of requests, - for one that is not known.
+func requests(n float64) string {
+	if math.IsNaN(n) {
+		return "-"
+	}
+	return fmt.Sprintf("%.0f", n)
 }
 
 // milliseconds prints a time in seconds, - for none.

@@ -35,6 +35,21 @@ func tableState() *datacenter.State {
 	}
 }
 
+// Each number of a server's metrics may be unknown.
+func TestStateTableOfUnknownNumbers(t *testing.T) {
+	for running, load := range map[string]datacenter.ServerLoad{
+		"-       65": {NumRequestsRunning: math.NaN(), NumRequestsWaiting: 65}, "63        -": {NumRequestsRunning: 63, NumRequestsWaiting: math.NaN()},
+	} {
+		state := tableState()
+		state.Models[0].Live.Server = &load
+		var b bytes.Buffer
+		writeState(&b, state, map[string]float64{"small": 0.08, "large": 0.12})
+		if row := strings.Split(b.String(), "\n")[3]; !strings.HasPrefix(row, "  small     64") || !strings.Contains(row, running) {
+			t.Errorf("the row is %q, want it to have %q", row, running)
+		}
+	}
+}
+
 func TestStateTable(t *testing.T) {
 	var b bytes.Buffer
 	writeState(&b, tableState(), map[string]float64{"small": 0.08, "large": 0.12})

@@ -21,6 +21,7 @@ type simCmd struct {
 	VLLM         []string `name:"vllm" sep:"none" placeholder:"ADDRESS=MODEL_ID" help:"A simulated vLLM server and its model; may be repeated. Each in turn takes the next GPUs: 8 for a 405B model, 4 for a 70B one, else 1."`
 	Actuator     string   `default:"set_max_num_seqs" enum:"set_max_num_seqs,runtime_config,stock" help:"How the servers let their batch size be set."`
 	MaxNumSeqs   int      `default:"256" help:"Their batch size at the start."`
+	APIServers   int      `name:"api-server-count" default:"1" help:"Their API servers: with more than one, the gauges of their load are on the metrics page only after the first request."`
 	EarlyStop    bool     `help:"Let answers end by themselves before their full length."`
 	Spread       bool     `help:"Write an iteration's tokens evenly over it, and not in one burst."`
 	Seed         uint64   `help:"Decides noise, iteration times and chunk sizes."`
@@ -28,8 +29,8 @@ type simCmd struct {
 
 // Run runs a simulated host until it is interrupted.
 func (cmd simCmd) Run(ctx context.Context, term terminal) (err error) {
-	if cmd.GPUs < 0 || cmd.CPUs < 0 || cmd.MaxNumSeqs < 1 {
-		return invalidf("--gpus and --cpus must be >= 0 and --max-num-seqs >= 1, got %d, %d and %d", cmd.GPUs, cmd.CPUs, cmd.MaxNumSeqs)
+	if cmd.GPUs < 0 || cmd.CPUs < 0 || cmd.MaxNumSeqs < 1 || cmd.APIServers < 1 {
+		return invalidf("--gpus and --cpus must be >= 0, --max-num-seqs and --api-server-count >= 1, got %d, %d, %d and %d", cmd.GPUs, cmd.CPUs, cmd.MaxNumSeqs, cmd.APIServers)
 	}
 	servers, err := cmd.servers()
 	if err != nil {
@@ -57,7 +58,7 @@ func (cmd simCmd) Run(ctx context.Context, term terminal) (err error) {
 	for i, server := range servers {
 		v, err := sim.StartVLLM(sim.VLLMConfig{ //nolint:contextcheck // it lives until it is closed
 			Listen: server.address, ModelID: server.modelID, GPUs: gpus[server.firstGPU:server.endGPU], Actuator: sim.VLLMActuator(cmd.Actuator),
-			MaxNumSeqs: cmd.MaxNumSeqs, Spread: cmd.Spread, EarlyStop: cmd.EarlyStop, TruthChunks: 1 << 16, Seed: cmd.Seed + uint64(i),
+			MaxNumSeqs: cmd.MaxNumSeqs, APIServers: cmd.APIServers, Spread: cmd.Spread, EarlyStop: cmd.EarlyStop, TruthChunks: 1 << 16, Seed: cmd.Seed + uint64(i),
 		})
 		if err != nil {
 			return err

@@ -98,7 +98,7 @@ export class ModelRow {
     const load = own(state.prometheus_metrics_by_model, this.label);
     if (load && Number.isFinite(load.num_requests_running)) parts.push(`${number(load.num_requests_running)} running`);
     if (load && load.num_requests_waiting > 0) parts.push(`${number(load.num_requests_waiting)} waiting`);
-    if (load === null) parts.push('running: not known');
+    if (load === null || load?.num_requests_running === null) parts.push('running: not known');
     const lease = numeric(this.#model?.batch_size_lease_s);
     if (Number.isFinite(lease)) parts.push(`held for ${seconds(Math.ceil(lease))}`);
     return parts.join(' · ');

@@ -1,0 +1,91 @@
+package agent
+
+import (
+	"context"
+	"time"
+)
+
+// noTokenLimit is for how long a server that answers, with requests in flight, may
+// make no token. The longest prefills take less.
+const noTokenLimit = 10 * time.Second
+
+// standstill notices a server whose engine hangs: it answers, requests are in
+// flight, and no token comes.
+type standstill struct {
+	tokens uint64    // that have come
+	since  time.Time // of the last one, or from when on one could be expected; zero: none can
+	stands bool
+}
+
+// progress is what is known of a server's load at one time.
+type progress struct {
+	tokens   uint64
+	inFlight int
+	// answers says that the server answers, begun that the warm-up is over: in it
+	// the first token may take its time.
+	answers, begun bool
+}
+
+// progress is how far the load has come.
+func (b *backend) progress() (tokens uint64, inFlight int) {
+	stats := b.load.Stats()
+	return stats.Tokens, stats.InFlight
+}
+
+// look takes in the progress made by a time, and returns since when no token has
+// come although some should have, for longer than limit; zero if all is well. That
+// a server answers is to be made sure of before it is said to stand still.
+func (s *standstill) look(now time.Time, p progress, limit time.Duration, surelyAnswers func() bool) (since time.Time) {
+	switch {
+	case p.tokens != s.tokens:
+		s.tokens, s.since, s.stands = p.tokens, now, false
+	case !p.answers:
+		s.since, s.stands = time.Time{}, false
+	case s.stands:
+		// It is over with the next token, even if the requests are given up meanwhile,
+		// or when the server is gone.
+		if s.stands = surelyAnswers(); !s.stands {
+			s.since = time.Time{}
+		}
+	case p.inFlight == 0 || !p.begun && p.tokens == 0:
+		s.since = time.Time{}
+	case s.since.IsZero():
+		s.since = now
+	case now.Sub(s.since) >= limit:
+		if s.stands = surelyAnswers(); !s.stands {
+			s.since = time.Time{}
+		}
+	}
+	if !s.stands {
+		return time.Time{}
+	}
+	return s.since
+}
+
+// lookForTokens notes and logs that the server stands still, and that it goes on.
+func (w *serverWatch) lookForTokens(ctx context.Context) {
+	b := w.b
+	tokens, inFlight := b.progress()
+	since := w.still.look(time.Now(), progress{tokens, inFlight, !w.failing, w.live.hasBegun()}, b.noTokenLimit,
+		func() bool { return b.server.Health(ctx) == nil })
+	was := b.standsSince.Swap(&since)
+	stood := was != nil && !was.IsZero()
+	switch {
+	case ctx.Err() != nil:
+	case !since.IsZero() && !stood:
+		b.log.Error().Float64("no_token_s", time.Since(since).Seconds()).Int("requests_in_flight", inFlight).
+			Msg("the vLLM server answers and makes no token: its engine may hang")
+	case since.IsZero() && stood && !w.failing:
+		b.log.Info().Float64("no_token_s", time.Since(*was).Seconds()).Msg("the vLLM server makes tokens again")
+	}
+}
+
+// noTokenS is for how long, in seconds, the server has stood still; 0 if it does
+// not.
+func (b *backend) noTokenS(now time.Time) float64 {
+	since := b.standsSince.Load()
+	if since == nil || since.IsZero() {
+		return 0
+	}
+	return now.Sub(*since).Seconds()
+}
