@@ -15,8 +15,8 @@ import (
 
 	"github.com/g2g-agent/g2g-agent/augment"
 	"github.com/g2g-agent/g2g-agent/buffer"
-	"github.com/g2g-agent/g2g-agent/config"
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/credential"
 	"github.com/g2g-agent/g2g-agent/loadgen"
 	"github.com/g2g-agent/g2g-agent/vllm"
 	"github.com/g2g-agent/g2g-agent/zeusd"
@@ -52,7 +52,7 @@ type LiveConfig struct {
 type HardwareConfig struct {
 	VLLMBaseURL string
 	// Credential is the vLLM server's API key; nil is none.
-	Credential *vllm.Credential
+	Credential *credential.Credential
 	// Actuator is how batch sizes are set; empty takes the best there is.
 	Actuator vllm.Actuator
 	// SimulatedReplicas is the number of replicas that the real ones stand for.
@@ -134,7 +134,6 @@ func NewLive(cfg LiveConfig) (*Live, error) {
 		Targets: targets, OnReading: l.onReading, OnStatus: l.onStatus, Log: cfg.Log,
 		// Power is not to become stale because one answer was lost.
 		AskAfter: cfg.StaleAfter / 4, RequestTimeout: cfg.StaleAfter / 4,
-		ReadTokenFile: config.ReadSecret,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", datacenter.ErrInvalidInput, err)

@@ -17,6 +17,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/credential"
 	"github.com/g2g-agent/g2g-agent/sim"
 	"github.com/g2g-agent/g2g-agent/zeusd"
 )
@@ -1023,7 +1024,7 @@ func testRefusesToStart(t *testing.T, s *liveSite, wants ...string) {
 func testTokenRefused(t *testing.T, cfg sim.ZeusdConfig, token, want string) {
 	cfg.GPUs = []*sim.GPU{sim.NewGPU("locked", 300)}
 	z, endpoint := startDaemon(t, cfg)
-	endpoint.Token = token
+	endpoint.Token = credential.Fixed(token)
 	s := newFaultSite(t, func(cfg *LiveConfig) { cfg.Hardware[1].GPUs = []GPU{{endpoint, 0}} })
 	testRefusesToStart(t, s, z.Addr(), want)
 	if token != "" && (contains(s.err, token) && token != "right") {

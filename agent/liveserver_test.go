@@ -19,6 +19,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/credential"
 	"github.com/g2g-agent/g2g-agent/vllm"
 )
 
@@ -393,7 +394,7 @@ func TestLiveTakesANewKey(t *testing.T) {
 		patiently(cfg)
 		cfg.Log = zerolog.New(log)
 		var err error
-		if cfg.Hardware[0].Credential, err = vllm.NewRenewableCredential(read); err != nil {
+		if cfg.Hardware[0].Credential, err = credential.Renewable(read, time.Second); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -13,6 +13,7 @@ import (
 
 	"github.com/g2g-agent/g2g-agent/config"
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/credential"
 	"github.com/g2g-agent/g2g-agent/loadgen"
 	"github.com/g2g-agent/g2g-agent/vllm"
 	"github.com/g2g-agent/g2g-agent/zeusd"
@@ -119,6 +120,9 @@ func oddGPUs(models []datacenter.ModelSpec, hardware []HardwareConfig) []string 
 
 func duration(seconds float64) time.Duration { return time.Duration(seconds * float64(time.Second)) }
 
+// renewEvery is the least time between two readings of a secret that is refused.
+const renewEvery = time.Second
+
 // secretIn returns a function that reads a file with a secret. After the first
 // time it reads only what cannot keep the reader waiting, as a pipe can.
 func secretIn(file string) func() (string, error) {
@@ -143,7 +147,7 @@ func secretIn(file string) func() (string, error) {
 func (s *LiveSetup) hardware(c *config.Config, i int, secrets Secrets) (HardwareConfig, error) {
 	live := c.Models[i].Live
 	h := HardwareConfig{
-		VLLMBaseURL: live.VLLMBaseURL, Credential: vllm.NewCredential(secrets.VLLMAPIKey), SimulatedReplicas: live.SimulatedNumReplicas,
+		VLLMBaseURL: live.VLLMBaseURL, Credential: credential.Fixed(secrets.VLLMAPIKey), SimulatedReplicas: live.SimulatedNumReplicas,
 		RequestExtraBody: live.RequestExtraBody, PowerRangeW: map[GPU][2]float64{},
 	}
 	if live.BatchSizeActuator != "auto" {
@@ -151,17 +155,16 @@ func (s *LiveSetup) hardware(c *config.Config, i int, secrets Secrets) (Hardware
 	}
 	var err error
 	if live.APIKeyFile != "" {
-		if h.Credential, err = vllm.NewRenewableCredential(secretIn(live.APIKeyFile)); err != nil {
+		if h.Credential, err = credential.Renewable(secretIn(live.APIKeyFile), renewEvery); err != nil {
 			return h, fmt.Errorf("api_key_file: %w", err)
 		}
 	}
 	for j, e := range live.GPUEndpoints {
-		endpoint := zeusd.Endpoint{Host: e.Host, Port: e.Port, Socket: e.Socket, Token: secrets.ZeusdToken}
+		endpoint := zeusd.Endpoint{Host: e.Host, Port: e.Port, Socket: e.Socket, Token: credential.Fixed(secrets.ZeusdToken)}
 		if e.TokenFile != "" {
-			if _, err = config.ReadSecret(e.TokenFile); err != nil {
+			if endpoint.Token, err = credential.Renewable(secretIn(e.TokenFile), renewEvery); err != nil {
 				return h, fmt.Errorf("gpu_endpoints[%d].token_file: %w", j, err)
 			}
-			endpoint.Token, endpoint.TokenFile = "", e.TokenFile
 		}
 		for _, index := range e.GPUIndices {
 			gpu := GPU{endpoint, index}

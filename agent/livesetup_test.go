@@ -75,7 +75,7 @@ func TestSetUpLiveReadsWhatTheConfigNames(t *testing.T) {
 		t.Errorf("the warnings are %q, want one of the missing request file", setup.Warnings)
 	}
 	h := setup.Live.cfg.Hardware[0]
-	if h.Credential.Key() != "secret-key" || h.GPUs[0].Endpoint.Token != "other-token" || h.GPUs[1].Endpoint.TokenFile != filepath.Join(dir, "token") || h.GPUs[1].Endpoint.Token != "" {
+	if h.Credential.Key() != "secret-key" || h.GPUs[0].Endpoint.Token.Key() != "other-token" || h.GPUs[1].Endpoint.Token.Key() != "secret-token" {
 		t.Error("a secret did not arrive where it belongs")
 	}
 	if a, b := h.GPUs[0].Endpoint.Address().String(), h.GPUs[1].Endpoint.Address().String(); a != "n:4938" || b != "/run/z.sock" {

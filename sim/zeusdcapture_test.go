@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,26 +14,22 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// shape is what two answers to one question have in common, whatever their
+// likeness is what two answers to one question have in common, whatever their
 // numbers and names.
-type shape struct {
+type likeness struct {
 	Status  int
 	Headers []string
 	Body    string
 }
 
-// capture reads the bytes of an answer that a real peer gave.
+// capture reads the answer that a real daemon gave.
 func capture(t *testing.T, name string) *bufio.Reader {
 	t.Helper()
-	raw, err := os.ReadFile(filepath.Join("..", "testdata", "captures", name+".http"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return bufio.NewReader(bytes.NewReader(raw))
+	return bufio.NewReader(strings.NewReader(captured(t, name+".http")))
 }
 
-// shapeOf reads an answer, of a stream its first events.
-func shapeOf(t *testing.T, r *bufio.Reader, events int) shape {
+// likenessOf reads an answer, of a stream its first events.
+func likenessOf(t *testing.T, r *bufio.Reader, events int) likeness {
 	t.Helper()
 	resp, err := http.ReadResponse(r, nil) //nolint:bodyclose // closing it would wait for the end of a stream; it holds nothing
 	if err != nil {
@@ -57,7 +51,7 @@ func shapeOf(t *testing.T, r *bufio.Reader, events int) shape {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := shape{Status: resp.StatusCode, Body: body.String()}
+	s := likeness{Status: resp.StatusCode, Body: body.String()}
 	for name := range resp.Header {
 		s.Headers = append(s.Headers, strings.ToLower(name))
 	}
@@ -118,10 +112,10 @@ func TestZeusdAnswersAsCaptured(t *testing.T) {
 				request += "Authorization: Bearer " + test.bearer + "\r\n"
 			}
 			c.send(t, request+"\r\n")
-			want, got := shapeOf(t, capture(t, test.capture), test.events), shapeOf(t, c.r, test.events)
+			want, got := likenessOf(t, capture(t, test.capture), test.events), likenessOf(t, c.r, test.events)
 			// What is enabled there is a matter of how it was started, and whose token
 			// it was, of the token.
-			for _, s := range []*shape{&want, &got} {
+			for _, s := range []*likeness{&want, &got} {
 				s.Body = groups.ReplaceAllString(s.Body, "groups")
 				s.Body = strings.ReplaceAll(s.Body, "'agent'", "'sim'")
 			}

@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/g2g-agent/g2g-agent/internal/credential"
 )
 
 func TestCommandsOnTheWire(t *testing.T) {
@@ -33,7 +35,7 @@ func TestCommandsOnTheWire(t *testing.T) {
 	} {
 		for _, status := range []int{200, 202, 204} {
 			f := newFake(t, answerWith(status, ""))
-			s := newTestServer(t, Config{BaseURL: f.URL + "/pre/", Credential: NewCredential("key")})
+			s := newTestServer(t, Config{BaseURL: f.URL + "/pre/", Credential: credential.Fixed("key")})
 			if err := s.SetBatchSize(t.Context(), c.actuator, c.n, c.rate); err != nil {
 				t.Errorf("%s, answered %d: %v", c.actuator, status, err)
 			}

@@ -175,3 +175,8 @@ type shortenedError struct {
 func (e *shortenedError) Error() string { return e.text }
 
 func (e *shortenedError) Unwrap() error { return e.err }
+
+// refusesKey reports whether an answer's status says that the key was not right.
+func refusesKey(status int) bool {
+	return status == http.StatusUnauthorized || status == http.StatusForbidden
+}

@@ -9,6 +9,8 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+
+	"github.com/g2g-agent/g2g-agent/internal/credential"
 )
 
 // questions are the calls that only read.
@@ -69,7 +71,7 @@ func TestRedirectsWithinTheServer(t *testing.T) {
 	} {
 		for _, status := range []int{301, 302, 303, 307, 308} {
 			f := newFake(t, redirecting(status, at))
-			s := newTestServer(t, Config{BaseURL: f.URL, Credential: NewCredential("key-1")})
+			s := newTestServer(t, Config{BaseURL: f.URL, Credential: credential.Fixed("key-1")})
 			for call, ask := range questions() {
 				if err := ask(t.Context(), s); err != nil {
 					t.Errorf("%s, %d: %s: %v", name, status, call, err)
@@ -110,7 +112,7 @@ func TestRedirectsElsewhere(t *testing.T) {
 			}
 			return to
 		}))
-		s := newTestServer(t, Config{BaseURL: f.URL, Credential: NewCredential("key-1")})
+		s := newTestServer(t, Config{BaseURL: f.URL, Credential: credential.Fixed("key-1")})
 		for call, ask := range questions() {
 			if call == "ProbeActuator" {
 				continue // such an answer is one that the server has no actuator

@@ -6,10 +6,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/g2g-agent/g2g-agent/internal/credential"
 )
 
 // keyFile is a file with a key.
@@ -33,57 +33,6 @@ func (f *keyFile) set(key string, err error) {
 	f.key, f.err = key, err
 }
 
-func TestCredential(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		file := &keyFile{key: "one"}
-		c, err := NewRenewableCredential(file.read)
-		if err != nil || c.Key() != "one" {
-			t.Fatalf("%q (%v)", c.Key(), err)
-		}
-		renew := func(refused string, want bool, wantKey string, wantReads int) {
-			t.Helper()
-			if got, _ := c.Renew(refused); got != want || c.Key() != wantKey || file.reads != wantReads {
-				t.Errorf("refused %q: renewed %v, the key is %q, read %d times; want %v, %q, %d", refused, got, c.Key(), file.reads, want, wantKey, wantReads)
-			}
-		}
-		file.set("two", nil)
-		renew("one", false, "one", 1) // it was read just now
-		<-time.After(renewEvery)
-		renew("one", true, "two", 2)
-		renew("one", true, "two", 2) // somebody who had the old one still
-		renew("two", false, "two", 2)
-		<-time.After(renewEvery)
-		renew("two", false, "two", 3) // it is the same
-		<-time.After(renewEvery)
-
-		gone := errors.New("gone")
-		file.set("", gone)
-		renew("two", false, "two", 4)
-		if _, err := c.Renew("two"); !errors.Is(err, gone) {
-			t.Errorf("the error is %v", err)
-		}
-		<-time.After(renewEvery)
-		file.set("geheim\n", nil)
-		renew("two", false, "two", 5)
-		if _, err := c.Renew("two"); err == nil || strings.Contains(err.Error(), "geheim") {
-			t.Errorf("the error is %v", err)
-		}
-		<-time.After(renewEvery)
-		file.set("three", nil)
-		renew("two", true, "three", 6)
-	})
-	for _, fixed := range []*Credential{nil, NewCredential(""), NewCredential("key")} {
-		if renewed, err := fixed.Renew(fixed.Key()); renewed || err != nil {
-			t.Errorf("%q was renewed (%v)", fixed.Key(), err)
-		}
-	}
-	for _, bad := range []*keyFile{{err: errors.New("gone")}, {key: "a b"}} {
-		if _, err := NewRenewableCredential(bad.read); err == nil {
-			t.Errorf("%q was taken", bad.key)
-		}
-	}
-}
-
 // A server's key is replaced, there and in the file.
 func TestKeyThatIsReplaced(t *testing.T) {
 	for name, call := range calls() {
@@ -104,7 +53,7 @@ func TestKeyThatIsReplaced(t *testing.T) {
 				}
 			})
 			file := &keyFile{key: "one"}
-			c, err := NewRenewableCredential(file.read)
+			c, err := credential.Renewable(file.read, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -117,7 +66,6 @@ func TestKeyThatIsReplaced(t *testing.T) {
 			mu.Lock()
 			right = "two"
 			mu.Unlock()
-			c.readAt = time.Time{} // long ago
 			if err := call(t.Context(), s); err == nil || !strings.Contains(err.Error(), http.StatusText(status)) {
 				t.Errorf("%s: with the old key: %v", name, err)
 			}
@@ -125,7 +73,6 @@ func TestKeyThatIsReplaced(t *testing.T) {
 				t.Errorf("%s: %d requests with the old key, want 1", name, n)
 			}
 			file.set("two", nil)
-			c.readAt = time.Time{}
 			if err := call(t.Context(), s); err != nil {
 				t.Errorf("%s: with the new key: %v", name, err)
 			}
@@ -139,7 +86,6 @@ func TestKeyThatIsReplaced(t *testing.T) {
 			mu.Lock()
 			right = "three"
 			mu.Unlock()
-			c.readAt = time.Time{}
 			wantMessage(t, name, call(t.Context(), s), http.StatusText(status), "the API key was to be read again: the file is gone")
 		}
 	}

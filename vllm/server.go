@@ -19,6 +19,8 @@ import (
 
 	"github.com/hashicorp/go-retryablehttp"
 	"github.com/rs/zerolog"
+
+	"github.com/g2g-agent/g2g-agent/internal/credential"
 )
 
 // Limits of what is read and quoted, and of how often is asked.
@@ -45,7 +47,7 @@ type Config struct {
 	ModelID string
 	// Credential is the key that is sent as bearer token with every request; nil is
 	// none.
-	Credential *Credential
+	Credential *credential.Credential
 	// Timeout bounds each call, with its repetitions and the reading of the answer;
 	// 0 stands for 5 s.
 	Timeout time.Duration
@@ -62,7 +64,7 @@ type Config struct {
 type Server struct {
 	base       string // without a slash at the end
 	modelID    string
-	credential *Credential
+	credential *credential.Credential
 	timeout    time.Duration
 
 	log      zerolog.Logger
@@ -86,7 +88,7 @@ func NewServer(cfg Config) (*Server, error) {
 	case cfg.Timeout == 0:
 		cfg.Timeout = defaultTimeout
 	}
-	if err := checkKey(cfg.Credential.Key()); err != nil {
+	if err := cfg.Credential.Check(); err != nil {
 		return nil, fmt.Errorf("vLLM server %s: %w", base, err)
 	}
 	s := &Server{base: base, modelID: cfg.ModelID, credential: cfg.Credential, timeout: cfg.Timeout, log: cfg.Log}

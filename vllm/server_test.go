@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/g2g-agent/g2g-agent/internal/credential"
 )
 
 const testModel = "meta-llama/Llama-3.1-8B-Instruct"
@@ -174,7 +176,7 @@ func TestConfigIsChecked(t *testing.T) {
 	for want, cfg := range map[string]Config{
 		"the model ID is empty": {BaseURL: "http://node1"},
 		"the timeout is -1s":    {BaseURL: "http://node1", ModelID: "m", Timeout: -time.Second},
-		"the API key has a":     {BaseURL: "http://node1", ModelID: "m", Credential: NewCredential("geheim\r\nX-A: b")},
+		"the key has a":         {BaseURL: "http://node1", ModelID: "m", Credential: credential.Fixed("geheim\r\nX-A: b")},
 	} {
 		_, err := NewServer(cfg)
 		wantMessage(t, want, err, want, "http://node1")
@@ -192,7 +194,7 @@ func TestWellServer(t *testing.T) {
 	for _, base := range []string{"/pre", "/pre/"} {
 		for _, key := range []string{"", "key-1"} {
 			f := newFake(t, mux.ServeHTTP)
-			s := newTestServer(t, Config{BaseURL: f.URL + base, Credential: NewCredential(key)})
+			s := newTestServer(t, Config{BaseURL: f.URL + base, Credential: credential.Fixed(key)})
 			if err := s.Health(t.Context()); err != nil {
 				t.Error(err)
 			}
@@ -312,7 +314,7 @@ func TestStatusesThatAreWrong(t *testing.T) {
 				}
 				answerWith(c.status, body)(w, r)
 			})
-			err := calls()[call](t.Context(), newTestServer(t, Config{BaseURL: f.URL, Credential: NewCredential("geheim")}))
+			err := calls()[call](t.Context(), newTestServer(t, Config{BaseURL: f.URL, Credential: credential.Fixed("geheim")}))
 			var status *StatusError
 			if !errors.As(err, &status) || status.Status != c.status || status.Method != "GET" || !strings.HasPrefix(status.URL, f.URL+"/") {
 				t.Errorf("%s, %d: the error is %#v", call, c.status, err)

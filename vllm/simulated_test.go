@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/g2g-agent/g2g-agent/internal/credential"
 	"github.com/g2g-agent/g2g-agent/sim"
 )
 
@@ -48,7 +49,7 @@ func TestActuatorsOfSimulatedServers(t *testing.T) {
 		sim.StockVLLM:     ActuatorConcurrency,
 	} {
 		v := startSimulated(t, sim.VLLMConfig{Actuator: has, Engines: 2, OldMetricNames: has == sim.StockVLLM, APIKey: "key"})
-		s := newTestServer(t, Config{BaseURL: v.URL(), Credential: NewCredential("key")})
+		s := newTestServer(t, Config{BaseURL: v.URL(), Credential: credential.Fixed("key")})
 		if err := errors.Join(s.Health(t.Context()), s.CheckModel(t.Context())); err != nil {
 			t.Error(err)
 		}

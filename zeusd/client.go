@@ -22,9 +22,6 @@ type Config struct {
 	AskAfter time.Duration
 	// RequestTimeout bounds each request but the streams; 0 is 1 s.
 	RequestTimeout time.Duration
-	// ReadTokenFile reads the token files of endpoints, each time anew that a
-	// connection is made; it is needed if there are any.
-	ReadTokenFile func(file string) (token string, err error)
 	// OnReading, if not nil, gets each value as it comes. Calls for one endpoint
 	// come one after the other, the times of a device do not decrease; calls for
 	// different endpoints come at the same time. It must not block.
@@ -120,11 +117,6 @@ func NewClient(cfg Config) (*Client, error) {
 	var rangeErr error
 	cfg.ranges, rangeErr = givenRanges(cfg.Targets)
 	err = errors.Join(err, rangeErr)
-	for _, t := range targets {
-		if t.Endpoint.TokenFile != "" && cfg.ReadTokenFile == nil {
-			err = errors.Join(err, fmt.Errorf("endpoint %s has a token file, and there is no ReadTokenFile", t.Endpoint))
-		}
-	}
 	if cfg.AskAfter < 0 {
 		err = errors.Join(err, fmt.Errorf("AskAfter is %v, want more than 0", cfg.AskAfter))
 	}

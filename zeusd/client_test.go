@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/g2g-agent/g2g-agent/internal/credential"
 	"github.com/g2g-agent/g2g-agent/sim"
 )
 
@@ -182,7 +183,7 @@ func TestCPUsAbsent(t *testing.T) {
 func TestCPUsRefused(t *testing.T) {
 	t.Parallel()
 	z, e := daemon(t, sim.ZeusdConfig{GPUs: gpus(100), CPUs: 1, Token: "right", Scopes: []string{"gpu-read"}})
-	e.Token = "right"
+	e.Token = credential.Fixed("right")
 	beside, _ := start(t, Config{Targets: []Target{{Endpoint: e, GPUs: []int{0}, CPU: true}}, AskAfter: 20 * time.Millisecond})
 	alone, _ := start(t, Config{Targets: []Target{{Endpoint: e, CPU: true}}})
 	eventually(t, soon, "GPU power", func() bool { return holds(beside, e, 0, 100)() && only(t, beside).Answers > 5 })
@@ -201,7 +202,7 @@ func TestTokens(t *testing.T) {
 	_, shut := daemon(t, sim.ZeusdConfig{GPUs: gpus(100), Token: "right"})
 	_, narrow := daemon(t, sim.ZeusdConfig{GPUs: gpus(100), Token: "right", Scopes: []string{"gpu-control"}})
 	with := func(e Endpoint, token string) Endpoint {
-		e.Token = token
+		e.Token = credential.Fixed(token)
 		return e
 	}
 	for _, c := range []struct {
@@ -229,7 +230,7 @@ func TestTokens(t *testing.T) {
 			if !errors.Is(s.Err, ErrRefused) || !strings.Contains(s.Err.Error(), c.refused) || s.Connected {
 				t.Errorf("status %+v", s)
 			}
-			if c.e.Token != "" && (strings.Contains(got.logged(), c.e.Token+`"`) || strings.Contains(s.Err.Error(), c.e.Token+" ")) && c.e.Token != "right" {
+			if token := c.e.Token.Key(); token != "" && (strings.Contains(got.logged(), token+`"`) || strings.Contains(s.Err.Error(), token+" ")) && token != "right" {
 				t.Error("the token is shown")
 			}
 		})
@@ -259,40 +260,30 @@ func TestRefusedWhileConnected(t *testing.T) {
 	}
 }
 
-// A token that was changed is read anew from its file, for each connection.
-func TestTokenFileIsReadAnew(t *testing.T) {
+// A token that was changed is read anew from where it stands, once it is refused.
+func TestTokenIsReadAnew(t *testing.T) {
 	t.Parallel()
 	_, e := daemon(t, sim.ZeusdConfig{GPUs: gpus(100), Token: "new"})
-	e.TokenFile = "/run/token"
 	var token atomic.Value
 	token.Store("old")
-	client, got := start(t, Config{
-		Targets: []Target{{Endpoint: e, GPUs: []int{0}}},
-		ReadTokenFile: func(file string) (string, error) {
-			if token := token.Load().(string); file == "/run/token" && token != "" {
-				return token, nil
-			}
-			return "", errors.New("it is being written")
-		},
-	})
+	var err error
+	e.Token, err = credential.Renewable(func() (string, error) {
+		if token := token.Load().(string); token != "" {
+			return token, nil
+		}
+		return "", errors.New("it is being written")
+	}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, got := start(t, Config{Targets: []Target{{Endpoint: e, GPUs: []int{0}}}})
 	eventually(t, soon, "refusal", func() bool { return errors.Is(only(t, client).Err, ErrRefused) })
 	token.Store("")
-	eventually(t, soon, "an unreadable file", func() bool {
-		err := only(t, client).Err
-		return err != nil && strings.Contains(err.Error(), "token file: it is being written")
-	})
-	token.Store("two words")
-	eventually(t, soon, "a token that is none", func() bool {
-		err := only(t, client).Err
-		return err != nil && strings.Contains(err.Error(), "token file /run/token: the token has blanks")
-	})
+	eventually(t, soon, "a token that cannot be read", func() bool { return strings.Contains(got.logged(), "it is being written") })
 	token.Store("new")
 	eventually(t, soon, "power", holds(client, e, 0, 100))
-	if strings.Contains(got.logged(), "old") || strings.Contains(got.logged(), "two words") {
+	if strings.Contains(got.logged(), `old`) || strings.Contains(got.logged(), `new"`) {
 		t.Error("a token is shown:", got.logged())
-	}
-	if _, err := NewClient(Config{Targets: []Target{{Endpoint: e, GPUs: []int{0}}}}); err == nil {
-		t.Error("nobody reads the token file, and that is no error")
 	}
 }
 
@@ -536,7 +527,7 @@ func TestEndpointNamedTwice(t *testing.T) {
 	t.Parallel()
 	z, e := daemon(t, sim.ZeusdConfig{GPUs: gpus(100, 200, 300), Token: "right"})
 	withToken := e
-	withToken.Token = "right"
+	withToken.Token = credential.Fixed("right")
 	client, _ := start(t, Config{Targets: []Target{
 		{Endpoint: e, GPUs: []int{2}}, {Endpoint: withToken, GPUs: []int{0, 2}},
 	}})
@@ -573,7 +564,7 @@ func TestProbe(t *testing.T) {
 	t.Parallel()
 	_, e := daemon(t, sim.ZeusdConfig{GPUs: gpus(100, 200), CPUs: 1, Token: "right", ClockOffset: 3 * time.Second})
 	_, old := daemon(t, sim.ZeusdConfig{GPUs: gpus(100, 200), Version: sim.Zeusd04})
-	e.Token = "right"
+	e.Token = credential.Fixed("right")
 	probe := func(target Target) Report {
 		t.Helper()
 		client, err := NewClient(Config{Targets: []Target{target}})
@@ -601,7 +592,7 @@ func TestProbe(t *testing.T) {
 	if r = probe(Target{Endpoint: old, GPUs: []int{0}, CPU: true}); r.Err == nil || !strings.Contains(r.Err.Error(), "cpu-read is off") {
 		t.Error(r.Err)
 	}
-	e.Token = "wrong"
+	e.Token = credential.Fixed("wrong")
 	if r = probe(Target{Endpoint: e, GPUs: []int{0}}); !errors.Is(r.Err, ErrRefused) {
 		t.Error(r.Err)
 	}

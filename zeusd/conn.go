@@ -98,22 +98,6 @@ func newConn(cfg *Config, target Target) *conn {
 	return c
 }
 
-// token is what to show the daemon, read anew if it stands in a file.
-func (c *conn) token() (string, error) {
-	file := c.target.Endpoint.TokenFile
-	if file == "" {
-		return c.target.Endpoint.Token, nil
-	}
-	token, err := c.cfg.ReadTokenFile(file)
-	if err != nil {
-		return "", fmt.Errorf("%s: token file: %w", c.peer.endpoint, err)
-	}
-	if err := checkToken(token); err != nil {
-		return "", fmt.Errorf("%s: token file %s: %w", c.peer.endpoint, file, err)
-	}
-	return token, nil
-}
-
 // run keeps the connection until ctx ends.
 func (c *conn) run(ctx context.Context) {
 	failures, refusals := 0, 0
@@ -131,6 +115,7 @@ func (c *conn) run(ctx context.Context) {
 		var delay time.Duration
 		if errors.Is(err, ErrRefused) {
 			// What refuses may be a proxy that stumbles, or the token is being changed.
+			c.renewToken()
 			delay = refusedDelay(refusals, c.cfg.random())
 			refusals++
 		} else {
@@ -148,6 +133,19 @@ func (c *conn) run(ctx context.Context) {
 		if !wait(ctx, delay) {
 			return
 		}
+	}
+}
+
+// renewToken looks for a new token after one was refused. That it cannot be read is
+// logged once.
+func (c *conn) renewToken() {
+	_, err := c.target.Endpoint.Token.Renew(c.peer.token)
+	c.mu.Lock()
+	log := err != nil && !c.logged["token"]
+	c.logged["token"] = c.logged["token"] || log
+	c.mu.Unlock()
+	if log {
+		c.log.Error().Err(err).Msg("the token was to be read again")
 	}
 }
 

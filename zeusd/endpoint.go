@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/g2g-agent/g2g-agent/internal/credential"
 )
 
 // DefaultPort is the TCP port of a zeusd unless it was told another.
@@ -24,11 +26,9 @@ type Endpoint struct {
 	Port int
 	// Socket is the path of a Unix socket; empty for TCP.
 	Socket string
-	// Token is sent as bearer token if not empty. It is never logged or printed.
-	Token string `json:"-"`
-	// TokenFile, if not empty, names the file that the token stands in; it is read
-	// again for each connection, and there is no Token then.
-	TokenFile string
+	// Token is sent as bearer token if there is one, and renewed when it is refused.
+	// It is never logged or printed.
+	Token *credential.Credential `json:"-"`
 }
 
 // String returns the address without the token: "node1:4938" or a socket's path.
@@ -71,18 +71,9 @@ func (e Endpoint) validate() error {
 		return fmt.Errorf("endpoint %s: port is %d, want 1 to 65535", e.Host, e.Port)
 	case !e.hasValidHost():
 		return fmt.Errorf("endpoint has the host %q, want a name or an IP address alone", e.Host)
-	case e.Token != "" && e.TokenFile != "":
-		return fmt.Errorf("endpoint %s has both a token and a token file; it needs at most one", e)
 	}
-	if err := checkToken(e.Token); err != nil {
-		return fmt.Errorf("endpoint %s: %w", e, err)
-	}
-	return nil
-}
-
-func checkToken(token string) error {
-	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return errors.New("the token has blanks, line ends or other characters that no token has")
+	if err := e.Token.Check(); err != nil {
+		return fmt.Errorf("endpoint %s: token: %w", e, err)
 	}
 	return nil
 }
@@ -156,10 +147,10 @@ func mergeTargets(targets []Target) ([]Target, error) {
 func (t *Target) mergeSecret(other *Endpoint) error {
 	e := &t.Endpoint
 	switch {
-	case other.Token == "" && other.TokenFile == "":
-	case e.Token == "" && e.TokenFile == "":
-		e.Token, e.TokenFile = other.Token, other.TokenFile
-	case e.Token != other.Token || e.TokenFile != other.TokenFile:
+	case other.Token.Key() == "":
+	case e.Token.Key() == "":
+		e.Token = other.Token
+	case e.Token.Key() != other.Token.Key():
 		return errors.New("another target gives this endpoint another token; one connection has one")
 	}
 	return nil

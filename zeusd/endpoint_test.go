@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/g2g-agent/g2g-agent/internal/credential"
 )
 
 func TestEndpointString(t *testing.T) {
@@ -13,9 +15,9 @@ func TestEndpointString(t *testing.T) {
 		e    Endpoint
 		want string
 	}{
-		{Endpoint{Host: "node1", Token: "secret"}, "node1:4938"},
-		{Endpoint{Host: "::1", Port: 80, Token: "secret"}, "[::1]:80"},
-		{Endpoint{Socket: "/run/zeusd/zeusd.sock", Token: "secret"}, "/run/zeusd/zeusd.sock"},
+		{Endpoint{Host: "node1", Token: credential.Fixed("secret")}, "node1:4938"},
+		{Endpoint{Host: "::1", Port: 80, Token: credential.Fixed("secret")}, "[::1]:80"},
+		{Endpoint{Socket: "/run/zeusd/zeusd.sock", Token: credential.Fixed("secret")}, "/run/zeusd/zeusd.sock"},
 	} {
 		for _, format := range []string{"%v", "%+v", "%s"} {
 			if got := fmt.Sprintf(format, c.e); got != c.want {
@@ -32,16 +34,17 @@ func TestTargetsOfOneEndpointAreMerged(t *testing.T) {
 	got, err := mergeTargets([]Target{
 		{Endpoint: Endpoint{Host: "Node1"}, GPUs: []int{3, 1}},
 		{Endpoint: Endpoint{Socket: "/run//zeusd.sock"}, CPU: true},
-		{Endpoint: Endpoint{Host: "node1", Port: DefaultPort, Token: "t"}, GPUs: []int{1, 0}, CPU: true},
+		{Endpoint: Endpoint{Host: "node1", Port: DefaultPort, Token: credential.Fixed("t")}, GPUs: []int{1, 0}, CPU: true},
 		{Endpoint: Endpoint{Host: "node1", Port: 1}, GPUs: []int{0}},
 		{Endpoint: Endpoint{Socket: "/run/zeusd.sock"}, GPUs: []int{0}},
 	})
 	want := []Target{
-		{Endpoint: Endpoint{Host: "node1", Port: DefaultPort, Token: "t"}, GPUs: []int{0, 1, 3}, CPU: true},
+		{Endpoint: Endpoint{Host: "node1", Port: DefaultPort, Token: credential.Fixed("t")}, GPUs: []int{0, 1, 3}, CPU: true},
 		{Endpoint: Endpoint{Socket: "/run/zeusd.sock"}, GPUs: []int{0}, CPU: true},
 		{Endpoint: Endpoint{Host: "node1", Port: 1}, GPUs: []int{0}},
 	}
-	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+	byKey := cmp.Comparer(func(a, b *credential.Credential) bool { return a.Key() == b.Key() })
+	if diff := cmp.Diff(want, got, byKey); diff != "" || err != nil {
 		t.Error(err, diff)
 	}
 }
@@ -53,10 +56,10 @@ func TestConfigErrors(t *testing.T) {
 		{Endpoint: Endpoint{Host: "a", Port: 70000}, GPUs: []int{0}},
 		{Endpoint: Endpoint{Socket: "/b", Port: 1}, GPUs: []int{0}},
 		{Endpoint: Endpoint{Host: "http://a"}, GPUs: []int{0}},
-		{Endpoint: Endpoint{Host: "a", Token: "se\ncret"}, GPUs: []int{0}},
+		{Endpoint: Endpoint{Host: "a", Token: credential.Fixed("se\ncret")}, GPUs: []int{0}},
 		{Endpoint: Endpoint{Host: "a"}},
-		{Endpoint: Endpoint{Host: "a", Token: "secret1"}, GPUs: []int{-1}},
-		{Endpoint: Endpoint{Host: "A", Token: "secret2"}, GPUs: []int{0}},
+		{Endpoint: Endpoint{Host: "a", Token: credential.Fixed("secret1")}, GPUs: []int{-1}},
+		{Endpoint: Endpoint{Host: "A", Token: credential.Fixed("secret2")}, GPUs: []int{0}},
 	}})
 	if err == nil {
 		t.Fatal("no error")
@@ -66,7 +69,7 @@ zeusd target 1: endpoint has both host "a" and socket "/b"; it needs one
 zeusd target 2: endpoint a: port is 70000, want 1 to 65535
 zeusd target 3: endpoint has socket "/b" and port 1; a socket has no port
 zeusd target 4: endpoint has the host "http://a", want a name or an IP address alone
-zeusd target 5: endpoint a:4938: the token has blanks, line ends or other characters that no token has
+zeusd target 5: endpoint a:4938: token: the key has a space, a line break or another character that cannot be sent; want printable ASCII
 zeusd target 6 (a:4938): names no GPU and no CPU
 zeusd target 7 (a:4938): GPU index is -1, want 0 to 65535
 zeusd target 8 (A:4938): another target gives this endpoint another token; one connection has one

@@ -68,9 +68,6 @@ func (c *conn) probeDaemon(ctx context.Context, r *Report) error {
 	p := newPeer(c.target.Endpoint, probeTimeout, c.cfg.dial)
 	defer p.close()
 	var err error
-	if p.token, err = c.token(); err != nil {
-		return err
-	}
 	if r.Discovery, err = p.discover(ctx); err != nil {
 		return err
 	}

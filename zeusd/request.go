@@ -178,7 +178,7 @@ func newPeer(endpoint Endpoint, timeout time.Duration, dial dialer) *peer {
 	if dial == nil {
 		dial = (&net.Dialer{Timeout: timeout}).DialContext
 	}
-	p := &peer{endpoint: endpoint, base: endpoint.url(), token: endpoint.Token, timeout: timeout}
+	p := &peer{endpoint: endpoint, base: endpoint.url(), token: endpoint.Token.Key(), timeout: timeout}
 	p.client = &http.Client{
 		Transport: &http.Transport{
 			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {

@@ -54,11 +54,7 @@ type read struct {
 // session connects, reads until something breaks, and returns what did.
 func (c *conn) session(ctx context.Context) error {
 	defer c.peer.close()
-	token, err := c.token()
-	if err != nil {
-		return err
-	}
-	c.peer.token = token
+	c.peer.token = c.target.Endpoint.Token.Key()
 	s := &session{conn: c, watch: clockWatch{recheckWait: recheckFirst}}
 	if err := s.prepare(ctx); err != nil {
 		return err

@@ -23,6 +23,7 @@ import (
 	"github.com/g2g-agent/g2g-agent/api/stream"
 	"github.com/g2g-agent/g2g-agent/buffer"
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/credential"
 	"github.com/g2g-agent/g2g-agent/loadgen"
 	"github.com/g2g-agent/g2g-agent/vllm"
 	"github.com/g2g-agent/g2g-agent/zeusd"
@@ -142,7 +143,7 @@ func liveRun(t *testing.T) *run {
 			}},
 			Daemons: []zeusd.EndpointStatus{
 				{
-					Endpoint: zeusd.Endpoint{Host: "node1", Token: "secret"}, Connected: true, UnknownGPUs: []int{9}, FailedGPUs: []int{1, 2},
+					Endpoint: zeusd.Endpoint{Host: "node1", Token: credential.Fixed("secret")}, Connected: true, UnknownGPUs: []int{9}, FailedGPUs: []int{1, 2},
 					Reconnects: 3, Events: 4000, BadEvents: 5, Answers: 6, FailedAsks: 7, LateEvents: 8, UnwantedReadings: 9, ClockSteps: 10, ImplausibleTimes: 11, ReplayedEvents: 12, ImplausibleReadings: 13, Reopenings: 14,
 					ClockOffset: -250 * time.Millisecond, RoundTrip: 2 * time.Millisecond,
 				},

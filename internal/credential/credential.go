@@ -1,0 +1,94 @@
+// Package credential has the keys and tokens that servers want of us, which may be
+// replaced while they are in use.
+package credential
+
+import (
+	"errors"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Credential is the key or token that a server wants as bearer token. One that is
+// kept in a file may be replaced while it is in use: whoever is refused (401, 403)
+// calls [Credential.Renew], and [Credential.Key] then gives what the file holds
+// now. All who speak to a server share one. A nil Credential is that of a server
+// that wants none. Its methods may be called from any goroutine.
+type Credential struct {
+	key   atomic.Pointer[string]
+	read  func() (string, error) // nil: the key stays as it is
+	every time.Duration
+
+	reading sync.Mutex // held while the key is read
+	readAt  time.Time
+	readErr error
+}
+
+// Fixed returns a key that stays as it is; empty is none.
+func Fixed(key string) *Credential {
+	c := &Credential{}
+	c.key.Store(&key)
+	return c
+}
+
+// Renewable returns the key that read gives, now and after a server has refused
+// it; read is called again when every has passed at the earliest. The error is that
+// of read, or says that the key cannot be sent.
+func Renewable(read func() (string, error), every time.Duration) (*Credential, error) {
+	key, err := read()
+	if err == nil {
+		err = check(key)
+	}
+	if err != nil {
+		return nil, err
+	}
+	c := Fixed(key)
+	c.read, c.every, c.readAt = read, every, time.Now()
+	return c, nil
+}
+
+// check returns why a key cannot be sent, without naming it.
+func check(key string) error {
+	if strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return errors.New("the key has a space, a line break or another character that cannot be sent; want printable ASCII")
+	}
+	return nil
+}
+
+// Check returns why the key as it is now cannot be sent, without naming it; nil if
+// it can.
+func (c *Credential) Check() error { return check(c.Key()) }
+
+// Key is the key as it is now, empty for none. It never waits.
+func (c *Credential) Key() string {
+	if c == nil {
+		return ""
+	}
+	return *c.key.Load()
+}
+
+// Renew looks for a new key after a server has refused one, and reports whether
+// there is another now. The error, of the latest reading, says why it could not be
+// read.
+func (c *Credential) Renew(refused string) (renewed bool, err error) {
+	if c == nil || c.read == nil {
+		return false, nil
+	}
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	if c.Key() != refused {
+		return true, nil // somebody else was refused just before
+	}
+	if now := time.Now(); now.Sub(c.readAt) >= c.every {
+		c.readAt = now
+		var key string
+		if key, c.readErr = c.read(); c.readErr == nil {
+			c.readErr = check(key)
+		}
+		if c.readErr == nil {
+			c.key.Store(&key)
+		}
+	}
+	return c.Key() != refused, c.readErr
+}

@@ -1,0 +1,84 @@
+package credential
+
+import (
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// keyFile is a file with a key.
+type keyFile struct {
+	mu    sync.Mutex
+	key   string
+	err   error
+	reads int
+}
+
+func (f *keyFile) read() (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.reads++
+	return f.key, f.err
+}
+
+func (f *keyFile) set(key string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.key, f.err = key, err
+}
+
+const renewEvery = time.Second
+
+func TestCredential(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		file := &keyFile{key: "one"}
+		c, err := Renewable(file.read, renewEvery)
+		if err != nil || c.Key() != "one" {
+			t.Fatalf("%q (%v)", c.Key(), err)
+		}
+		renew := func(refused string, want bool, wantKey string, wantReads int) {
+			t.Helper()
+			if got, _ := c.Renew(refused); got != want || c.Key() != wantKey || file.reads != wantReads {
+				t.Errorf("refused %q: renewed %v, the key is %q, read %d times; want %v, %q, %d", refused, got, c.Key(), file.reads, want, wantKey, wantReads)
+			}
+		}
+		file.set("two", nil)
+		renew("one", false, "one", 1) // it was read just now
+		<-time.After(renewEvery)
+		renew("one", true, "two", 2)
+		renew("one", true, "two", 2) // somebody who had the old one still
+		renew("two", false, "two", 2)
+		<-time.After(renewEvery)
+		renew("two", false, "two", 3) // it is the same
+		<-time.After(renewEvery)
+
+		gone := errors.New("gone")
+		file.set("", gone)
+		renew("two", false, "two", 4)
+		if _, err := c.Renew("two"); !errors.Is(err, gone) {
+			t.Errorf("the error is %v", err)
+		}
+		<-time.After(renewEvery)
+		file.set("geheim\n", nil)
+		renew("two", false, "two", 5)
+		if _, err := c.Renew("two"); err == nil || strings.Contains(err.Error(), "geheim") {
+			t.Errorf("the error is %v", err)
+		}
+		<-time.After(renewEvery)
+		file.set("three", nil)
+		renew("two", true, "three", 6)
+	})
+	for _, fixed := range []*Credential{nil, Fixed(""), Fixed("key")} {
+		if renewed, err := fixed.Renew(fixed.Key()); renewed || err != nil {
+			t.Errorf("%q was renewed (%v)", fixed.Key(), err)
+		}
+	}
+	for _, bad := range []*keyFile{{err: errors.New("gone")}, {key: "a b"}} {
+		if _, err := Renewable(bad.read, renewEvery); err == nil {
+			t.Errorf("%q was taken", bad.key)
+		}
+	}
+}
