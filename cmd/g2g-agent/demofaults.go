@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"math"
 	"math/rand/v2"
 	"time"
 
@@ -30,7 +31,10 @@ func (h *demoHosts) faults() []fault {
 			fault{name + ": zeusd sends garbage", set(sim.ZeusdFaults{GarbageEvents: 50}), healthy},
 			fault{name + ": zeusd cuts an event", set(sim.ZeusdFaults{TruncateEvent: true}), healthy},
 			fault{name + ": zeusd answers 500", set(sim.ZeusdFaults{Status: 500}), healthy},
-			fault{name + ": a GPU falls silent", set(sim.ZeusdFaults{SilentGPUs: []int{0}, FailedGPUs: []int{0}}), healthy},
+			fault{name + ": zeusd refuses the token", set(sim.ZeusdFaults{Status: 401, DropStreams: true}), healthy},
+			fault{name + ": a GPU falls off the bus", set(sim.ZeusdFaults{FailedGPUs: []int{0}}), healthy},
+			fault{name + ": a GPU's driver hangs", set(sim.ZeusdFaults{HungGPUs: []int{0}}), healthy},
+			fault{name + ": a GPU's sensor gives no value", set(sim.ZeusdFaults{OddMW: map[int]int64{0: math.MaxUint32}}), healthy},
 			fault{
 				name + ": zeusd's clock is set forward by 3 s",
 				func() error { z.SetClockOffset(3 * time.Second); return nil },

@@ -7,11 +7,13 @@ import (
 	"sync"
 )
 
-// relay passes connections on to a daemon until it breaks them.
+// relay passes connections on to a server until it breaks them.
 type relay struct {
 	port string
-	ln   net.Listener
-	wg   sync.WaitGroup
+	// treat, if set, passes on what the server sends, until that ends.
+	treat func(to, from net.Conn) error
+	ln    net.Listener
+	wg    sync.WaitGroup
 
 	mu    sync.Mutex
 	conns map[net.Conn]bool
@@ -52,7 +54,11 @@ func (r *relay) pass(ctx context.Context, client net.Conn, dial func(context.Con
 	r.conns[client], r.conns[server] = true, true
 	r.mu.Unlock()
 	r.wg.Go(func() {
-		_, _ = io.Copy(client, server)
+		if r.treat != nil {
+			_ = r.treat(client, server) // how it ended is of no interest
+		} else {
+			_, _ = io.Copy(client, server)
+		}
 		_ = client.Close()
 	})
 	if _, err := io.Copy(server, client); err != nil {

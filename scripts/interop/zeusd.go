@@ -246,7 +246,12 @@ func readStates(file string) ([]state, error) {
 }
 
 func (s *site) get(ctx context.Context, path string) (status int, body string) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.api+path, nil)
+	return get(ctx, s.api+path)
+}
+
+// get asks for a page; without an answer the status is 0, and the body says why.
+func get(ctx context.Context, url string) (status int, body string) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return 0, err.Error()
 	}
