@@ -36,7 +36,7 @@ func (c *catalog) addLoad() {
 			out.count(m.Load.Failed(), m.ModelLabel, "failed")
 			out.count(m.Load.Cancelled, m.ModelLabel, "cancelled")
 		})).onlyLive()
-	c.counter("g2g_load_errors_total", "model_label kind", "Requests failed, by the kind of failure.",
+	c.counter("g2g_load_errors_total", "model_label kind", "Requests failed, by the kind of failure: connect, status_4xx, status_5xx, error_event (an error after a status of 200), no_done, idle_timeout, total_timeout, cut, malformed, no_tokens, aborted (a finish reason such as abort).",
 		eachLoad(func(m *agent.ModelStats, out series) {
 			for kind, n := range m.Load.FailedByKind {
 				out.count(n, m.ModelLabel, vllm.StreamErrorKind(kind).String())

@@ -154,7 +154,7 @@ g2g_load_streams{LLAMA} 61
 g2g_load_wanted_streams{LLAMA} 62
 g2g_load_started_requests_total{LLAMA} 1000
 g2g_load_requests_total{LLAMA,outcome="completed"} 900
-g2g_load_requests_total{LLAMA,outcome="failed"} 145
+g2g_load_requests_total{LLAMA,outcome="failed"} 165
 g2g_load_requests_total{LLAMA,outcome="cancelled"} 7
 g2g_load_errors_total{kind="connect",LLAMA} 10
 g2g_load_errors_total{kind="status_4xx",LLAMA} 11
@@ -166,6 +166,7 @@ g2g_load_errors_total{kind="total_timeout",LLAMA} 16
 g2g_load_errors_total{kind="cut",LLAMA} 17
 g2g_load_errors_total{kind="malformed",LLAMA} 18
 g2g_load_errors_total{kind="no_tokens",LLAMA} 19
+g2g_load_errors_total{kind="aborted",LLAMA} 20
 g2g_load_tokens_total{LLAMA} 19000
 g2g_load_chunks_total{LLAMA} 20000
 g2g_load_connections_total{LLAMA} 130

@@ -4,23 +4,14 @@ package sse
 
 import "bytes"
 
-// Event is one event of a stream. Its bytes are valid until the next call of the
-// splitter that found it, and not checked to be UTF-8.
-type Event struct {
-	// Type is the value of the last event field, empty if there was none.
-	Type []byte
-	// Data are the values of the data fields, joined with LF. An event whose data
-	// fields are all empty is an event; one without any data field is none.
-	Data []byte
-}
-
 // Found says what a call of [Splitter.Next] has come to.
 type Found uint8
 
 const (
 	// Nothing says that the event under way goes on in the next piece.
 	Nothing Found = iota
-	// Whole says that an event has come to its end.
+	// Whole says that an event has come to its end. One whose data fields are all
+	// empty is an event; one without any data field is none.
 	Whole
 	// TooLong says that the event under way has a line, or data, beyond the bound. It
 	// is said once, as soon as it is known, and the rest of the event is passed over.
@@ -43,6 +34,7 @@ type Splitter struct {
 
 	begun    bool // the first line is over
 	afterCR  bool // the last line ended with CR: an LF that follows belongs to it
+	ended    bool // kind is that of an event that was found already
 	open     bool // the event under way has data
 	tooLong  bool // the event under way is to be passed over
 	skipLine bool // the line under way, too
@@ -64,10 +56,14 @@ func keep(b []byte) []byte {
 }
 
 // Next looks for the end of the event under way in p, the next piece of the
-// stream. It returns what of p is behind that, empty if all is used up; the next
-// call begins with it.
-func (s *Splitter) Next(p []byte) (event Event, rest []byte, found Found) {
-	var data []byte // of the event under way, while it is a single line
+// stream. When it has found that, data are the values of the event's data fields,
+// joined with LF: valid until the next call, and not checked to be UTF-8. rest is
+// what of p is behind it, empty if all is used up; the next call begins with it.
+func (s *Splitter) Next(p []byte) (data, rest []byte, found Found) {
+	var single []byte // data of the event under way, while that is one line
+	if s.ended {
+		s.ended, s.kind = false, s.kind[:0]
+	}
 	for {
 		if s.afterCR && len(p) > 0 {
 			s.afterCR = false
@@ -92,9 +88,9 @@ func (s *Splitter) Next(p []byte) (event Event, rest []byte, found Found) {
 		}
 		if len(line) > s.max {
 			if s.giveUp() {
-				return Event{}, p, TooLong
+				return nil, p, TooLong
 			}
-			data = nil
+			single = nil
 			continue
 		}
 		if !s.begun {
@@ -102,28 +98,36 @@ func (s *Splitter) Next(p []byte) (event Event, rest []byte, found Found) {
 			line = bytes.TrimPrefix(line, []byte("\ufeff"))
 		}
 		if len(line) == 0 {
-			if event, found = s.end(data); found == Whole {
-				return event, p, Whole
+			if s.open {
+				if single == nil {
+					single = s.data
+				}
+				s.data, s.open, s.ended = s.data[:0], false, true
+				return single, p, Whole
 			}
-			data = nil
+			s.kind, s.tooLong = s.kind[:0], false
 			continue
 		}
 		switch value, isData := s.field(line); {
 		case !isData:
 		case !s.open:
-			data, s.open = value, true
-		case s.join(data, value):
-			data = nil
+			single, s.open = value, true
+		case s.join(single, value):
+			single = nil
 		default:
 			s.giveUp()
-			return Event{}, p, TooLong
+			return nil, p, TooLong
 		}
 	}
-	if data != nil { // it does not stay
-		s.data = append(s.data[:0], data...)
+	if single != nil { // it does not stay
+		s.data = append(s.data[:0], single...)
 	}
-	return Event{}, nil, s.keepLine(p)
+	return nil, nil, s.keepLine(p)
 }
+
+// Type is the value of the last event field of the event that [Splitter.Next] has
+// just found, empty if there was none. It is valid until the next call.
+func (s *Splitter) Type() []byte { return s.kind }
 
 // lineEnd is the index of the LF or CR that ends the first line of p, -1 without
 // one. It looks at a window at a time: a stream of CR alone would otherwise be
@@ -190,19 +194,6 @@ func (s *Splitter) join(first, value []byte) bool {
 	}
 	s.data = append(append(s.data, '\n'), value...)
 	return true
-}
-
-// end is what an empty line ends. The data of the event is data unless that is
-// nil.
-func (s *Splitter) end(data []byte) (event Event, found Found) {
-	if s.open {
-		if data == nil {
-			data = s.data
-		}
-		event, found = Event{Type: s.kind, Data: data}, Whole
-	}
-	s.data, s.kind, s.open, s.tooLong = s.data[:0], s.kind[:0], false, false
-	return event, found
 }
 
 // keepLine keeps the start of a line for the next piece.

@@ -28,12 +28,11 @@ func split(stream []byte, maxBytes int, next func(left int) int) said {
 		// A copy, so that what is kept beyond the call shows.
 		whole := bytes.Clone(rest[:n])
 		for piece := whole; len(piece) > 0; {
-			var event Event
-			var found Found
-			event, piece, found = s.Next(piece)
+			data, rest, found := s.Next(piece)
+			piece = rest
 			switch found {
 			case Whole:
-				all.Events = append(all.Events, string(event.Type)+"|"+string(event.Data))
+				all.Events = append(all.Events, string(s.Type())+"|"+string(data))
 			case TooLong:
 				all.Events = append(all.Events, tooLong)
 			}
@@ -167,13 +166,13 @@ func TestResetForgetsTheStreamBefore(t *testing.T) {
 		if s.Cut() {
 			t.Errorf("after %q and a reset something is cut", before)
 		}
-		event, rest, found := s.Next([]byte("\n\ufeffdata: b\n\n"))
+		data, rest, found := s.Next([]byte("\n\ufeffdata: b\n\n"))
 		if found != Nothing { // the mark is not at the start
-			t.Errorf("after %q: %q, rest %q", before, event.Data, rest)
+			t.Errorf("after %q: %q, rest %q", before, data, rest)
 		}
 		s.Reset(100)
-		if event, rest, found = s.Next([]byte("\ufeffdata: b\n\n.")); found != Whole || string(event.Data) != "b" || len(event.Type) != 0 || string(rest) != "." {
-			t.Errorf("after %q: event %q, rest %q", before, event, rest)
+		if data, rest, found = s.Next([]byte("\ufeffdata: b\n\n.")); found != Whole || string(data) != "b" || len(s.Type()) != 0 || string(rest) != "." {
+			t.Errorf("after %q: event %q of type %q, rest %q", before, data, s.Type(), rest)
 		}
 	}
 }
