@@ -175,6 +175,7 @@ g2g_load_reads_total{LLAMA} 18000
 g2g_load_multi_event_reads_ratio{LLAMA} 0.0005
 g2g_load_missing_stamps_total{LLAMA} 3
 g2g_load_discarded_stamps_total{LLAMA} 2
+g2g_load_odd_usages_total{LLAMA} 6
 g2g_load_receive_lag_seconds{LLAMA,quantile="0.5"} 0.5
 g2g_load_receive_lag_seconds{LLAMA,quantile="0.9"} 0.9
 g2g_load_receive_lag_seconds{LLAMA,quantile="0.95"} 0.95
