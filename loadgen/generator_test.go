@@ -183,6 +183,7 @@ func TestFailuresAreCountedByKindAndOvercome(t *testing.T) {
 		{vllm.StreamStatus5xx, sim.VLLMFaults{Status: 500}},
 		{vllm.StreamStatus4xx, sim.VLLMFaults{Status: 404}},
 		{vllm.StreamErrorEvent, sim.VLLMFaults{ErrorEvents: 8}},
+		{vllm.StreamAborted, sim.VLLMFaults{Aborts: 8}},
 		{vllm.StreamNoDone, sim.VLLMFaults{NoDone: 8}},
 		{vllm.StreamMalformed, sim.VLLMFaults{MalformedEvents: 8}},
 		{vllm.StreamCut, sim.VLLMFaults{DropStreams: true}},

@@ -82,16 +82,16 @@ func errorEvent(i int) (event []byte, done bool) {
 	return []byte(shapes[i%len(shapes)] + "\n\n"), i%2 == 0
 }
 
-// malformedEvent returns one of the ways in which an event can be wrong.
+// malformedEvent returns one of the ways in which an event can be no chat event.
 func malformedEvent(i int) []byte {
 	kinds := []string{
 		"data: {\"id\":\"chatcmpl-0\",\"choices\":[{\"index\":0,\"delta\":{\"con\n\n",
 		"data: {\"choices\":\"none\",\"usage\":{\"completion_tokens\":\"many\"}}\n\n",
 		"data: \x00\xff\xfe{{{\x80\n\n",
-		"data: {\"usage\":{\"completion_tokens\":-5}}\n\n",
-		"data: null\n\n",
-		"event: surprise\nbogus\n\n",
-		"data: {\"choices\":[],\"usage\":{\"completion_tokens\":1e99}}\n\n",
+		"data: {\"choices\":[7]}\n\n",
+		"data: [{\"choices\":[]}]\n\n",
+		"data: surprise\n\n",
+		"data: {\"choices\":[],\"usage\":{\"completion_tokens\":1e}}\n\n",
 	}
 	return []byte(kinds[i%len(kinds)])
 }

@@ -234,9 +234,9 @@ func TestDecoderReadsResponses(t *testing.T) {
 			outcome{Ended: true, Kind: "malformed", Err: `streaming completion failed (malformed): event "{\"choices\":\"none\"}", its choices must be a list`},
 		},
 		{
-			"an event that is nothing",
-			eventStreamHead + inChunks("data: null\n\n", "data:  \t\n\n", doneEvent) + lastChunk,
-			ok(StreamChunk{Tokens: -1}),
+			"events that are nothing",
+			eventStreamHead + inChunks("data: null\n\n", "data:  \t\n\n", "data: \"\"\n\n", "data: [ ]\n\n", doneEvent) + lastChunk,
+			ok(StreamChunk{Tokens: -1}, StreamChunk{Tokens: -1}, StreamChunk{Tokens: -1}),
 		},
 		{
 			"an absurd number of tokens",

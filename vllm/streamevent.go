@@ -50,11 +50,10 @@ type chatEvent struct {
 func (e *chatEvent) parse(data []byte) error {
 	*e = chatEvent{data: data, chunk: StreamChunk{Tokens: -1}}
 	at := skipBlanks(data, 0)
-	switch {
-	case at < len(data) && data[at] == '{':
-	case string(bytes.TrimSpace(data)) == "null":
-		return nil
-	default:
+	if at == len(data) || data[at] != '{' {
+		if end := skipValue(data, at, 0); end > 0 && skipBlanks(data, end) == len(data) && !carries(data[at:end]) {
+			return nil // null, or the like
+		}
 		return e.malformed("want a JSON object")
 	}
 	var failure, usage, choices, kind, object span

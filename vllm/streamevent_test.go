@@ -242,7 +242,7 @@ func referenceOf(data []byte) (chunk StreamChunk, kind string) {
 	}
 	event, isObject := tree.(map[string]any)
 	if !isObject {
-		return chunk, map[bool]string{true: "", false: "malformed"}[tree == nil]
+		return chunk, map[bool]string{true: "malformed", false: ""}[holds(tree)]
 	}
 	choices, isList := event["choices"].([]any)
 	if event["choices"] != nil && !isList {
