@@ -24,10 +24,10 @@ type responseDecoder struct {
 
 	maxEventBytes int
 	events        sse.Splitter
-	template      eventTemplate // of the latest event that was read in full
-	harmless      []byte        // the latest event type, which does not tell of a failure
-	chunks        []StreamChunk // what the latest feed completed
-	done          bool          // data: [DONE] came
+	template      *eventTemplate // of other streams, too, if there is one
+	harmless      []byte         // the latest event type, which does not tell of a failure
+	chunks        []StreamChunk  // what the latest feed completed
+	done          bool           // data: [DONE] came
 
 	body      []byte // the start of a refusal's body
 	bodyBytes int
@@ -274,6 +274,9 @@ func (d *responseDecoder) event(data, kind []byte) error {
 	}
 	if n := len(data); n > 0 && (data[0] != '{' || data[n-1] != '}') {
 		data = bytes.TrimSpace(data)
+	}
+	if d.template == nil {
+		d.template = &eventTemplate{}
 	}
 	if chunk, ok := d.template.match(data); ok {
 		d.chunks = append(d.chunks, chunk)

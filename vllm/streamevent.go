@@ -31,8 +31,9 @@ const maxUsageNumbers = 8
 
 // chatEvent is an event of a streaming completion. Its parts lie in data.
 type chatEvent struct {
-	data  []byte
-	chunk StreamChunk
+	data        []byte
+	chunk       StreamChunk
+	id, created span
 
 	hasUsage   bool
 	completion span // the number of tokens
@@ -70,6 +71,10 @@ func (e *chatEvent) parse(data []byte) error {
 			kind = members.value
 		case "object":
 			object = members.value
+		case "id":
+			e.id = members.value
+		case "created":
+			e.created = members.value
 		}
 	}
 	if members.bad || skipBlanks(data, members.at) != len(data) {

@@ -178,7 +178,7 @@ func TestFailuresAreCitedInOneShortLine(t *testing.T) {
 // kinds of events, of an answer one after the other.
 func TestTemplateMatchesWhatDiffersInTextAndNumbers(t *testing.T) {
 	const usage = `}],"usage":{"prompt_tokens":20,"total_tokens":21,"completion_tokens":1,"completion_tokens_details":null}}`
-	const first = `{"id":"a","choices":[{"index":0,"delta":{"content":"te"},"finish_reason":null` + usage
+	const first = `{"id":"a","created":1795564952,"choices":[{"index":0,"delta":{"content":"te"},"finish_reason":null` + usage
 	var e chatEvent
 	if err := e.parse([]byte(first)); err != nil {
 		t.Fatal(err)
@@ -207,7 +207,9 @@ func TestTemplateMatchesWhatDiffersInTextAndNumbers(t *testing.T) {
 		{`"te"`, `"a\x"`, StreamChunk{}, false},
 		{`"te"`, "\"a\x01\"", StreamChunk{}, false},
 		{`"te"`, `"te\"`, StreamChunk{}, false},
-		{`"id":"a"`, `"id":"b"`, StreamChunk{}, false},
+		{`"id":"a","created":1795564952`, `"id":"b-\\","created":7`, StreamChunk{Tokens: 1}, true},
+		{`"id":"a"`, `"id":7`, StreamChunk{}, false},
+		{`"created"`, `"made"`, StreamChunk{}, false},
 		{`}}`, `},"x_groq":{"usage":{"completion_tokens":1000}}}`, StreamChunk{}, false},
 		{`}}`, `}`, StreamChunk{}, false},
 		{`}}`, `}}}`, StreamChunk{}, false},

@@ -1,12 +1,15 @@
 package vllm
 
 // eventTemplate is an event that was read in full, with places for what changes
-// from one event of an answer to the next: the text, and the numbers of the usage.
-// An event that is the same but for these says the same but for these, so it need
-// not be read in full.
+// from one event to the next, of this answer or another: the id and the time, the
+// text, and the numbers of the usage. An event that is the same but for these says
+// the same but for these, so it need not be read in full.
+//
+// Streams that are read by one goroutine share one: one for each would be out of
+// the cache whenever it is needed.
 type eventTemplate struct {
 	event     []byte // empty without one
-	places    [1 + maxUsageNumbers]place
+	places    [3 + maxUsageNumbers]place
 	numPlaces int
 	hasTokens bool // the number of tokens is among them
 	otherText bool // there is output beside the text
@@ -22,23 +25,27 @@ type placeKind uint8
 
 const (
 	textPlace placeKind = iota
+	otherTextPlace
 	numberPlace
 	tokensPlace
 )
 
-// maxTemplateBytes keeps long events out: they are rare, and there is a template
-// for each stream.
+// maxTemplateBytes keeps long events out, which are rare.
 const maxTemplateBytes = 2 << 10
 
-// take makes e, which was read and failed for nothing, the template, if events
-// like it are to be expected.
+// take makes e, which was read and failed for nothing, the template, if most
+// events are like it.
 func (t *eventTemplate) take(e *chatEvent) {
-	if len(e.data) > maxTemplateBytes || e.chunk.Last || e.chunk.OddUsage != "" || !e.hasChoices {
+	if len(e.data) > maxTemplateBytes || e.chunk.Last || e.chunk.OddUsage != "" || !e.output || e.text.to == 0 {
 		return
 	}
 	t.numPlaces, t.hasTokens, t.otherText = 0, false, e.otherText
-	if e.text.to > 0 {
-		t.add(place{e.text, textPlace})
+	t.add(place{e.text, textPlace})
+	if id := e.id.in(e.data); len(id) > 1 && id[0] == '"' {
+		t.add(place{span{e.id.from + 1, e.id.to - 1}, otherTextPlace})
+	}
+	if created := e.created.in(e.data); len(created) > 0 && skipNumber(created, 0) == len(created) {
+		t.add(place{e.created, numberPlace})
 	}
 	for _, number := range e.numbers[:e.numNumbers] {
 		kind := numberPlace
@@ -78,19 +85,21 @@ func (t *eventTemplate) match(event []byte) (chunk StreamChunk, ok bool) {
 		}
 		at += len(fixed)
 		start := at
-		if p.kind == textPlace {
-			if at = textEnd(event, at); at < 0 {
-				return chunk, false
-			}
+		switch p.kind {
+		case textPlace:
+			at = textEnd(event, at)
 			text = text || at > start
-		} else {
-			var n int
-			if n, at = plainNumber(event, at); at < 0 {
+		case otherTextPlace:
+			at = textEnd(event, at)
+		case numberPlace:
+			_, at = plainNumber(event, at)
+		case tokensPlace:
+			if chunk.Tokens, at = plainNumber(event, at); chunk.Tokens > maxTokens {
 				return chunk, false
 			}
-			if p.kind == tokensPlace {
-				chunk.Tokens = n
-			}
+		}
+		if at < 0 {
+			return chunk, false
 		}
 		from = p.to
 	}
@@ -99,9 +108,9 @@ func (t *eventTemplate) match(event []byte) (chunk StreamChunk, ok bool) {
 	return chunk, len(fixed) > 0 && string(event[at:]) == string(fixed)
 }
 
-// plainNumber reads a number of a few digits; end is -1 for any other.
+// plainNumber reads a number that is nothing but digits; end is -1 for any other.
 func plainNumber(data []byte, at int) (n, end int) {
-	const most = 7 // as many as maxTokens has
+	const most = 18 // as many as surely fit
 	end = at
 	for end < len(data) && data[end] >= '0' && data[end] <= '9' {
 		n = n*10 + int(data[end]-'0')
