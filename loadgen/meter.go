@@ -87,39 +87,18 @@ func (m *meter) observe(shardOf int, p *progress, r *vllm.StreamRead) (oddUsage 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	begun := p.tokens > 0
-	var total gain
-	events, ends := 0, false
-	for i := range r.Chunks {
-		chunk := &r.Chunks[i]
-		s.counts.chunks++
-		if chunk.OddUsage != "" {
-			oddUsage = chunk.OddUsage
-			s.counts.oddUsages++
-		}
-		ends = ends || chunk.Last
-		corrects := chunk.Last && p.unsure > 0
-		g := p.advance(chunk)
-		total.perChunk += g.perChunk
-		if g.tokens == 0 {
-			continue
-		}
-		total.tokens += g.tokens
-		total.samples += g.samples
-		s.counts.bundles[min(g.tokens, maxBundle)]++
-		if !corrects { // its tokens came with the chunks before it
-			events++
-		}
-	}
+	var total readGain
+	s.countChunks(p, r.Chunks, &total)
 	s.countStamp(r)
 	slot := m.meanSlot(s, r.At)
 	if slot != nil {
 		slot.perChunkTokens += int64(total.perChunk)
 	}
 	if total.tokens == 0 {
-		return oddUsage
+		return total.oddUsage
 	}
 	joins := begun && p.bundle.takes(p.last, r.At)
-	several := events > 1 || joins
+	several := total.events > 1 || joins
 	p.several = p.several || several
 	s.countRead(r.At, total.tokens, several)
 	if slot != nil {
@@ -130,16 +109,49 @@ func (m *meter) observe(shardOf int, p *progress, r *vllm.StreamRead) (oddUsage 
 		s.ttft.add(r.At-r.SentAt, 1)
 		p.bundle = bundle{began: r.At, first: true}
 	case joins && p.bundle.first: // the clock starts when the last of them is there
-	case ends && p.several:
+	case total.end && p.several:
 		// Who collects events sends the last ones when there are no more, or when the
 		// time is up: that is not how long they have taken.
 	case total.samples == 0:
-		return oddUsage
+		return total.oddUsage
 	default:
-		m.sample(s, p, r.At, total.samples, joins)
+		m.sample(s, slot, p, r.At, total.samples, joins)
 	}
 	p.last = r.At
-	return oddUsage
+	return total.oddUsage
+}
+
+// readGain is what the chunks of a read bring together.
+type readGain struct {
+	gain
+	events   int  // with tokens of their own
+	end      bool // of the answer
+	oddUsage string
+}
+
+// countChunks adds up the chunks of a read of the request that p belongs to.
+func (s *shard) countChunks(p *progress, chunks []vllm.StreamChunk, total *readGain) {
+	for i := range chunks {
+		chunk := &chunks[i]
+		s.counts.chunks++
+		if chunk.OddUsage != "" {
+			total.oddUsage = chunk.OddUsage
+			s.counts.oddUsages++
+		}
+		total.end = total.end || chunk.Last
+		corrects := chunk.Last && p.unsure > 0
+		g := p.advance(chunk)
+		total.perChunk += g.perChunk
+		if g.tokens == 0 {
+			continue
+		}
+		total.tokens += g.tokens
+		total.samples += g.samples
+		s.counts.bundles[min(g.tokens, maxBundle)]++
+		if !corrects { // its tokens came with the chunks before it
+			total.events++
+		}
+	}
 }
 
 func (s *shard) countStamp(r *vllm.StreamRead) {
@@ -170,10 +182,10 @@ func (s *meanSlot) countRead(several bool) {
 	}
 }
 
-// sample records so many more tokens of the request, which came at the time at. If
-// they join the bundle, all of it is recorded anew: it takes the same time, and
-// shares it among more.
-func (m *meter) sample(s *shard, p *progress, at time.Duration, tokens int, joins bool) {
+// sample records so many more tokens of the request, which came at the time at, that
+// of the slot unless it is nil. If they join the bundle, all of it is recorded anew:
+// it takes the same time, and shares it among more.
+func (m *meter) sample(s *shard, slot *meanSlot, p *progress, at time.Duration, tokens int, joins bool) {
 	b := &p.bundle
 	if joins {
 		s.itl.remove(b.each, uint64(b.tokens))
@@ -186,7 +198,7 @@ func (m *meter) sample(s *shard, p *progress, at time.Duration, tokens int, join
 	b.tokens += tokens
 	b.each = (at - b.after) / time.Duration(b.tokens)
 	s.itl.add(b.each, uint64(b.tokens))
-	if slot := m.meanSlot(s, at); slot != nil {
+	if slot != nil {
 		slot.sum += at - p.last
 		slot.tokens += int64(tokens)
 	}
@@ -257,7 +269,7 @@ const (
 // ITLWindow is the inter-token latency over the sliding window, in seconds; NaN
 // when it has no sample.
 type ITLWindow struct {
-	// MeanS is the sum of the gaps divided by the number of tokens they brought.
+	// MeanS is the sum of the gaps divided by the number of tokens they total.
 	MeanS float64
 	// P50S to P99S are percentiles over tokens: n tokens that came together, in an
 	// event or in several, after a gap are n samples of gap/n. They are known to
