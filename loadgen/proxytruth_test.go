@@ -15,9 +15,9 @@ import (
 // What lies between a server and its client must not change what is measured, or
 // the measurement must say that it cannot tell.
 func TestITLIsTheTruthBehindProxiesAndWithGaps(t *testing.T) {
-	const streams = 48
+	const streams = 32
 	stalls := sim.Profile{
-		Levels:   []sim.Level{{BatchSize: 1, PowerWPerGPU: 1, ITLS: 0.02}, {BatchSize: streams, PowerWPerGPU: 1, ITLS: 0.03}},
+		Levels:   []sim.Level{{BatchSize: 1, PowerWPerGPU: 1, ITLS: 0.015}, {BatchSize: streams, PowerWPerGPU: 1, ITLS: 0.02}},
 		PrefillS: 0.0005, PrefillsPerIteration: 4, ITLSigma: 0.1,
 	}
 	type told struct {
@@ -45,14 +45,14 @@ func TestITLIsTheTruthBehindProxiesAndWithGaps(t *testing.T) {
 			server := startServer(t, sim.VLLMConfig{Profile: stalls, MaxNumSeqs: streams, Seed: 1, Spread: true, TokensPerChunk: test.tokensPerChunk})
 			server.SetFaults(sim.VLLMFaults{MissingUsage: test.missingUsage})
 			var log lockedBuffer
-			cfg := Config{BaseURL: server.URL(), Concurrency: streams + streams/4, MaxOutputTokens: 40, Log: zerolog.New(&log)}
+			cfg := Config{BaseURL: server.URL(), Concurrency: streams + streams/4, MaxOutputTokens: 36, Log: zerolog.New(&log)}
 			if test.through != nil {
 				proxy := startRelay(t, server.URL(), test.secure, test.through)
 				cfg.BaseURL, cfg.TLS = proxy.url, proxy.tls
 			}
 			g := startLoad(t, cfg)
 			eventually(t, 20*time.Second, "the batch is full, and each worker knows what the server does", func() bool {
-				return server.Truth().Running == streams && g.Stats().Completed >= 2*streams
+				return server.Truth().Running >= streams*3/4 && g.Stats().Completed >= 3*streams
 			})
 			var w ITLWindow
 			eventually(t, time.Minute, "a window as the truth is", func() bool {
@@ -69,9 +69,9 @@ func TestITLIsTheTruthBehindProxiesAndWithGaps(t *testing.T) {
 				return told{w.Method, w.MultiEventShare > bundlingBegins} == test.want
 			})
 			// One window may be right by chance; the sum of many is not.
-			eventually(t, time.Minute, "the mean over 3 s as the truth is", func() bool {
-				truth, latencies := differenceOver(t, g, server, 3*time.Second)
-				t.Logf("over 3 s the mean is %.4f ms, the true one %.4f (%+.2f %%)", latencies*1e3, truth*1e3, 100*(latencies/truth-1))
+			eventually(t, time.Minute, "the mean over 2 s as the truth is", func() bool {
+				truth, latencies := differenceOver(t, g, server, 2*time.Second)
+				t.Logf("over 2 s the mean is %.4f ms, the true one %.4f (%+.2f %%)", latencies*1e3, truth*1e3, 100*(latencies/truth-1))
 				return near(latencies, truth, 0.01)
 			})
 			if s := g.Stats(); s.Failed() != 0 || s.OddUsages != 0 {
