@@ -16,8 +16,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// captured is a stream of a real server, and what it means.
-type captured struct {
+// capturedStream is a stream of a real server, and what it means.
+type capturedStream struct {
 	name   string
 	chunks []StreamChunk
 	kind   string // of the failure, if it is one
@@ -25,7 +25,7 @@ type captured struct {
 	keeps  bool   // the connection serves the next request
 }
 
-func capturedStreams() []captured {
+func capturedStreams() []capturedStream {
 	said := func(tokens ...int) (chunks []StreamChunk) {
 		for _, n := range tokens {
 			chunks = append(chunks, StreamChunk{Tokens: n})
@@ -36,7 +36,7 @@ func capturedStreams() []captured {
 	six := said(0, 1, 2, 3, 4, 5)
 	content := StreamChunk{Tokens: -1, Content: true}
 	fives := []StreamChunk{{Tokens: 0}, {Tokens: 1}, {Tokens: 6}, {Tokens: 11}, {Tokens: 13, Last: true}, {Tokens: 13, Last: true}}
-	return []captured{
+	return []capturedStream{
 		{name: "vllm-0.32.0-stream", chunks: six, keeps: true},
 		{name: "vllm-0.32.0-stream-interval5", chunks: fives, keeps: true},
 		{name: "vllm-0.32.0-stream-engine-killed", chunks: []StreamChunk{{Tokens: 140}}, kind: "error_event", detail: "EngineCore encountered an issue. See stack trace (above) for the root cause."},
@@ -56,7 +56,7 @@ func capturedStreams() []captured {
 
 // bytes of the capture. Of a stream of which only the tail was kept, what is left
 // of its first chunk is taken out.
-func (c *captured) bytes(t *testing.T) string {
+func (c *capturedStream) bytes(t *testing.T) string {
 	t.Helper()
 	raw, err := os.ReadFile(filepath.Join("..", "testdata", "captures", c.name+".http"))
 	if err != nil {
@@ -73,7 +73,7 @@ func (c *captured) bytes(t *testing.T) string {
 }
 
 // parts of the capture as they came, and when, after the request.
-func (c *captured) parts(t *testing.T) (parts []string, after []time.Duration) {
+func (c *capturedStream) parts(t *testing.T) (parts []string, after []time.Duration) {
 	t.Helper()
 	file, err := os.Open(filepath.Join("..", "testdata", "captures", c.name+".http.times"))
 	if errors.Is(err, os.ErrNotExist) {
@@ -100,7 +100,7 @@ func (c *captured) parts(t *testing.T) (parts []string, after []time.Duration) {
 }
 
 // check compares what was made of the capture with what it means.
-func (c *captured) check(t *testing.T, how string, chunks []StreamChunk, err error) {
+func (c *capturedStream) check(t *testing.T, how string, chunks []StreamChunk, err error) {
 	t.Helper()
 	kind := ""
 	if err != nil {
