@@ -50,12 +50,15 @@ type Config struct {
 
 // Generator keeps a server under load.
 type Generator struct {
-	cfg     Config
-	client  *vllm.StreamClient
-	bodies  [][]byte
-	meter   *meter
-	outages outages
-	wake    chan struct{} // of Run, holds one: workers are missing
+	cfg          Config
+	client       *vllm.StreamClient
+	bodies       [][]byte
+	meter        *meter
+	log          zerolog.Logger
+	outages      outages
+	bundling     bundling
+	oddUsageSaid sync.Once
+	wake         chan struct{} // of Run, holds one: workers are missing
 
 	next    atomic.Uint64 // request to send
 	tallies tallies
@@ -65,6 +68,9 @@ type Generator struct {
 	target  int
 	workers int
 	started uint64 // workers so far
+	// wantedSince is when load was wanted and had not been before, zero while none
+	// is.
+	wantedSince time.Time
 }
 
 // tallies count requests.
@@ -108,7 +114,7 @@ func New(cfg Config) (*Generator, error) {
 	log := cfg.Log.With().Str("model_label", cfg.ModelLabel).Logger()
 	return &Generator{
 		cfg: cfg, client: client, bodies: bodies, meter: newMeter(cfg.ITLWindow),
-		outages: outages{log: log}, wake: make(chan struct{}, 1), target: cfg.Concurrency,
+		outages: outages{log: log}, bundling: bundling{log: log}, log: log, wake: make(chan struct{}, 1), target: cfg.Concurrency,
 	}, nil
 }
 
@@ -149,6 +155,7 @@ func (g *Generator) Run(ctx context.Context) error {
 		return errors.New("the load generator is running already")
 	}
 	g.running = true
+	g.wants(time.Now())
 	g.mu.Unlock()
 	var workers sync.WaitGroup
 	g.startWorkers(ctx, &workers)
@@ -162,8 +169,19 @@ func (g *Generator) Run(ctx context.Context) error {
 	workers.Wait()
 	g.mu.Lock()
 	g.running = false
+	g.wants(time.Now())
 	g.mu.Unlock()
 	return nil
+}
+
+// wants notes whether load is wanted; mu is held.
+func (g *Generator) wants(now time.Time) {
+	switch wanted := g.running && g.target > 0; {
+	case !wanted:
+		g.wantedSince = time.Time{}
+	case g.wantedSince.IsZero():
+		g.wantedSince = now
+	}
 }
 
 // SetConcurrency sets the number of requests in flight. More are sent at once;
@@ -171,6 +189,7 @@ func (g *Generator) Run(ctx context.Context) error {
 func (g *Generator) SetConcurrency(n int) {
 	g.mu.Lock()
 	g.target = max(n, 0)
+	g.wants(time.Now())
 	g.mu.Unlock()
 	select {
 	case g.wake <- struct{}{}:
@@ -211,7 +230,45 @@ func (g *Generator) gone() {
 // long past. It takes up to some 100 µs, less when latencies are alike, and may
 // be called from any goroutine.
 func (g *Generator) ITL(now time.Time) ITLWindow {
-	return g.meter.itl(now.Sub(g.client.Epoch()))
+	w := g.meter.itl(now.Sub(g.client.Epoch()))
+	g.bundling.look(now, &w)
+	return w
+}
+
+// LastTokenAt is when the latest output token came, the zero time before the first
+// one. It takes less than a microsecond and may be called from any goroutine.
+func (g *Generator) LastTokenAt() time.Time {
+	latest := g.meter.latest()
+	if latest == 0 {
+		return time.Time{}
+	}
+	return g.client.Epoch().Add(latest)
+}
+
+// WithoutTokens is for how long, up to now, tokens have been wanted and none has
+// come: since the latest one, or since load has been wanted if that is later. It
+// is 0 while none is wanted. A server that fails or refuses all requests makes no
+// tokens either; [Generator.Stats] tells these apart. It takes less than a
+// microsecond and may be called from any goroutine.
+func (g *Generator) WithoutTokens(now time.Time) time.Duration {
+	g.mu.Lock()
+	since := g.wantedSince
+	g.mu.Unlock()
+	if since.IsZero() {
+		return 0
+	}
+	if last := g.LastTokenAt(); last.After(since) {
+		since = last
+	}
+	return max(now.Sub(since), 0)
+}
+
+// oddUsage says once that the server does not tell how many tokens there are.
+func (g *Generator) oddUsage(said string) {
+	g.oddUsageSaid.Do(func() {
+		g.log.Warn().Str("completion_tokens", said).
+			Msg("the server's usage makes no sense, want a whole number of tokens: such chunks count as those without usage, and this is logged once")
+	})
 }
 
 // worker sends one request after the other on a connection of its own.
@@ -246,7 +303,7 @@ func (w *worker) work(ctx context.Context) {
 			return
 		}
 		body := g.bodies[(g.next.Add(1)-1)%uint64(len(g.bodies))]
-		w.progress = progress{}
+		w.progress = w.progress.next()
 		g.tallies.started.Add(1)
 		g.tallies.inFlight.Add(1)
 		err := w.stream.Complete(ctx, body, observe)
@@ -277,7 +334,9 @@ func (w *worker) work(ctx context.Context) {
 
 func (w *worker) observe(r *vllm.StreamRead) {
 	w.countConnects()
-	w.generator.meter.observe(w.shard, &w.progress, r)
+	if odd := w.generator.meter.observe(w.shard, &w.progress, r); odd != "" {
+		w.generator.oddUsage(odd)
+	}
 }
 
 // countConnects counts connections; all but a worker's first are reconnects.

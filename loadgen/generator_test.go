@@ -183,6 +183,7 @@ func TestFailuresAreCountedByKindAndOvercome(t *testing.T) {
 		{vllm.StreamStatus5xx, sim.VLLMFaults{Status: 500}},
 		{vllm.StreamStatus4xx, sim.VLLMFaults{Status: 404}},
 		{vllm.StreamErrorEvent, sim.VLLMFaults{ErrorEvents: 8}},
+		{vllm.StreamAborted, sim.VLLMFaults{Aborts: 8}},
 		{vllm.StreamNoDone, sim.VLLMFaults{NoDone: 8}},
 		{vllm.StreamMalformed, sim.VLLMFaults{MalformedEvents: 8}},
 		{vllm.StreamCut, sim.VLLMFaults{DropStreams: true}},
@@ -319,7 +320,7 @@ func TestOutagesAreLoggedOnce(t *testing.T) {
 
 func TestRequestsAreCycled(t *testing.T) {
 	t.Parallel()
-	server := startServer(t, sim.VLLMConfig{Profile: steady(time.Millisecond)})
+	server := startServer(t, sim.VLLMConfig{Profile: steady(4 * time.Millisecond)})
 	var lines strings.Builder
 	for _, n := range []int{1, 2, 9} {
 		fmt.Fprintf(&lines, `{"messages":[{"role":"user","content":"a"}],"max_tokens":%d}`+"\n", n)
@@ -337,8 +338,9 @@ func TestRequestsAreCycled(t *testing.T) {
 	if want := 12*whole + []uint64{0, 1, 3}[left]; s.Tokens != want {
 		t.Errorf("%d tokens of %d requests, want %d", s.Tokens, s.Completed, want)
 	}
-	if s.TTFT.Count != s.Completed || s.ITL.Count != s.Tokens-s.Completed {
-		t.Errorf("TTFT of %d, ITL of %d of %d tokens", s.TTFT.Count, s.ITL.Count, s.Tokens)
+	// On a busy machine tokens come together with the first one, which are no latencies.
+	if s.TTFT.Count != s.Completed || s.ITL.Count > s.Tokens-s.Completed || s.MultiEventShare == 0 && s.ITL.Count != s.Tokens-s.Completed {
+		t.Errorf("TTFT of %d, ITL of %d of %d tokens, share of reads with several events %v", s.TTFT.Count, s.ITL.Count, s.Tokens, s.MultiEventShare)
 	}
 }
 

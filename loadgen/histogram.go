@@ -82,6 +82,14 @@ func (h *histogram) add(d time.Duration, n uint64) {
 	h.sumNs += float64(d) * float64(n)
 }
 
+// remove takes out what add has put in.
+func (h *histogram) remove(d time.Duration, n uint64) {
+	h.bins[binOf(d)] -= n
+	h.buckets[bucketOf(d)] -= n
+	h.count -= n
+	h.sumNs -= float64(d) * float64(n)
+}
+
 // bucketOf is the bucket that holds d.
 func bucketOf(d time.Duration) int {
 	for i, bound := range bucketBounds() {

@@ -32,7 +32,8 @@ type shard struct {
 
 	itl, ttft, lag histogram
 	counts         counts
-	_              [64]byte // keeps the next shard's mutex off this one's cache line
+	latest         time.Duration // when the latest token came
+	_              [64]byte      // keeps the next shard's mutex off this one's cache line
 }
 
 // meanSlot sums up the samples of one part of the window.
@@ -42,7 +43,7 @@ type meanSlot struct {
 	tokens          int64
 	reads           int64 // that brought tokens
 	multiEventReads int64
-	perChunkSamples int64
+	perChunkTokens  int64
 }
 
 // histogramSlot counts the samples of one part of the window by their value;
@@ -61,6 +62,7 @@ type counts struct {
 	multiEventReads uint64
 	missing         uint64
 	discarded       uint64
+	oddUsages       uint64
 	bundles         [maxBundle + 1]uint64
 }
 
@@ -78,35 +80,81 @@ func newMeter(window time.Duration) *meter {
 	return m
 }
 
-// progress is how far a stream's request has come.
-type progress struct {
-	tokens   int           // so far
-	last     time.Duration // when the latest of them came
-	perChunk bool          // the server does not say how many tokens a chunk has
-}
-
-// observe records a read of the request that p belongs to.
-func (m *meter) observe(shardOf int, p *progress, r *vllm.StreamRead) {
+// observe records a read of the request that p belongs to. It returns a usage that
+// makes no sense, if there was one.
+func (m *meter) observe(shardOf int, p *progress, r *vllm.StreamRead) (oddUsage string) {
 	s := &m.shards[shardOf%numShards]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	withTokens := 0
-	for _, chunk := range r.Chunks {
+	begun := p.tokens > 0
+	var total readGain
+	s.countChunks(p, r.Chunks, &total)
+	s.countStamp(r)
+	slot := m.meanSlot(s, r.At)
+	if slot != nil {
+		slot.perChunkTokens += int64(total.perChunk)
+	}
+	if total.tokens == 0 {
+		return total.oddUsage
+	}
+	joins := begun && p.bundle.takes(p.last, r.At)
+	several := total.events > 1 || joins
+	p.several = p.several || several
+	s.countRead(r.At, total.tokens, several)
+	if slot != nil {
+		slot.countRead(several)
+	}
+	switch {
+	case !begun:
+		s.ttft.add(r.At-r.SentAt, 1)
+		p.bundle = bundle{began: r.At, first: true}
+	case joins && p.bundle.first: // the clock starts when the last of them is there
+	case total.end && p.several:
+		// Who collects events sends the last ones when there are no more, or when the
+		// time is up: that is not how long they have taken.
+	case total.samples == 0:
+		return total.oddUsage
+	default:
+		m.sample(s, slot, p, r.At, total.samples, joins)
+	}
+	p.last = r.At
+	return total.oddUsage
+}
+
+// readGain is what the chunks of a read bring together.
+type readGain struct {
+	gain
+	events   int  // with tokens of their own
+	end      bool // of the answer
+	oddUsage string
+}
+
+// countChunks adds up the chunks of a read of the request that p belongs to.
+func (s *shard) countChunks(p *progress, chunks []vllm.StreamChunk, total *readGain) {
+	for i := range chunks {
+		chunk := &chunks[i]
 		s.counts.chunks++
-		inc := p.advance(chunk)
-		if inc <= 0 {
+		if chunk.OddUsage != "" {
+			total.oddUsage = chunk.OddUsage
+			s.counts.oddUsages++
+		}
+		total.end = total.end || chunk.Last
+		corrects := chunk.Last && p.unsure > 0
+		g := p.advance(chunk)
+		total.perChunk += g.perChunk
+		if g.tokens == 0 {
 			continue
 		}
-		withTokens++
-		s.counts.tokens += uint64(inc)
-		s.counts.bundles[min(inc, maxBundle)]++
-		if p.tokens == inc { // the first
-			s.ttft.add(r.At-r.SentAt, 1)
-		} else {
-			m.sample(s, r.At, r.At-p.last, inc, p.perChunk)
+		total.tokens += g.tokens
+		total.samples += g.samples
+		s.counts.bundles[min(g.tokens, maxBundle)]++
+		if !corrects { // its tokens came with the chunks before it
+			total.events++
 		}
-		p.last = r.At
 	}
+}
+
+func (s *shard) countStamp(r *vllm.StreamRead) {
 	switch r.Stamp {
 	case vllm.StampKernel:
 		s.lag.add(r.Lag, 1)
@@ -115,57 +163,66 @@ func (m *meter) observe(shardOf int, p *progress, r *vllm.StreamRead) {
 	case vllm.StampDiscarded:
 		s.counts.discarded++
 	}
-	if withTokens == 0 {
-		return
-	}
+}
+
+// countRead counts a read that brought tokens, at the time at.
+func (s *shard) countRead(at time.Duration, tokens int, several bool) {
+	s.latest = max(s.latest, at)
+	s.counts.tokens += uint64(tokens)
 	s.counts.reads++
-	if withTokens > 1 {
+	if several {
 		s.counts.multiEventReads++
 	}
-	if slot := m.meanSlot(s, r.At); slot != nil {
-		slot.reads++
-		if withTokens > 1 {
-			slot.multiEventReads++
-		}
+}
+
+func (s *meanSlot) countRead(several bool) {
+	s.reads++
+	if several {
+		s.multiEventReads++
 	}
 }
 
-// advance is the number of tokens that chunk brings. A server that leaves out
-// the usage of a chunk with output is not believed later either: its final usage
-// would be a bundle that never was.
-func (p *progress) advance(chunk vllm.StreamChunk) (inc int) {
-	switch {
-	case chunk.Tokens < 0 && chunk.Content:
-		p.perChunk = true
-		inc = 1
-	case chunk.Tokens >= 0 && !p.perChunk:
-		inc = chunk.Tokens - p.tokens
-	}
-	if inc > 0 {
-		p.tokens += inc
-	}
-	return inc
-}
-
-// sample records inc tokens that came together, dt after the ones before them,
-// at the time at.
-func (m *meter) sample(s *shard, at, dt time.Duration, inc int, perChunk bool) {
-	n := uint64(inc)
-	each := dt / time.Duration(inc)
-	s.itl.add(each, n)
-	if slot := m.meanSlot(s, at); slot != nil {
-		slot.sum += dt
-		slot.tokens += int64(inc)
-		if perChunk {
-			slot.perChunkSamples += int64(inc)
+// sample records so many more tokens of the request, which came at the time at, that
+// of the slot unless it is nil. If they join the bundle, all of it is recorded anew:
+// it takes the same time, and shares it among more.
+func (m *meter) sample(s *shard, slot *meanSlot, p *progress, at time.Duration, tokens int, joins bool) {
+	b := &p.bundle
+	if joins {
+		s.itl.remove(b.each, uint64(b.tokens))
+		if b.part >= 0 {
+			s.histograms[b.part%int64(len(s.histograms))].remove(b)
 		}
+	} else {
+		*b = bundle{after: p.last, began: at}
 	}
+	b.tokens += tokens
+	b.each = (at - b.after) / time.Duration(b.tokens)
+	s.itl.add(b.each, uint64(b.tokens))
+	if slot != nil {
+		slot.sum += at - p.last
+		slot.tokens += int64(tokens)
+	}
+	b.part = -1
 	if h := m.histogramSlot(s, at); h != nil {
-		bin := binOf(each)
-		h.bins[bin] += uint32(n)
-		h.count += n
-		h.low, h.high = min(h.low, bin), max(h.high, bin+1)
+		h.add(b)
 	}
+}
+
+func (h *histogramSlot) add(b *bundle) {
+	bin := binOf(b.each)
+	h.bins[bin] += uint32(b.tokens)
+	h.count += uint64(b.tokens)
+	h.low, h.high = min(h.low, bin), max(h.high, bin+1)
+	b.part = h.number
+}
+
+// remove takes out what add has put in, unless the slot is a later part's by now.
+func (h *histogramSlot) remove(b *bundle) {
+	if h.number != b.part {
+		return
+	}
+	h.bins[binOf(b.each)] -= uint32(b.tokens)
+	h.count -= uint64(b.tokens)
 }
 
 // meanSlot is the slot for the time at, emptied if it was an earlier part's; nil
@@ -212,18 +269,24 @@ const (
 // ITLWindow is the inter-token latency over the sliding window, in seconds; NaN
 // when it has no sample.
 type ITLWindow struct {
-	// MeanS is the sum of the gaps divided by the number of tokens they brought.
+	// MeanS is the sum of the gaps divided by the number of tokens they total.
 	MeanS float64
-	// P50S to P99S are percentiles over tokens: inc tokens that came together
-	// after a gap are inc samples of gap/inc. They are known to within 0.8 %.
+	// P50S to P99S are percentiles over tokens: n tokens that came together, in an
+	// event or in several, after a gap are n samples of gap/n. They are known to
+	// within 0.8 %.
 	P50S, P90S, P95S, P99S float64
 	// Tokens is the number of tokens in the mean.
 	Tokens int64
-	// Method is [MethodUsage], or [MethodPerChunk] if it was used for any token.
+	// Method is [MethodUsage], or [MethodPerChunk] if any token was counted by the
+	// chunk, or if counting by the chunk between two usages has turned out to be
+	// wrong: then percentiles, and without any usage also the mean, are those of
+	// chunks.
 	Method string
-	// MultiEventShare is the share of reads with several events that brought
-	// tokens. These share a receive time: above 0.001 the percentiles are
-	// blurred, while the mean is not.
+	// Reads is the number of reads that brought tokens.
+	Reads int64
+	// MultiEventShare is the share of them with several events that brought tokens,
+	// or right behind another read. These tokens share a receive time, and thus the
+	// gap before it: above 0.001 the percentiles are blurred, while the mean is not.
 	MultiEventShare float64
 }
 
@@ -245,7 +308,7 @@ func (m *meter) itl(now time.Duration) ITLWindow {
 				total.tokens += slot.tokens
 				total.reads += slot.reads
 				total.multiEventReads += slot.multiEventReads
-				total.perChunkSamples += slot.perChunkSamples
+				total.perChunkTokens += slot.perChunkTokens
 			}
 		}
 		for j := range s.histograms {
@@ -260,11 +323,11 @@ func (m *meter) itl(now time.Duration) ITLWindow {
 		}
 		s.mu.Unlock()
 	}
-	w := ITLWindow{MeanS: math.NaN(), Tokens: total.tokens, Method: MethodUsage}
+	w := ITLWindow{MeanS: math.NaN(), Tokens: total.tokens, Method: MethodUsage, Reads: total.reads}
 	if total.tokens > 0 {
 		w.MeanS = total.sum.Seconds() / float64(total.tokens)
 	}
-	if total.perChunkSamples > 0 {
+	if total.perChunkTokens > 0 {
 		w.Method = MethodPerChunk
 	}
 	if total.reads > 0 {

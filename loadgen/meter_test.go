@@ -23,6 +23,9 @@ func (r *reader) read(at time.Duration, chunks ...vllm.StreamChunk) {
 
 func tokens(n int) vllm.StreamChunk { return vllm.StreamChunk{Tokens: n} }
 
+// last is the usage at the end of an answer.
+func last(n int) vllm.StreamChunk { return vllm.StreamChunk{Tokens: n, Last: true} }
+
 func content() vllm.StreamChunk { return vllm.StreamChunk{Tokens: -1, Content: true} }
 
 func empty() vllm.StreamChunk { return vllm.StreamChunk{Tokens: -1} }
@@ -73,7 +76,7 @@ func TestOneTokenPerChunkWithoutUsage(t *testing.T) {
 	r.read(1150*ms, content())
 	r.read(1160*ms, empty())
 	r.read(1200*ms, content())
-	r.read(1201*ms, tokens(9))
+	r.read(1201*ms, last(9))
 	w := m.itl(1300 * ms)
 	if !near(w.MeanS, 0.05, 1e-12) || w.Tokens != 2 || w.Method != MethodPerChunk {
 		t.Errorf("mean %v of %d tokens by %q, want 0.05 of 2 by %q", w.MeanS, w.Tokens, w.Method, MethodPerChunk)
@@ -139,6 +142,9 @@ func TestWindowAgainstAllSamples(t *testing.T) {
 			now += time.Duration(random.ExpFloat64() * float64(5*ms))
 			i := random.IntN(len(readers))
 			inc := 1 + random.IntN(3)
+			if now-lasts[i] <= bundleGap {
+				continue // it would be of the same bundle
+			}
 			if last := lasts[i]; last > 0 {
 				samples = append(samples, sample{now, now - last, inc})
 			}

@@ -2,6 +2,7 @@ package loadgen
 
 import (
 	"math"
+	"time"
 
 	"github.com/g2g-agent/g2g-agent/vllm"
 )
@@ -41,8 +42,11 @@ type Stats struct {
 	// what came to many streams is read in one go.
 	Lag Distribution
 	// MultiEventShare is the share of them with several events that brought
-	// tokens, which share a receive time.
+	// tokens, or right behind another read, as in [ITLWindow].
 	MultiEventShare float64
+	// OddUsages counts chunks whose usage made no sense. They count as chunks without
+	// usage.
+	OddUsages uint64
 	// MissingStamps counts reads without the kernel's receive time (as with TLS),
 	// DiscardedStamps those whose receive time was implausible because the clock
 	// was set; both are stamped after the read.
@@ -95,6 +99,7 @@ func (m *meter) sumUp(s *Stats) {
 		multiEventReads += c.multiEventReads
 		s.MissingStamps += c.missing
 		s.DiscardedStamps += c.discarded
+		s.OddUsages += c.oddUsages
 		for tokens, n := range c.bundles {
 			s.Bundles[tokens] += n
 		}
@@ -105,4 +110,15 @@ func (m *meter) sumUp(s *Stats) {
 	if s.Reads > 0 {
 		s.MultiEventShare = float64(multiEventReads) / float64(s.Reads)
 	}
+}
+
+// latest is when the latest token came, 0 before the first one.
+func (m *meter) latest() (at time.Duration) {
+	for i := range m.shards {
+		s := &m.shards[i]
+		s.mu.Lock()
+		at = max(at, s.latest)
+		s.mu.Unlock()
+	}
+	return at
 }

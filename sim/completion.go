@@ -1,9 +1,23 @@
 package sim
 
 import (
+	"io"
+	"net/http"
 	"slices"
 	"strconv"
+	"time"
 )
+
+// Streams are as vLLM 0.32.0 writes them: see testdata/captures.
+
+// startCompletion writes the head of a stream.
+func (c *conn) startCompletion() error {
+	_ = c.SetWriteDeadline(time.Now().Add(writeTimeout))
+	_, err := io.WriteString(c, "HTTP/1.1 200 OK\r\ndate: "+time.Now().UTC().Format(http.TimeFormat)+"\r\nserver: uvicorn\r\n"+
+		"content-type: text/event-stream; charset=utf-8\r\nvary: Origin\r\ntransfer-encoding: chunked\r\n\r\n")
+	_ = c.SetWriteDeadline(time.Time{})
+	return err
+}
 
 // appendHead appends what all chunks of a stream begin with.
 func (e *engine) appendHead(b []byte, s *sequence) []byte {
@@ -41,20 +55,22 @@ func room(b []byte) []byte { return append(b, "          "...) }
 func (e *engine) appendRole(b []byte, s *sequence) []byte {
 	b = append(room(b), s.head...)
 	b = append(b, `{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]`...)
-	b = appendUsage(b, s, s.usageChunks, 0)
-	return frame(append(b, "}\n\n"...))
+	b = appendUsageSoFar(b, s, s.usageChunks, 0)
+	return frame(append(b, ",\"prompt_token_ids\":null,\"prompt_text\":null}\n\n"...))
 }
 
-func (e *engine) appendContent(b []byte, s *sequence, inc int, last bool) []byte {
+// appendContent appends the chunk of the last inc tokens. The reason is that for
+// which it is the last one, empty for others.
+func (e *engine) appendContent(b []byte, s *sequence, inc int, reason string, usage bool) []byte {
 	b = append(room(b), s.head...)
 	b = append(b, `{"index":0,"delta":{"content":"`...)
 	b = e.appendText(b, s, inc)
-	if last {
-		b = appendFinish(b, s)
+	if reason != "" {
+		b = appendFinish(b, reason)
 	} else {
-		b = append(b, `"},"logprobs":null,"finish_reason":null}]`...)
+		b = append(b, `"},"logprobs":null,"finish_reason":null,"token_ids":null}]`...)
 	}
-	b = appendUsage(b, s, s.usageChunks, s.sent)
+	b = appendUsageSoFar(b, s, usage, s.sent)
 	return frame(append(b, "}\n\n"...))
 }
 
@@ -66,17 +82,23 @@ func (e *engine) appendText(b []byte, s *sequence, inc int) []byte {
 	return b
 }
 
-func appendUsage(b []byte, s *sequence, wanted bool, completion int) []byte {
-	if !wanted {
-		return b
-	}
+// appendUsage appends the usage, without its last brace.
+func appendUsage(b []byte, s *sequence, completion int) []byte {
 	b = append(b, `,"usage":{"prompt_tokens":`...)
 	b = strconv.AppendInt(b, int64(s.promptTokens), 10)
 	b = append(b, `,"total_tokens":`...)
 	b = strconv.AppendInt(b, int64(s.promptTokens+completion), 10)
 	b = append(b, `,"completion_tokens":`...)
-	b = strconv.AppendInt(b, int64(completion), 10)
-	return append(b, '}')
+	return strconv.AppendInt(b, int64(completion), 10)
+}
+
+// appendUsageSoFar appends the usage of a chunk that is not the last one, if it is
+// to have one.
+func appendUsageSoFar(b []byte, s *sequence, wanted bool, completion int) []byte {
+	if !wanted {
+		return b
+	}
+	return append(appendUsage(b, s, completion), `,"completion_tokens_details":null}`...)
 }
 
 // appendTail appends what follows the last content: the usage without choices,
@@ -84,8 +106,8 @@ func appendUsage(b []byte, s *sequence, wanted bool, completion int) []byte {
 func (e *engine) appendTail(b []byte, s *sequence, noDone bool) []byte {
 	if s.usage {
 		payload := append(slices.Clone(s.head), ']')
-		payload = appendUsage(payload, s, true, s.sent)
-		b = appendChunk(b, append(payload, "}\n\n"...))
+		payload = appendUsage(payload, s, s.sent)
+		b = appendChunk(b, append(payload, "},\"system_fingerprint\":\"vllm-0.32.0-5132e1a7\"}\n\n"...))
 	}
 	if !noDone {
 		b = appendChunk(b, []byte("data: [DONE]\n\n"))
@@ -94,10 +116,10 @@ func (e *engine) appendTail(b []byte, s *sequence, noDone bool) []byte {
 }
 
 // appendFinish appends why an answer ended, after its last text.
-func appendFinish(b []byte, s *sequence) []byte {
+func appendFinish(b []byte, reason string) []byte {
 	b = append(b, `"},"logprobs":null,"finish_reason":"`...)
-	b = append(b, finishReason(s)...)
-	return append(b, `","stop_reason":null}]`...)
+	b = append(b, reason...)
+	return append(b, `","stop_reason":null,"token_ids":null}]`...)
 }
 
 func finishReason(s *sequence) string {
@@ -118,9 +140,8 @@ func (e *engine) appendWhole(b []byte, s *sequence) []byte {
 	body = append(body, e.model...)
 	body = append(body, `,"choices":[{"index":0,"message":{"role":"assistant","content":"`...)
 	body = append(body, s.text...)
-	body = appendFinish(body, s)
-	body = appendUsage(body, s, true, s.sent)
-	body = append(body, '}')
+	body = appendFinish(body, finishReason(s))
+	body = append(appendUsage(body, s, s.sent), "}}"...)
 	b = append(b, "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: "...)
 	b = strconv.AppendInt(b, int64(len(body)), 10)
 	if s.conn.last {
@@ -128,18 +149,4 @@ func (e *engine) appendWhole(b []byte, s *sequence) []byte {
 	}
 	b = append(b, "\r\n\r\n"...)
 	return append(b, body...)
-}
-
-// malformedEvent returns one of the ways in which an event can be wrong.
-func malformedEvent(i int) []byte {
-	kinds := []string{
-		"data: {\"id\":\"chatcmpl-0\",\"choices\":[{\"index\":0,\"delta\":{\"con\n\n",
-		"data: {\"choices\":\"none\",\"usage\":{\"completion_tokens\":\"many\"}}\n\n",
-		"data: \x00\xff\xfe{{{\x80\n\n",
-		"data: {\"usage\":{\"completion_tokens\":-5}}\n\n",
-		"data: null\n\n",
-		"event: surprise\nbogus\n\n",
-		"data: {\"choices\":[],\"usage\":{\"completion_tokens\":1e99}}\n\n",
-	}
-	return []byte(kinds[i%len(kinds)])
 }

@@ -32,6 +32,7 @@ type sequence struct {
 
 	// The engine's.
 	rng      rand.PCG // for the sizes of its chunks
+	gaps     rand.PCG // for which of them lack a usage
 	head     []byte   // of each chunk, up to the text
 	admitted bool     // runs, or has run
 	engine   int      // the data-parallel engine it is counted for, once admitted
@@ -239,6 +240,7 @@ func (e *engine) admit() int {
 		s.admitted, s.engine = true, e.next
 		e.next = (e.next + 1) % e.v.cfg.Engines
 		s.rng = *rand.NewPCG(e.pcgSeed, s.index)
+		s.gaps = *rand.NewPCG(e.pcgSeed, ^s.index)
 		e.kvTokens += s.promptTokens
 		e.tally.prompt += int64(s.promptTokens)
 		e.running = append(e.running, s)
@@ -347,8 +349,7 @@ func (e *engine) step(s *sequence, faults *VLLMFaults) {
 		return // swept out by the next admit
 	}
 	first := s.sent == 0
-	if faults.ErrorEvents > 0 && first && s.stream && e.v.take(func(f *VLLMFaults) bool { return takeOne(&f.ErrorEvents) }) {
-		e.failStream(s)
+	if s.stream && e.fails(s, first, faults) {
 		return
 	}
 	inc := min(e.chunkTokens(s), s.maxTokens-s.sent)
@@ -382,7 +383,11 @@ func (e *engine) step(s *sequence, faults *VLLMFaults) {
 			return
 		}
 	} else {
-		chunk := e.appendContent(e.scratch[:0], s, inc, last)
+		reason := ""
+		if last {
+			reason = finishReason(s)
+		}
+		chunk := e.appendContent(e.scratch[:0], s, inc, reason, s.usageChunks && !s.lacksUsage(faults))
 		nowNS := e.v.nowNS()
 		if !e.write(s, chunk) {
 			return
@@ -466,33 +471,6 @@ func (e *engine) drain() {
 		}
 		return true
 	})
-}
-
-// failStream is an error after the answer has begun.
-func (e *engine) failStream(s *sequence) {
-	b := appendChunk(e.scratch[:0], []byte(`data: {"error":{"message":"EngineCore encountered an issue (simulated).",`+
-		`"type":"InternalServerError","param":null,"code":500}}`+"\n\n"))
-	b = append(appendChunk(b, []byte("data: [DONE]\n\n")), lastChunk...)
-	e.finish(s, b, &e.tally.failed)
-}
-
-// cutAll cuts every stream in the middle of an event.
-func (e *engine) cutAll() {
-	for _, s := range e.running {
-		if s.finished || s.canceled.Load() {
-			continue
-		}
-		if s.stream {
-			s.head = e.appendHead(s.head[:0], s)
-			b := e.appendContent(e.scratch[:0], s, 1, false)
-			_ = s.sink.write(b[:len(b)/2]) // the connection ends either way
-		}
-		s.finished = true
-		e.release(s)
-		e.tally.failed++
-		_ = s.conn.Close()
-		close(s.done)
-	}
 }
 
 // end lets go of everything when the server dies.

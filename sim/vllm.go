@@ -93,18 +93,19 @@ type VLLM struct {
 	page  []pageFamily
 	itl   *itlTruth
 
-	mu       sync.Mutex // taken before the engine's
-	faults   VLLMFaults
-	changed  chan struct{} // closed and replaced when the faults change
-	engine   *engine       // of this life, or the last
-	lives    uint64
-	started  int64 // requests, ever
-	commands []Command
-	total    counters
-	atReset  counters // total when the truth was reset
-	atBirth  counters // total when this life began
-	ttft     histogram
-	tpot     histogram
+	mu          sync.Mutex // taken before the engine's
+	faults      VLLMFaults
+	changed     chan struct{} // closed and replaced when the faults change
+	engine      *engine       // of this life, or the last
+	lives       uint64
+	started     int64 // requests, ever
+	commands    []Command
+	errorEvents int // sent so far
+	total       counters
+	atReset     counters // total when the truth was reset
+	atBirth     counters // total when this life began
+	ttft        histogram
+	tpot        histogram
 }
 
 // counters are sums since the first start.

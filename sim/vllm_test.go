@@ -65,7 +65,7 @@ func askAgain(t *testing.T, c *rawConn, body string) *events {
 	t.Helper()
 	c.send(t, post("/v1/chat/completions", body))
 	resp := c.response(t)
-	if resp.status != 200 || resp.header.Get("Content-Type") != "text/event-stream" ||
+	if resp.status != 200 || resp.header.Get("Content-Type") != "text/event-stream; charset=utf-8" ||
 		!slices.Equal(resp.transferEncoding, []string{"chunked"}) {
 		t.Fatal(resp.status, resp.header)
 	}

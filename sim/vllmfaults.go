@@ -27,8 +27,14 @@ type VLLMFaults struct {
 	// garbage; the tokens count in the usage of the chunk after.
 	MalformedEvents int `json:"malformed_events"`
 	// ErrorEvents is how many of the next streams get an error event instead of
-	// their first tokens, after a status of 200.
+	// their first tokens, after a status of 200: one after the other in the shapes
+	// that servers use, the first being vLLM's.
 	ErrorEvents int `json:"error_events"`
+	// Aborts is how many of the next streams with tokens the engine gives up: they
+	// end as complete ones do, but for the finish reason, abort.
+	Aborts int `json:"aborts"`
+	// MissingUsage is the part of content chunks that have no usage, if they should.
+	MissingUsage float64 `json:"missing_usage"`
 	// DropStreams, once: with the next tokens all streams are cut in the middle
 	// of an event, and their connections closed.
 	DropStreams bool `json:"drop_streams"`
@@ -58,12 +64,15 @@ func (f *VLLMFaults) UnmarshalJSON(b []byte) error {
 	if err != nil {
 		return err
 	}
-	count := min(v.MalformedEvents, v.ErrorEvents, v.NoDone)
+	count := min(v.MalformedEvents, v.ErrorEvents, v.Aborts, v.NoDone)
 	if v.Delay, err = checkFaults(v.DelayS, count, v.Status, v.MetricsStatus); err != nil {
 		return err
 	}
 	if !(v.SlowDown >= 0 && v.SlowDown <= 1e6) {
 		return fmt.Errorf("slow_down is %v: need 0 (none) to 1e6", v.SlowDown)
+	}
+	if !(v.MissingUsage >= 0 && v.MissingUsage <= 1) {
+		return fmt.Errorf("missing_usage is %v: need 0 (none) to 1 (all)", v.MissingUsage)
 	}
 	*f = VLLMFaults(v.plainVLLMFaults)
 	return nil

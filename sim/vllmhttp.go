@@ -103,15 +103,20 @@ func (v *VLLM) serve(ctx context.Context, c *conn, req *http.Request) {
 	c.answerJSON(http.StatusNotFound, map[string]string{"detail": "Not Found"})
 }
 
-// answerVLLMError answers in the form of the OpenAI API.
-func (c *conn) answerVLLMError(status int, kind, message string) {
+// answerVLLMError answers in the form of the OpenAI API. The parameter is that
+// which is wrong, if it is one.
+func (c *conn) answerVLLMError(status int, kind, message string, parameter ...string) {
 	type detail struct {
 		Message string  `json:"message"`
 		Type    string  `json:"type"`
 		Param   *string `json:"param"`
 		Code    int     `json:"code"`
 	}
-	c.answerJSON(status, map[string]detail{"error": {Message: message, Type: kind, Code: status}})
+	d := detail{Message: message, Type: kind, Code: status}
+	if len(parameter) > 0 {
+		d.Param = &parameter[0]
+	}
+	c.answerJSON(status, map[string]detail{"error": d})
 }
 
 func (v *VLLM) models() any {
@@ -190,11 +195,11 @@ func (v *VLLM) serveChat(c *conn, e *engine, req *http.Request) {
 		c.answerVLLMError(http.StatusBadRequest, "BadRequestError", "messages: at least one is required")
 		return
 	case r.Model != "" && r.Model != v.cfg.ModelID:
-		c.answerVLLMError(http.StatusNotFound, "NotFoundError", fmt.Sprintf("The model `%s` does not exist.", r.Model))
+		c.answerVLLMError(http.StatusNotFound, "NotFoundError", fmt.Sprintf("The model `%s` does not exist. Valid aliases: %s.", r.Model, v.cfg.ModelID), "model")
 		return
 	case tokens < 1 || tokens > maxOutputTokens:
 		c.answerVLLMError(http.StatusBadRequest, "BadRequestError",
-			fmt.Sprintf("max_completion_tokens must be 1 to %d, got %d", maxOutputTokens, tokens))
+			fmt.Sprintf("max_completion_tokens must be 1 to %d, got %d", maxOutputTokens, tokens), "max_completion_tokens")
 		return
 	case r.StreamOptions != nil && !r.Stream:
 		c.answerVLLMError(http.StatusBadRequest, "BadRequestError", "Stream options can only be defined when `stream=True`.")
@@ -218,14 +223,14 @@ func (v *VLLM) serveChat(c *conn, e *engine, req *http.Request) {
 	v.total.started++
 	v.mu.Unlock()
 	id := rand.NewPCG(v.cfg.Seed, ^s.index)
-	s.id = fmt.Sprintf("chatcmpl-%016x%016x", id.Uint64(), id.Uint64())
+	s.id = fmt.Sprintf("chatcmpl-%016x", id.Uint64())
 	if v.cfg.EarlyStop && !r.IgnoreEOS {
 		s.maxTokens = 1 + rand.New(id).IntN(tokens)
 		s.stops = s.maxTokens < tokens
 	}
 
 	if s.stream {
-		if err := c.startStream(); err != nil {
+		if err := c.startCompletion(); err != nil {
 			c.last = true
 			v.countOne(&v.total.aborted)
 			return

@@ -369,7 +369,11 @@ const readsAtOnce = 16
 // otherwise it is called again when there is more.
 func (s *Stream) ready(fd int) bool {
 	r, _ := s.client.receivers.Get().(*receiver)
-	defer s.client.receivers.Put(r)
+	s.decoder.template = &r.template
+	defer func() {
+		s.decoder.template = nil
+		s.client.receivers.Put(r)
+	}()
 	for range readsAtOnce {
 		data, stampNs, more, err := r.receive(fd)
 		if err == errWouldBlock { //nolint:errorlint // never wrapped, and compared for every chunk

@@ -14,7 +14,9 @@ type receiver struct {
 	header  unix.Msghdr
 	iovec   unix.Iovec
 	control [16]uint64 // aligned as control messages ask
-	buffer  [64 << 10]byte
+	// template is that of the streams that are read with this receiver.
+	template eventTemplate
+	buffer   [64 << 10]byte
 }
 
 func newReceiver() *receiver {

@@ -19,7 +19,7 @@ func enableReceiveTimes(syscall.RawConn) error { return nil }
 
 var errWouldBlock = errors.New("nothing to read")
 
-type receiver struct{}
+type receiver struct{ template eventTemplate }
 
 func newReceiver() *receiver { return &receiver{} }
 

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"mime"
 	"net/http"
+
+	"github.com/g2g-agent/g2g-agent/internal/sse"
 )
 
 // responseDecoder reads one HTTP/1.1 response with a streaming completion, fed
@@ -20,10 +22,12 @@ type responseDecoder struct {
 	chunked chunkedDecoder
 	remain  int64 // bytes of a body with a Content-Length still to come
 
-	events  eventSplitter
-	onEvent func([]byte) error // the method value of event, made once
-	chunks  []StreamChunk      // what the latest feed completed
-	done    bool               // data: [DONE] came
+	maxEventBytes int
+	events        sse.Splitter
+	template      *eventTemplate // of other streams, too, if there is one
+	harmless      []byte         // the latest event type, which does not tell of a failure
+	chunks        []StreamChunk  // what the latest feed completed
+	done          bool           // data: [DONE] came
 
 	body      []byte // the start of a refusal's body
 	bodyBytes int
@@ -56,12 +60,10 @@ const (
 // reset makes the decoder ready for the next response, with events of up to
 // maxEventBytes.
 func (d *responseDecoder) reset(maxEventBytes int) {
-	if d.onEvent == nil {
-		d.onEvent = d.event
-	}
-	d.events.reset(maxEventBytes)
+	d.events.Reset(maxEventBytes)
 	*d = responseDecoder{
-		head: keep(d.head), events: d.events, onEvent: d.onEvent, chunks: d.chunks[:0], body: keep(d.body),
+		head: keep(d.head), maxEventBytes: maxEventBytes, events: d.events, template: d.template,
+		harmless: keep(d.harmless), chunks: d.chunks[:0], body: keep(d.body),
 	}
 }
 
@@ -234,7 +236,7 @@ func refusalOf(response *http.Response) *StreamError {
 // take reads a piece of the body.
 func (d *responseDecoder) take(payload []byte) error {
 	if d.state == inEvents {
-		return d.events.push(payload, d.onEvent)
+		return d.takeEvents(payload)
 	}
 	d.body = append(d.body, payload[:min(len(payload), 2*maxExcerpt-len(d.body))]...)
 	if d.bodyBytes += len(payload); d.bodyBytes > maxRefusalBytes {
@@ -243,23 +245,69 @@ func (d *responseDecoder) take(payload []byte) error {
 	return nil
 }
 
-// event reads the data of one event.
-func (d *responseDecoder) event(data []byte) error {
+func (d *responseDecoder) takeEvents(payload []byte) error {
+	for len(payload) > 0 {
+		data, rest, found := d.events.Next(payload)
+		payload = rest
+		switch found {
+		case sse.Whole:
+			if err := d.event(data, d.events.Type()); err != nil {
+				return err
+			}
+		case sse.TooLong:
+			return malformed("an event is longer than %d bytes", d.maxEventBytes)
+		}
+	}
+	return nil
+}
+
+// event reads one event.
+func (d *responseDecoder) event(data, kind []byte) error {
 	if d.done {
 		return nil
 	}
-	if tokens, ok := completionTokens(data); ok {
-		d.chunks = append(d.chunks, StreamChunk{Tokens: tokens})
+	if !bytes.Equal(kind, d.harmless) {
+		if saysFailure(string(kind)) {
+			return errorEvent(nil, data)
+		}
+		d.harmless = append(d.harmless[:0], kind...)
+	}
+	if n := len(data); n > 0 && (data[0] != '{' || data[n-1] != '}') {
+		data = bytes.TrimSpace(data)
+	}
+	if d.template == nil {
+		d.template = &eventTemplate{}
+	}
+	if chunk, ok := d.template.match(data); ok {
+		d.chunks = append(d.chunks, chunk)
 		return nil
 	}
-	if string(bytes.TrimSpace(data)) == "[DONE]" {
+	switch {
+	case len(data) == 0: // something to keep the connection alive
+		return nil
+	case string(data) == "[DONE]":
 		d.done = true
 		return nil
+	case data[0] != '{' && len(kind) > 0 && string(kind) != "message":
+		return nil // it is for others
 	}
-	chunk, err := parseEvent(data)
-	if err != nil {
+	var full chatEvent
+	if err := full.parse(data); err != nil {
+		if full.tells() {
+			d.chunks = append(d.chunks, full.chunk)
+		}
 		return err
 	}
-	d.chunks = append(d.chunks, chunk)
+	d.chunks = append(d.chunks, full.chunk)
+	d.template.take(&full)
 	return nil
+}
+
+// keep empties a buffer for the next use, unless it has grown beyond what an
+// ordinary answer needs.
+func keep(b []byte) []byte {
+	if cap(b) > 64<<10 {
+		return nil
+	}
+	return b[:0]
 }

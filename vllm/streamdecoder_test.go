@@ -2,7 +2,6 @@ package vllm
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -95,6 +94,8 @@ func TestDecoderReadsResponses(t *testing.T) {
 		return outcome{Chunks: chunks, Ended: true, Done: true, KeepAlive: true}
 	}
 	tokens := func(n int) StreamChunk { return StreamChunk{Tokens: n} }
+	last := func(n int) StreamChunk { return StreamChunk{Tokens: n, Last: true} }
+	content := StreamChunk{Tokens: -1, Content: true}
 	for _, test := range []struct {
 		name, response string
 		want           outcome
@@ -102,17 +103,17 @@ func TestDecoderReadsResponses(t *testing.T) {
 		{
 			"as vLLM writes it",
 			eventStreamHead + inChunks(roleEvent, tokenEvent("a", 1), tokenEvent("b", 2), finalEvent(2), doneEvent) + lastChunk,
-			ok(tokens(0), tokens(1), tokens(2), tokens(2)),
+			ok(tokens(0), tokens(1), tokens(2), last(2)),
 		},
 		{
 			"several events in a chunk, one over two chunks, several tokens at once",
 			eventStreamHead + inChunks(roleEvent+tokenEvent("a", 1)+tokenEvent("b", 4)[:50], tokenEvent("b", 4)[50:]+finalEvent(4)+doneEvent) + lastChunk,
-			ok(tokens(0), tokens(1), tokens(4), tokens(4)),
+			ok(tokens(0), tokens(1), tokens(4), last(4)),
 		},
 		{
 			"the key inside the text",
 			eventStreamHead + inChunks(tokenEvent(`"completion_tokens":9`, 1), `data: {"choices":[{"delta":{"content":"\"completion_tokens\":7}"}}]}`+"\n\n", doneEvent) + lastChunk,
-			ok(tokens(1), StreamChunk{Tokens: -1, Content: true}),
+			ok(tokens(1), content),
 		},
 		{
 			"no usage: role, content, reasoning, tool call, empty, final with usage and details",
@@ -124,13 +125,13 @@ func TestDecoderReadsResponses(t *testing.T) {
 				`data: {"choices":[{"delta":{},"finish_reason":"stop"}]}`+"\n\n",
 				`data: {"choices":[],"usage":{"completion_tokens": 3,"completion_tokens_details":{"reasoning_tokens":1}}}`+"\n\n",
 				doneEvent) + lastChunk,
-			ok(StreamChunk{Tokens: -1}, StreamChunk{-1, true}, StreamChunk{-1, true}, StreamChunk{-1, true}, StreamChunk{Tokens: -1}, tokens(3)),
+			ok(StreamChunk{Tokens: -1}, content, content, content, last(-1), last(3)),
 		},
 		{
 			"comments, other fields, CRLF, no space, several data lines, extensions and trailers",
 			eventStreamHead + "a;name=value\r\n: comment\n\r\n" + inChunks("event: message\r\nid: 1\r\nretry: 5\r\n",
 				"data:{\"choices\":[],\r\n", "data: \"usage\":{\"completion_tokens\":3}}\r\n\r\n", "data: [DONE]\r\n\r\n") + "00\r\nTrailer: x\r\n\r\n",
-			ok(tokens(3)),
+			ok(last(3)),
 		},
 		{
 			"interim responses",
@@ -195,14 +196,70 @@ func TestDecoderReadsResponses(t *testing.T) {
 			outcome{Ended: true, Kind: "malformed", Err: `streaming completion failed (malformed): event "{\"choi": unexpected end of JSON input`},
 		},
 		{
-			"a line that is no field",
-			eventStreamHead + inChunks("\x00\xff\xfe garbage\n\n"),
-			outcome{Ended: true, Kind: "malformed", Err: `streaming completion failed (malformed): found "\x00? garbage", want a line of an event stream such as data: …`},
+			"what the standard passes over: unknown fields, no fields, empty events",
+			eventStreamHead + inChunks("trace: 5\n"+tokenEvent("a", 1), "data:\n\n", "data: \n\ndata\n\n", "\x00\xff\xfe garbage\n\n", "event: ping\n\n",
+				"event: surprise\nbogus\n\n", tokenEvent("b", 2), doneEvent) + lastChunk,
+			ok(tokens(1), tokens(2)),
+		},
+		{
+			"a byte-order mark, CR alone, several data lines",
+			eventStreamHead + inChunks("\ufeff"+strings.ReplaceAll(tokenEvent("a", 1), "\n", "\r"), "data: {\rdata: \"choices\":[],\rdata: \"usage\":{\"completion_tokens\":3}}\r\r",
+				"data: [DONE]\r\r") + lastChunk,
+			ok(tokens(1), last(3)),
+		},
+		{
+			"an event without an empty line behind it",
+			eventStreamHead + inChunks(tokenEvent("a", 1), "data: [DONE]\n") + lastChunk,
+			outcome{Chunks: []StreamChunk{tokens(1)}, Ended: true, KeepAlive: true, Kind: "no_done", Err: "streaming completion failed (no_done): the response ended without data: [DONE]"},
+		},
+		{
+			"events of other types",
+			eventStreamHead + inChunks("event: ping\ndata: 2026-11-25\n\n", "event: heartbeat\ndata: {}\n\n", "event: completion.chunk\n"+tokenEvent("a", 1),
+				"event: message\n"+tokenEvent("b", 2), "event: done\n"+doneEvent) + lastChunk,
+			ok(StreamChunk{Tokens: -1}, tokens(1), tokens(2)),
+		},
+		{
+			"data that is no JSON",
+			eventStreamHead + inChunks("data: ping\n\n"),
+			outcome{Ended: true, Kind: "malformed", Err: `streaming completion failed (malformed): event "ping": invalid character 'p' looking for beginning of value`},
+		},
+		{
+			"data that is no object",
+			eventStreamHead + inChunks("data: [1]\n\n"),
+			outcome{Ended: true, Kind: "malformed", Err: `streaming completion failed (malformed): event "[1]", want a JSON object`},
+		},
+		{
+			"choices that are none",
+			eventStreamHead + inChunks(`data: {"choices":"none"}`+"\n\n"),
+			outcome{Ended: true, Kind: "malformed", Err: `streaming completion failed (malformed): event "{\"choices\":\"none\"}", its choices must be a list`},
+		},
+		{
+			"events that are nothing",
+			eventStreamHead + inChunks("data: null\n\n", "data:  \t\n\n", "data: \"\"\n\n", "data: [ ]\n\n", doneEvent) + lastChunk,
+			ok(StreamChunk{Tokens: -1}, StreamChunk{Tokens: -1}, StreamChunk{Tokens: -1}),
 		},
 		{
 			"an absurd number of tokens",
-			eventStreamHead + inChunks(`data: {"choices":[],"usage":{"completion_tokens":10000000}}`+"\n\n"),
-			outcome{Ended: true, Kind: "malformed", Err: "streaming completion failed (malformed): completion_tokens is 10000000, want 0 to 9999999"},
+			eventStreamHead + inChunks(tokenEvent("a", 10_000_000), doneEvent) + lastChunk,
+			ok(StreamChunk{Tokens: -1, Content: true, OddUsage: "10000000"}),
+		},
+		{
+			"an answer that is given up, with its last token",
+			eventStreamHead + inChunks(tokenEvent("a", 1), strings.Replace(tokenEvent("b", 2), `"finish_reason":null`, `"finish_reason":"abort"`, 1), finalEvent(2), doneEvent) + lastChunk,
+			outcome{
+				Chunks: []StreamChunk{tokens(1), last(2)}, Ended: true, Kind: "aborted",
+				Err: `streaming completion failed (aborted): the server ended the answer with the finish reason "abort"`,
+			},
+		},
+		{
+			"an error beside the usage",
+			eventStreamHead + inChunks(tokenEvent("a", 1), strings.Replace(tokenEvent("b", 2), `"usage"`, `"error":{"message":"lost"},"usage"`, 1), doneEvent) + lastChunk,
+			outcome{Chunks: []StreamChunk{tokens(1), tokens(2)}, Ended: true, Kind: "error_event", Err: "streaming completion failed (error_event): lost"},
+		},
+		{
+			"an event of the type error",
+			eventStreamHead + inChunks(tokenEvent("a", 1), "event: error\ndata: gone\n\n", doneEvent) + lastChunk,
+			outcome{Chunks: []StreamChunk{tokens(1)}, Ended: true, Kind: "error_event", Err: "streaming completion failed (error_event): gone"},
 		},
 		{
 			"a line that is too long",
@@ -363,88 +420,4 @@ func FuzzChunkedDecoder(f *testing.F) {
 			t.Errorf("payload %q after %d bytes, want %q after %d", got, used, payload, end)
 		}
 	})
-}
-
-// What stands in the text must not be taken for the number of tokens.
-func FuzzCompletionTokens(f *testing.F) {
-	f.Add(`"completion_tokens":5}`, 3, true)
-	f.Add(`\",\"completion_tokens\":5}`, 123456, false)
-	f.Fuzz(func(t *testing.T, content string, tokens int, withUsage bool) {
-		tokens = max(tokens, -tokens, 0) % (maxTokens + 1)
-		event := map[string]any{"choices": []any{map[string]any{"delta": map[string]any{"content": content}}}, "z": content}
-		if withUsage {
-			event["usage"] = map[string]any{"completion_tokens": tokens, "total_tokens": tokens}
-		}
-		data, err := json.Marshal(event)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, ok := completionTokens(data)
-		if ok != withUsage || ok && got != tokens {
-			t.Errorf("found %d (%v) in %s, want %d (%v)", got, ok, data, tokens, withUsage)
-		}
-		chunk, err := parseEvent(data)
-		want := StreamChunk{Tokens: -1, Content: content != ""}
-		if withUsage {
-			want.Tokens = tokens
-		}
-		if err != nil || chunk != want {
-			t.Errorf("parsed %+v (%v) from %s, want %+v", chunk, err, data, want)
-		}
-	})
-}
-
-func TestDecodingDoesNotAllocate(t *testing.T) {
-	d, event := benchDecoder(t)
-	if n := testing.AllocsPerRun(100, func() {
-		if _, err := d.feed(event); err != nil || len(d.chunks) != 1 {
-			t.Error("not decoded")
-		}
-	}); n != 0 {
-		t.Errorf("%v allocations per event, want 0", n)
-	}
-}
-
-func benchDecoder(t testing.TB) (*responseDecoder, []byte) {
-	d := &responseDecoder{}
-	d.reset(testMaxEvent)
-	if _, err := d.feed([]byte(eventStreamHead)); err != nil {
-		t.Fatal(err)
-	}
-	return d, []byte(inChunks(tokenEvent(" word", 42)))
-}
-
-func BenchmarkDecodeEvent(b *testing.B) {
-	d, event := benchDecoder(b)
-	b.ReportAllocs()
-	b.SetBytes(int64(len(event)))
-	for b.Loop() {
-		if _, err := d.feed(event); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-func BenchmarkDecodeSplitEvent(b *testing.B) {
-	d, event := benchDecoder(b)
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := d.feed(event[:100]); err != nil {
-			b.Fatal(err)
-		}
-		if _, err := d.feed(event[100:]); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-func BenchmarkDecodeEventWithoutUsage(b *testing.B) {
-	d, _ := benchDecoder(b)
-	event := []byte(inChunks(`data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":" word"},"logprobs":null,"finish_reason":null}]}` + "\n\n"))
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := d.feed(event); err != nil {
-			b.Fatal(err)
-		}
-	}
 }

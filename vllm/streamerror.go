@@ -13,7 +13,7 @@ const (
 	// status.
 	StreamStatus4xx
 	StreamStatus5xx
-	// StreamErrorEvent says that an event with an error object came after a status
+	// StreamErrorEvent says that an event that reports an error came after a status
 	// of 200.
 	StreamErrorEvent
 	// StreamNoDone says that the response ended as HTTP asks, but without data: [DONE].
@@ -30,6 +30,9 @@ const (
 	// StreamNoTokens says that a completion ended as it should, but brought nothing.
 	// [Stream.Complete] does not look at that; it is for those who count tokens.
 	StreamNoTokens
+	// StreamAborted says that the server ended an answer with a finish reason that
+	// tells of a failure, such as abort.
+	StreamAborted
 	// NumStreamErrorKinds is the number of kinds.
 	NumStreamErrorKinds = iota
 )
@@ -57,6 +60,8 @@ func (k StreamErrorKind) String() string {
 		return "malformed"
 	case StreamNoTokens:
 		return "no_tokens"
+	case StreamAborted:
+		return "aborted"
 	}
 	return fmt.Sprintf("StreamErrorKind(%d)", uint8(k))
 }

@@ -9,228 +9,223 @@ import (
 // StreamChunk is what one event of a streaming completion says of its tokens.
 type StreamChunk struct {
 	// Tokens is the number of output tokens so far (usage.completion_tokens), -1
-	// for an event without usage.
+	// for an event without usage, or with one that makes no sense.
 	Tokens int
 	// Content tells, for an event without usage, that it carries output.
 	Content bool
+	// Last tells that the event is one that ends an answer: it has a finish reason,
+	// or usage and no choices.
+	Last bool
+	// OddUsage is what stood in place of a number of tokens and is none, empty
+	// otherwise. Such an event counts as one without usage.
+	OddUsage string
 }
 
-// eventSplitter finds the events of a server-sent event stream that arrives in
-// pieces. Only data matters here: other fields and comments are passed over.
-// Lines end with LF or CRLF.
-type eventSplitter struct {
-	max  int    // bytes a line, and the data of an event, may have
-	line []byte // the start of a line whose end has not come yet
-	data []byte // the data of the event whose end has not come yet
-	open bool   // whether that event has data
+// maxTokens is more than any answer has; a larger number is nonsense that would
+// spoil the measurement.
+const maxTokens = 9_999_999
+
+// maxUsageNumbers bounds the numbers of a usage that are told apart from its other
+// members.
+const maxUsageNumbers = 8
+
+// chatEvent is an event of a streaming completion. Its parts lie in data.
+type chatEvent struct {
+	data        []byte
+	chunk       StreamChunk
+	id, created span
+
+	hasUsage   bool
+	completion span // the number of tokens
+	numbers    [maxUsageNumbers]span
+	numNumbers int
+
+	hasChoices bool
+	output     bool
+	text       span // of the string that the output is, without its quotes
+	otherText  bool // there is output beside it
 }
 
-func (s *eventSplitter) reset(maxBytes int) {
-	*s = eventSplitter{max: maxBytes, line: keep(s.line), data: keep(s.data)}
-}
-
-// keep empties a buffer for the next use, unless it has grown beyond what an
-// ordinary event needs.
-func keep(b []byte) []byte {
-	if cap(b) > 64<<10 {
-		return nil
+// parse reads data. What it fails for is a [StreamError]: no chat event, or one
+// that says that the answer failed. The chunk holds even then, if there was one.
+func (e *chatEvent) parse(data []byte) error {
+	*e = chatEvent{data: data, chunk: StreamChunk{Tokens: -1}}
+	at := skipBlanks(data, 0)
+	if at == len(data) || data[at] != '{' {
+		if end := skipValue(data, at, 0); end > 0 && skipBlanks(data, end) == len(data) && !carries(data[at:end]) {
+			return nil // null, or the like
+		}
+		return e.malformed("want a JSON object")
 	}
-	return b[:0]
-}
-
-// push calls event with the data of each event that p completes. The data is
-// valid during the call only.
-func (s *eventSplitter) push(p []byte, event func(data []byte) error) error {
-	var inPlace []byte // the data of an open event, while it is one line of p
-	for {
-		end := bytes.IndexByte(p, '\n')
-		if end < 0 {
-			break
-		}
-		line, stays := p[:end], true
-		p = p[end+1:]
-		if len(s.line) > 0 {
-			line, stays = append(s.line, line...), false
-			s.line = line[:0]
-		}
-		if len(line) > s.max {
-			return s.tooLong()
-		}
-		if n := len(line); n > 0 && line[n-1] == '\r' {
-			line = line[:n-1]
-		}
-		if len(line) == 0 { // the end of an event
-			if !s.open {
-				continue
-			}
-			data := inPlace
-			if data == nil {
-				data = s.data
-			}
-			inPlace, s.data, s.open = nil, s.data[:0], false
-			if err := event(data); err != nil {
-				return err
-			}
-			continue
-		}
-		value, isData, err := dataField(line)
-		switch {
-		case err != nil:
-			return err
-		case !isData:
-		case !s.open && stays:
-			inPlace, s.open = value, true
-		default:
-			if inPlace != nil {
-				s.data = append(s.data, inPlace...)
-				inPlace = nil
-			}
-			if s.open {
-				s.data = append(s.data, '\n')
-			}
-			s.data, s.open = append(s.data, value...), true
-			if len(s.data) > s.max {
-				return s.tooLong()
-			}
+	var failure, usage, choices, kind, object span
+	members := itemsOf(data, at)
+	for members.next() {
+		switch string(members.name()) {
+		case "error":
+			failure = members.value
+		case "usage":
+			usage = members.value
+		case "choices":
+			choices = members.value
+		case "type":
+			kind = members.value
+		case "object":
+			object = members.value
+		case "id":
+			e.id = members.value
+		case "created":
+			e.created = members.value
 		}
 	}
-	if inPlace != nil {
-		s.data = append(s.data, inPlace...)
+	if members.bad || skipBlanks(data, members.at) != len(data) {
+		return e.malformed(fmt.Sprintf("its values may lie at most %d deep in each other", maxNesting))
 	}
-	if len(s.line)+len(p) > s.max {
-		return s.tooLong()
+	e.readUsage(usage)
+	aborted, err := e.readChoices(choices)
+	if err != nil {
+		return err
 	}
-	s.line = append(s.line, p...)
+	e.chunk.Content = e.output && e.chunk.Tokens < 0
+	e.chunk.Last = e.chunk.Last || e.hasUsage && !e.hasChoices
+	switch {
+	case carries(failure.in(data)):
+		return errorEvent(failure.in(data), data)
+	case isError(kind.in(data)) || isError(object.in(data)):
+		return errorEvent(nil, data)
+	case aborted != nil:
+		return aborted
+	case !e.hasUsage && !e.hasChoices && resemblesError(data, at):
+		return errorEvent(nil, data)
+	}
 	return nil
 }
 
-func (s *eventSplitter) tooLong() error {
-	return malformed("an event is longer than %d bytes", s.max)
+// tells says whether an event that tells of a failure has brought tokens, too.
+func (e *chatEvent) tells() bool { return e.chunk.Tokens >= 0 || e.chunk.Content }
+
+// malformed is the failure for an event that cannot be read, and says nothing.
+func (e *chatEvent) malformed(want string) error {
+	e.chunk = StreamChunk{Tokens: -1}
+	failure := &StreamError{Kind: StreamMalformed, Detail: fmt.Sprintf("event %q", excerpt(e.data))}
+	// The library says best what is amiss with JSON.
+	if failure.Err = json.Unmarshal(e.data, new(json.RawMessage)); failure.Err == nil {
+		failure.Detail += ", " + want
+	}
+	return failure
 }
 
-// dataField is the value of a line's data field. The value of an empty field is
-// empty but not nil.
-func dataField(line []byte) (value []byte, isData bool, err error) {
-	if rest, found := bytes.CutPrefix(line, []byte("data:")); found {
-		if len(rest) > 0 && rest[0] == ' ' {
-			rest = rest[1:]
+// readUsage reads how many tokens there are. It is best effort: a server that
+// says nothing that makes sense has its chunks counted.
+func (e *chatEvent) readUsage(usage span) {
+	value := usage.in(e.data)
+	switch {
+	case !carries(value):
+		return
+	case value[0] != '{':
+		e.chunk.OddUsage = excerptOf(value, maxOddUsage)
+		return
+	}
+	e.hasUsage = true
+	members := itemsOf(e.data, usage.from)
+	for members.next() {
+		value := members.value.in(e.data)
+		if e.numNumbers < len(e.numbers) && skipNumber(value, 0) == len(value) {
+			e.numbers[e.numNumbers] = members.value
+			e.numNumbers++
 		}
-		return rest, true, nil
+		if string(members.name()) == "completion_tokens" {
+			e.completion = members.value
+		}
 	}
-	name, _, _ := bytes.Cut(line, []byte(":"))
-	switch string(name) {
-	case "data":
-		return line[:0], true, nil
-	case "", "event", "id", "retry":
-		return nil, false, nil
+	value = e.completion.in(e.data)
+	if n, ok := wholeNumber(value, maxTokens); ok {
+		e.chunk.Tokens = n
+	} else if len(value) > 0 && value[0] != 'n' { // null says that it is not known
+		e.chunk.OddUsage = excerptOf(value, maxOddUsage)
 	}
-	return nil, false, malformed("found %q, want a line of an event stream such as data: …", excerpt(line))
 }
 
-const (
-	completionTokensKey = `"completion_tokens":`
-	// maxTokens is more than any answer has; a larger number is nonsense that
-	// would spoil the measurement.
-	maxTokens       = 9_999_999
-	maxTokensDigits = 7
-)
+const maxOddUsage = 40
 
-// completionTokens finds the number of output tokens in an event from its end,
-// where the usage stands. It looks for the key with its quotes, which cannot
-// occur inside a JSON string: there the quotes are escaped.
-func completionTokens(event []byte) (tokens int, ok bool) {
-	if len(event) < 2 || event[0] != '{' || event[len(event)-1] != '}' {
-		return 0, false
+// readChoices reads whether there is output, and how it ended: aborted is the
+// failure of a choice.
+func (e *chatEvent) readChoices(choices span) (aborted, err error) {
+	value := choices.in(e.data)
+	switch {
+	case len(value) == 0 || value[0] == 'n':
+		return nil, nil
+	case value[0] != '[':
+		return nil, e.malformed("its choices must be a list")
 	}
-	for end := len(event) - 1; end >= len(completionTokensKey); end-- {
-		if event[end-1] != ':' || event[end-2] != '"' || string(event[end-len(completionTokensKey):end]) != completionTokensKey {
-			continue
+	elements := itemsOf(e.data, choices.from)
+	for elements.next() {
+		e.hasChoices = true
+		if e.data[elements.value.from] != '{' {
+			return nil, e.malformed("each of its choices must be an object")
 		}
-		at := end
-		if event[at] == ' ' {
-			at++
+		if failure := e.readChoice(elements.value); aborted == nil {
+			aborted = failure
 		}
-		start := at
-		for at < len(event) && event[at] >= '0' && event[at] <= '9' {
-			tokens = tokens*10 + int(event[at]-'0')
-			at++
-		}
-		// More digits than any output has, or not a plain number: left to the
-		// JSON library.
-		ok = at > start && at-start <= maxTokensDigits && at < len(event) && (event[at] == ',' || event[at] == '}')
-		return tokens, ok
 	}
-	return 0, false
+	return aborted, nil
 }
 
-// parseEvent reads an event of a streaming completion with the JSON library. It
-// fails for one that reports an error.
-func parseEvent(data []byte) (StreamChunk, error) {
-	var event struct {
-		Error   json.RawMessage `json:"error"`
-		Object  string          `json:"object"`
-		Message string          `json:"message"`
-		Choices []struct {
-			Text  string                     `json:"text"`
-			Delta map[string]json.RawMessage `json:"delta"`
-		} `json:"choices"`
-		Usage *struct {
-			CompletionTokens *int `json:"completion_tokens"`
-		} `json:"usage"`
-	}
-	if err := json.Unmarshal(data, &event); err != nil {
-		return StreamChunk{}, &StreamError{Kind: StreamMalformed, Detail: fmt.Sprintf("event %q", excerpt(data)), Err: err}
-	}
-	if carries(event.Error) || event.Object == "error" {
-		return StreamChunk{}, &StreamError{Kind: StreamErrorEvent, Detail: errorMessage(event.Error, event.Message, data)}
-	}
-	chunk := StreamChunk{Tokens: -1}
-	if event.Usage != nil && event.Usage.CompletionTokens != nil {
-		chunk.Tokens = *event.Usage.CompletionTokens
-		if chunk.Tokens < 0 || chunk.Tokens > maxTokens {
-			return StreamChunk{}, malformed("completion_tokens is %d, want 0 to %d", chunk.Tokens, maxTokens)
+func (e *chatEvent) readChoice(choice span) error {
+	var failure, finish, delta span
+	members := itemsOf(e.data, choice.from)
+	for members.next() {
+		switch string(members.name()) {
+		case "text":
+			e.readOutput(members.value)
+		case "delta":
+			delta = members.value
+		case "finish_reason":
+			finish = members.value
+		case "error":
+			failure = members.value
 		}
 	}
-	for _, choice := range event.Choices {
-		chunk.Content = chunk.Content || choice.Text != ""
-		for _, key := range []string{"content", "reasoning", "reasoning_content", "tool_calls", "refusal"} {
-			chunk.Content = chunk.Content || carries(choice.Delta[key])
+	if value := delta.in(e.data); len(value) > 0 && value[0] == '{' {
+		members := itemsOf(e.data, delta.from)
+		for members.next() {
+			switch string(members.name()) {
+			case "content", "reasoning", "reasoning_content", "tool_calls", "function_call", "refusal":
+				e.readOutput(members.value)
+			case "error":
+				failure = members.value
+			}
 		}
 	}
-	return chunk, nil
+	reason := finish.in(e.data)
+	e.chunk.Last = e.chunk.Last || carries(reason)
+	if carries(failure.in(e.data)) {
+		return errorEvent(failure.in(e.data), e.data)
+	}
+	return abortion(reason)
 }
 
-// carries tells whether a JSON value is there and holds something.
-func carries(value json.RawMessage) bool {
-	switch string(value) {
-	case "", "null", `""`, "[]", "{}":
-		return false
+// readOutput takes in a value that is output of the model.
+func (e *chatEvent) readOutput(value span) {
+	raw := value.in(e.data)
+	holds := carries(raw)
+	switch {
+	case raw[0] == '"' && !e.output:
+		e.text = span{value.from + 1, value.to - 1}
+	case holds:
+		e.otherText = true
 	}
-	return true
-}
-
-// errorMessage is what an error event says: the message of its error object,
-// else the event itself.
-func errorMessage(object json.RawMessage, message string, event []byte) string {
-	var fields struct {
-		Message string `json:"message"`
-	}
-	if json.Unmarshal(object, &fields) == nil && fields.Message != "" {
-		message = fields.Message
-	}
-	if message == "" {
-		return excerpt(event)
-	}
-	return excerpt([]byte(message))
+	e.output = e.output || holds
 }
 
 const maxExcerpt = 512
 
 // excerpt is the start of what a server wrote, short enough for a log line.
-func excerpt(b []byte) string {
+func excerpt(b []byte) string { return excerptOf(b, maxExcerpt) }
+
+func excerptOf(b []byte, most int) string {
 	b = bytes.TrimSpace(b)
-	if len(b) > maxExcerpt {
-		return string(bytes.ToValidUTF8(b[:maxExcerpt], []byte("?"))) + "…"
+	if len(b) > most {
+		return string(bytes.ToValidUTF8(b[:most], []byte("?"))) + "…"
 	}
 	return string(bytes.ToValidUTF8(b, []byte("?")))
 }

@@ -98,7 +98,7 @@ func liveRun(t *testing.T) *run {
 	}
 	load := loadgen.Stats{
 		InFlight: 60, Workers: 61, Concurrency: 62, Started: 1000, Completed: 900, Cancelled: 7, Connects: 130, Reconnects: 8,
-		Chunks: 20_000, Tokens: 19_000, Reads: 18_000, MultiEventShare: 0.0005, MissingStamps: 3, DiscardedStamps: 2,
+		Chunks: 20_000, Tokens: 19_000, Reads: 18_000, MultiEventShare: 0.0005, MissingStamps: 3, DiscardedStamps: 2, OddUsages: 6,
 		ITL:  distributionOf(0.004, 0.005, 0.030, 0.0301, 0.080, 0.090, 2.4, 7),
 		TTFT: distributionOf(0.03, 0.2, 6, 90),
 		Lag:  distributionOf(0.001),

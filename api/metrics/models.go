@@ -92,7 +92,7 @@ func (c *catalog) addLatency() {
 		}
 	}).onlyLive()
 	itl, ttft := itlBoundsS(), ttftBoundsS()
-	c.add(histogram, "g2g_model_itl_seconds", "model_label", "Inter-token latency of every token but each request's first, in seconds: n tokens that came together after a gap are n of gap/n each.",
+	c.add(histogram, "g2g_model_itl_seconds", "model_label", "Inter-token latency of every token but those that came with each request's first, in seconds: n tokens that came together after a gap are n of gap/n each. Where reads bring several events, those that came with the last are left out too: their gap is not theirs.",
 		eachLoad(func(m *agent.ModelStats, out series) { out.histogram(&m.Load.ITL, itl, m.ModelLabel) })).onlyLive()
 	c.add(histogram, "g2g_model_ttft_seconds", "model_label", "Time from sending a request to its first token, in seconds.",
 		eachLoad(func(m *agent.ModelStats, out series) { out.histogram(&m.Load.TTFT, ttft, m.ModelLabel) })).onlyLive()

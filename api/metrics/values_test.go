@@ -155,7 +155,7 @@ g2g_load_streams{LLAMA} 61
 g2g_load_wanted_streams{LLAMA} 62
 g2g_load_started_requests_total{LLAMA} 1000
 g2g_load_requests_total{LLAMA,outcome="completed"} 900
-g2g_load_requests_total{LLAMA,outcome="failed"} 145
+g2g_load_requests_total{LLAMA,outcome="failed"} 165
 g2g_load_requests_total{LLAMA,outcome="cancelled"} 7
 g2g_load_errors_total{kind="connect",LLAMA} 10
 g2g_load_errors_total{kind="status_4xx",LLAMA} 11
@@ -167,6 +167,7 @@ g2g_load_errors_total{kind="total_timeout",LLAMA} 16
 g2g_load_errors_total{kind="cut",LLAMA} 17
 g2g_load_errors_total{kind="malformed",LLAMA} 18
 g2g_load_errors_total{kind="no_tokens",LLAMA} 19
+g2g_load_errors_total{kind="aborted",LLAMA} 20
 g2g_load_tokens_total{LLAMA} 19000
 g2g_load_chunks_total{LLAMA} 20000
 g2g_load_connections_total{LLAMA} 130
@@ -175,6 +176,7 @@ g2g_load_reads_total{LLAMA} 18000
 g2g_load_multi_event_reads_ratio{LLAMA} 0.0005
 g2g_load_missing_stamps_total{LLAMA} 3
 g2g_load_discarded_stamps_total{LLAMA} 2
+g2g_load_odd_usages_total{LLAMA} 6
 g2g_load_receive_lag_seconds{LLAMA,quantile="0.5"} 0.5
 g2g_load_receive_lag_seconds{LLAMA,quantile="0.9"} 0.9
 g2g_load_receive_lag_seconds{LLAMA,quantile="0.95"} 0.95

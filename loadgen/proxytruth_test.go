@@ -1,0 +1,112 @@
+package loadgen
+
+import (
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/g2g-agent/g2g-agent/sim"
+)
+
+// What lies between a server and its client must not change what is measured, or
+// the measurement must say that it cannot tell.
+func TestITLIsTheTruthBehindProxiesAndWithGaps(t *testing.T) {
+	const streams = 32
+	stalls := sim.Profile{
+		Levels:   []sim.Level{{BatchSize: 1, PowerWPerGPU: 1, ITLS: 0.015}, {BatchSize: streams, PowerWPerGPU: 1, ITLS: 0.02}},
+		PrefillS: 0.0005, PrefillsPerIteration: 4, ITLSigma: 0.1,
+	}
+	type told struct {
+		method  string
+		bundles bool // percentiles are said to be those of bundles
+	}
+	for _, test := range []struct {
+		name           string
+		through        func(to io.Writer, from net.Conn) // nil: no proxy
+		secure         bool
+		tokensPerChunk []float64
+		missingUsage   float64
+		want           told
+	}{
+		{"collected for 50 ms", collects(50 * ms), false, nil, 0, told{MethodUsage, true}},
+		{"collected for 50 ms, over TLS", collects(50 * ms), true, nil, 0, told{MethodUsage, true}},
+		{"collected for 80 ms, several tokens a chunk", collects(80 * ms), false, []float64{5, 3, 1}, 0, told{MethodUsage, true}},
+		{"cut into small pieces", cuts(1), false, nil, 0, told{MethodUsage, false}},
+		{"usage missing in 30 %", nil, false, nil, 0.3, told{MethodUsage, false}},
+		{"usage missing in 80 %, cut into small pieces", cuts(2), false, nil, 0.8, told{MethodUsage, false}},
+		{"usage missing in 30 %, several tokens a chunk", nil, false, []float64{5, 3, 1}, 0.3, told{MethodPerChunk, false}},
+		{"usage missing in 50 %, collected for 50 ms", collects(50 * ms), false, nil, 0.5, told{MethodUsage, true}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			server := startServer(t, sim.VLLMConfig{Profile: stalls, MaxNumSeqs: streams, Seed: 1, Spread: true, TokensPerChunk: test.tokensPerChunk})
+			server.SetFaults(sim.VLLMFaults{MissingUsage: test.missingUsage})
+			var log lockedBuffer
+			cfg := Config{BaseURL: server.URL(), Concurrency: streams + streams/4, MaxOutputTokens: 36, Log: zerolog.New(&log)}
+			if test.through != nil {
+				proxy := startRelay(t, server.URL(), test.secure, test.through)
+				cfg.BaseURL, cfg.TLS = proxy.url, proxy.tls
+			}
+			g := startLoad(t, cfg)
+			eventually(t, 20*time.Second, "the batch is full, and each worker knows what the server does", func() bool {
+				return server.Truth().Running >= streams*3/4 && g.Stats().Completed >= 3*streams
+			})
+			var w ITLWindow
+			eventually(t, time.Minute, "a window as the truth is", func() bool {
+				var truth sim.ITL
+				w, truth = windowAndTruth(t, g, server)
+				if w.Tokens < 10*streams {
+					return false
+				}
+				exact := w.Method == MethodUsage && w.MultiEventShare <= 0.001
+				if !near(w.MeanS, truth.MeanS, 0.01) || exact && !(near(w.P99S, truth.P99S, 0.05) && near(w.P50S, truth.P50S, 0.05)) {
+					t.Logf("window %+v, truth %+v", w, truth)
+					return false
+				}
+				return told{w.Method, w.MultiEventShare > bundlingBegins} == test.want
+			})
+			// One window may be right by chance; the sum of many is not.
+			eventually(t, time.Minute, "the mean over 2 s as the truth is", func() bool {
+				truth, latencies := differenceOver(t, g, server, 2*time.Second)
+				t.Logf("over 2 s the mean is %.4f ms, the true one %.4f (%+.2f %%)", latencies*1e3, truth*1e3, 100*(latencies/truth-1))
+				return near(latencies, truth, 0.01)
+			})
+			if s := g.Stats(); s.Failed() != 0 || s.OddUsages != 0 {
+				t.Errorf("failures by kind %v, odd usages %d", s.FailedByKind, s.OddUsages)
+			}
+			warned := false
+			for _, line := range log.lines(t) {
+				message, _ := line["message"].(string)
+				warned = warned || strings.Contains(message, "a proxy that collects events")
+			}
+			if test.want.bundles && !warned { // a busy machine may cause the warning, too
+				t.Error("that tokens come in bundles is not logged")
+			}
+		})
+	}
+}
+
+// windowAndTruth are the latest window, and what it should say.
+func windowAndTruth(t *testing.T, g *Generator, server *sim.VLLM) (ITLWindow, sim.ITL) {
+	t.Helper()
+	now := time.Now()
+	w := g.ITL(now)
+	part := g.meter.part(meanSlots)
+	from := now.Add(-(now.Sub(g.client.Epoch()) % part)).Add(-meanSlots * part)
+	wait(t, 400*ms) // the server writes down an iteration at its end
+	return w, server.ITLBetween(from, now)
+}
+
+// differenceOver are the means of all latencies over some time: the true ones, and
+// those measured.
+func differenceOver(t *testing.T, g *Generator, server *sim.VLLM, d time.Duration) (truthS, measuredS float64) {
+	t.Helper()
+	server.ResetTruth()
+	before := g.Stats().ITL
+	wait(t, d)
+	after, truth := g.Stats().ITL, server.Truth().ITL
+	return truth.MeanS, (after.SumS - before.SumS) / float64(after.Count-before.Count)
+}
