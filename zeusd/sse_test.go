@@ -42,14 +42,15 @@ func TestEventReader(t *testing.T) {
 		{name: "one", stream: "data: a\n\n", want: []string{"a"}},
 		{name: "no blank, CR LF", stream: "data:a\r\n\r\ndata:  b\r\n\r\n", want: []string{"a", " b"}},
 		{name: "several lines", stream: "data: a\ndata:\ndata: b\n\n", want: []string{"a\n\nb"}},
-		{name: "empty data", stream: "data\ndata:\n\n", want: []string{""}},
+		{name: "empty data", stream: "data\ndata:\n\ndata:\n\ndata:  \n\ndata: a\n\n", want: []string{"a"}},
+		{name: "CR alone", stream: "\ufeffdata: a\r\rdata: b\rdata: c\r\rdata: d\r\n\r\n", want: []string{"a", "b\nc", "d"}},
 		{name: "comments and other fields", stream: ": hi\nevent: e\nid: 1\ndata: a\nretry: 5\n\n:\n\n\n", want: []string{"a"}},
 		{name: "cut in a line", stream: "data: a\n\ndata: b", want: []string{"a"}, cut: true},
 		{name: "cut before the empty line", stream: "data: a\n\ndata: b\n", want: []string{"a"}, cut: true},
 		{name: "longest", stream: "data: " + long[:maxEventBytes-8] + "\n\n", want: []string{long[:maxEventBytes-8]}},
 		{name: "line too long", stream: "data: a\ndata: " + long + long + "\ndata: c\n\ndata: b\n\n", want: []string{"b"}, tooLong: 1},
 		{name: "too many lines", stream: strings.Repeat("data: "+long[:1<<15]+"\n", 9) + "\ndata: b\n\n", want: []string{"b"}, tooLong: 1},
-		{name: "endless line", stream: long + long + long, cut: true},
+		{name: "endless line", stream: long + long + long, tooLong: 1, cut: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for name, r := range map[string]io.Reader{
