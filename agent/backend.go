@@ -72,7 +72,7 @@ func newBackend(cfg *LiveConfig, m int, power *zeusd.Client, gpus []GPU) (*backe
 		noTokenLimit: noTokenLimit, log: log,
 	}
 	b.load, err = loadgen.New(loadgen.Config{
-		BaseURL: h.VLLMBaseURL, ModelID: model.ModelID, ModelLabel: model.ModelLabel, APIKey: h.Credential.Key(),
+		BaseURL: h.VLLMBaseURL, ModelID: model.ModelID, ModelLabel: model.ModelLabel, Credential: h.Credential,
 		Concurrency: b.concurrencyFor(model.InitialBatchSize), Requests: h.Requests, MaxOutputTokens: cfg.MaxOutputTokens,
 		ExtraBody: h.RequestExtraBody, ITLWindow: cfg.ITLWindow, Log: cfg.Log, Seed: cfg.Seed + uint64(m),
 	})

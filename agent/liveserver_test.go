@@ -383,8 +383,7 @@ func TestLiveTakesANewKey(t *testing.T) {
 		return func(w http.ResponseWriter, r *http.Request) bool {
 			mu.Lock()
 			defer mu.Unlock()
-			// The load keeps the key that it began with.
-			if r.URL.Path == "/v1/chat/completions" || r.Header.Get("Authorization") == "Bearer "+right {
+			if r.Header.Get("Authorization") == "Bearer "+right {
 				return false
 			}
 			w.WriteHeader(http.StatusUnauthorized)
@@ -394,11 +393,12 @@ func TestLiveTakesANewKey(t *testing.T) {
 		patiently(cfg)
 		cfg.Log = zerolog.New(log)
 		var err error
-		if cfg.Hardware[0].Credential, err = credential.Renewable(read, time.Second); err != nil {
+		if cfg.Hardware[0].Credential, err = credential.Renewable(read, time.Second, cfg.Log); err != nil {
 			t.Fatal(err)
 		}
 	})
 	w := watch(t, s)
+	w.floorW[0] = 0.99 * idleW // the truth, while all load is refused
 	mu.Lock()
 	right = "two"
 	mu.Unlock()

@@ -87,7 +87,7 @@ func SetUpLive(c *config.Config, secrets Secrets, log zerolog.Logger, o Observer
 	}
 	setup := &LiveSetup{Models: models}
 	for i := range c.Models {
-		h, err := setup.hardware(c, i, secrets)
+		h, err := setup.hardware(c, i, secrets, log)
 		if err != nil {
 			return nil, fmt.Errorf("%w: models[%d].live.%w", datacenter.ErrInvalidInput, i, err)
 		}
@@ -123,6 +123,11 @@ func duration(seconds float64) time.Duration { return time.Duration(seconds * fl
 // renewEvery is the least time between two readings of a secret that is refused.
 const renewEvery = time.Second
 
+// renewable is the secret in a file, which may be replaced.
+func renewable(file string, log zerolog.Logger) (*credential.Credential, error) {
+	return credential.Renewable(secretIn(file), renewEvery, log.With().Str("file", file).Logger())
+}
+
 // secretIn returns a function that reads a file with a secret. After the first
 // time it reads only what cannot keep the reader waiting, as a pipe can.
 func secretIn(file string) func() (string, error) {
@@ -144,7 +149,7 @@ func secretIn(file string) func() (string, error) {
 
 // hardware reads what the config says of model i's servers. Errors begin with
 // the key at fault, below models[i].live.
-func (s *LiveSetup) hardware(c *config.Config, i int, secrets Secrets) (HardwareConfig, error) {
+func (s *LiveSetup) hardware(c *config.Config, i int, secrets Secrets, log zerolog.Logger) (HardwareConfig, error) {
 	live := c.Models[i].Live
 	h := HardwareConfig{
 		VLLMBaseURL: live.VLLMBaseURL, Credential: credential.Fixed(secrets.VLLMAPIKey), SimulatedReplicas: live.SimulatedNumReplicas,
@@ -155,14 +160,14 @@ func (s *LiveSetup) hardware(c *config.Config, i int, secrets Secrets) (Hardware
 	}
 	var err error
 	if live.APIKeyFile != "" {
-		if h.Credential, err = credential.Renewable(secretIn(live.APIKeyFile), renewEvery); err != nil {
+		if h.Credential, err = renewable(live.APIKeyFile, log); err != nil {
 			return h, fmt.Errorf("api_key_file: %w", err)
 		}
 	}
 	for j, e := range live.GPUEndpoints {
 		endpoint := zeusd.Endpoint{Host: e.Host, Port: e.Port, Socket: e.Socket, Token: credential.Fixed(secrets.ZeusdToken)}
 		if e.TokenFile != "" {
-			if endpoint.Token, err = credential.Renewable(secretIn(e.TokenFile), renewEvery); err != nil {
+			if endpoint.Token, err = renewable(e.TokenFile, log); err != nil {
 				return h, fmt.Errorf("gpu_endpoints[%d].token_file: %w", j, err)
 			}
 		}

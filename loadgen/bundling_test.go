@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-
-	"github.com/g2g-agent/g2g-agent/sim"
 )
 
 func TestBundlesAreLoggedOnce(t *testing.T) {
@@ -43,47 +41,6 @@ func TestBundlesAreLoggedOnce(t *testing.T) {
 	}
 	if text := strings.Join(got, "; "); text != "warn 0.3; info 0.002; warn 0.9" {
 		t.Errorf("log is %s", text)
-	}
-}
-
-// A server that answers and makes no token can be told from one that is not
-// wanted to.
-func TestTimeWithoutTokensIsKnown(t *testing.T) {
-	t.Parallel()
-	server := startServer(t, sim.VLLMConfig{Profile: steady(2 * ms), OutputTokens: 20})
-	idle, err := New(Config{BaseURL: server.URL(), ModelID: model})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !idle.LastTokenAt().IsZero() || idle.WithoutTokens(time.Now()) != 0 {
-		t.Errorf("before it runs: last token at %v, without tokens for %v", idle.LastTokenAt(), idle.WithoutTokens(time.Now()))
-	}
-	server.SetFaults(sim.VLLMFaults{FreezeStreams: true})
-	began := time.Now()
-	g := startLoad(t, Config{BaseURL: server.URL(), Concurrency: 4, MaxOutputTokens: 20})
-	without := func() time.Duration { return g.WithoutTokens(time.Now()) }
-	eventually(t, 10*time.Second, "no first token", func() bool { return without() > 300*ms })
-	if d := without(); d > time.Since(began) || !g.LastTokenAt().IsZero() {
-		t.Errorf("without tokens for %v, which is longer than it runs; last token at %v", d, g.LastTokenAt())
-	}
-	server.SetFaults(sim.VLLMFaults{})
-	eventually(t, 10*time.Second, "tokens", func() bool { return without() < 50*ms && time.Since(g.LastTokenAt()) < 50*ms })
-	server.SetFaults(sim.VLLMFaults{FreezeStreams: true})
-	eventually(t, 10*time.Second, "no more tokens", func() bool { return without() > 300*ms })
-	if last := time.Since(g.LastTokenAt()); without() < last-ms {
-		t.Errorf("without tokens for %v, the last one came %v ago", without(), last)
-	}
-	server.SetFaults(sim.VLLMFaults{})
-	g.SetConcurrency(0)
-	if d := without(); d != 0 {
-		t.Errorf("with nothing wanted it is without tokens for %v", d)
-	}
-	eventually(t, 10*time.Second, "the rest completes", func() bool { return g.Stats().Workers == 0 })
-	server.SetFaults(sim.VLLMFaults{FreezeStreams: true})
-	began = time.Now()
-	g.SetConcurrency(2)
-	if d := without(); d > time.Since(began) {
-		t.Errorf("without tokens for %v, and wanted for %v", d, time.Since(began))
 	}
 }
 

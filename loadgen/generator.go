@@ -14,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/credential"
 	"github.com/g2g-agent/g2g-agent/vllm"
 )
 
@@ -24,8 +25,9 @@ type Config struct {
 	// ModelID is the name the server serves the model under, ModelLabel the one
 	// that logs use.
 	ModelID, ModelLabel string
-	// APIKey is sent as a bearer token, if there is one. It is never logged.
-	APIKey string
+	// Credential is the server's API key; nil for none. After a refusal it is looked
+	// for anew.
+	Credential *credential.Credential
 	// Concurrency is the number of requests in flight at first.
 	Concurrency int
 	// Requests are cycled through. Without any, a minimal one of MaxOutputTokens
@@ -68,9 +70,6 @@ type Generator struct {
 	target  int
 	workers int
 	started uint64 // workers so far
-	// wantedSince is when load was wanted and had not been before, zero while none
-	// is.
-	wantedSince time.Time
 }
 
 // tallies count requests.
@@ -101,7 +100,7 @@ func New(cfg Config) (*Generator, error) {
 		return nil, fmt.Errorf("%w: the ITL window is %v, want %v or more", datacenter.ErrInvalidInput, cfg.ITLWindow, minWindow)
 	}
 	client, err := vllm.NewStreamClient(vllm.StreamConfig{
-		BaseURL: cfg.BaseURL, APIKey: cfg.APIKey, TLS: cfg.TLS,
+		BaseURL: cfg.BaseURL, Credential: cfg.Credential, TLS: cfg.TLS,
 		IdleTimeout: cfg.IdleTimeout, RequestTimeout: cfg.RequestTimeout,
 	})
 	if err != nil {
@@ -155,7 +154,6 @@ func (g *Generator) Run(ctx context.Context) error {
 		return errors.New("the load generator is running already")
 	}
 	g.running = true
-	g.wants(time.Now())
 	g.mu.Unlock()
 	var workers sync.WaitGroup
 	g.startWorkers(ctx, &workers)
@@ -169,19 +167,8 @@ func (g *Generator) Run(ctx context.Context) error {
 	workers.Wait()
 	g.mu.Lock()
 	g.running = false
-	g.wants(time.Now())
 	g.mu.Unlock()
 	return nil
-}
-
-// wants notes whether load is wanted; mu is held.
-func (g *Generator) wants(now time.Time) {
-	switch wanted := g.running && g.target > 0; {
-	case !wanted:
-		g.wantedSince = time.Time{}
-	case g.wantedSince.IsZero():
-		g.wantedSince = now
-	}
 }
 
 // SetConcurrency sets the number of requests in flight. More are sent at once;
@@ -189,7 +176,6 @@ func (g *Generator) wants(now time.Time) {
 func (g *Generator) SetConcurrency(n int) {
 	g.mu.Lock()
 	g.target = max(n, 0)
-	g.wants(time.Now())
 	g.mu.Unlock()
 	select {
 	case g.wake <- struct{}{}:
@@ -233,34 +219,6 @@ func (g *Generator) ITL(now time.Time) ITLWindow {
 	w := g.meter.itl(now.Sub(g.client.Epoch()))
 	g.bundling.look(now, &w)
 	return w
-}
-
-// LastTokenAt is when the latest output token came, the zero time before the first
-// one. It takes less than a microsecond and may be called from any goroutine.
-func (g *Generator) LastTokenAt() time.Time {
-	latest := g.meter.latest()
-	if latest == 0 {
-		return time.Time{}
-	}
-	return g.client.Epoch().Add(latest)
-}
-
-// WithoutTokens is for how long, up to now, tokens have been wanted and none has
-// come: since the latest one, or since load has been wanted if that is later. It
-// is 0 while none is wanted. A server that fails or refuses all requests makes no
-// tokens either; [Generator.Stats] tells these apart. It takes less than a
-// microsecond and may be called from any goroutine.
-func (g *Generator) WithoutTokens(now time.Time) time.Duration {
-	g.mu.Lock()
-	since := g.wantedSince
-	g.mu.Unlock()
-	if since.IsZero() {
-		return 0
-	}
-	if last := g.LastTokenAt(); last.After(since) {
-		since = last
-	}
-	return max(now.Sub(since), 0)
 }
 
 // oddUsage says once that the server does not tell how many tokens there are.

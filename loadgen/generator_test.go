@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/credential"
 	"github.com/g2g-agent/g2g-agent/sim"
 	"github.com/g2g-agent/g2g-agent/vllm"
 )
@@ -347,7 +348,7 @@ func TestRequestsAreCycled(t *testing.T) {
 func TestAPIKeyIsSent(t *testing.T) {
 	t.Parallel()
 	server := startServer(t, sim.VLLMConfig{Profile: steady(time.Millisecond), APIKey: "secret"})
-	g := startLoad(t, Config{BaseURL: server.URL(), APIKey: "secret", Concurrency: 1, MaxOutputTokens: 2})
+	g := startLoad(t, Config{BaseURL: server.URL(), Credential: credential.Fixed("secret"), Concurrency: 1, MaxOutputTokens: 2})
 	eventually(t, 10*time.Second, "a request completes", func() bool { return g.Stats().Completed > 0 })
 	wrong := startLoad(t, Config{BaseURL: server.URL(), Concurrency: 1})
 	eventually(t, 10*time.Second, "a refusal", func() bool { return failed(wrong, vllm.StreamStatus4xx) > 0 })

@@ -32,8 +32,7 @@ type shard struct {
 
 	itl, ttft, lag histogram
 	counts         counts
-	latest         time.Duration // when the latest token came
-	_              [64]byte      // keeps the next shard's mutex off this one's cache line
+	_              [64]byte // keeps the next shard's mutex off this one's cache line
 }
 
 // meanSlot sums up the samples of one part of the window.
@@ -100,7 +99,7 @@ func (m *meter) observe(shardOf int, p *progress, r *vllm.StreamRead) (oddUsage 
 	joins := begun && p.bundle.takes(p.last, r.At)
 	several := total.events > 1 || joins
 	p.several = p.several || several
-	s.countRead(r.At, total.tokens, several)
+	s.countRead(total.tokens, several)
 	if slot != nil {
 		slot.countRead(several)
 	}
@@ -165,9 +164,8 @@ func (s *shard) countStamp(r *vllm.StreamRead) {
 	}
 }
 
-// countRead counts a read that brought tokens, at the time at.
-func (s *shard) countRead(at time.Duration, tokens int, several bool) {
-	s.latest = max(s.latest, at)
+// countRead counts a read that brought tokens.
+func (s *shard) countRead(tokens int, several bool) {
 	s.counts.tokens += uint64(tokens)
 	s.counts.reads++
 	if several {

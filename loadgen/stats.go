@@ -2,7 +2,6 @@ package loadgen
 
 import (
 	"math"
-	"time"
 
 	"github.com/g2g-agent/g2g-agent/vllm"
 )
@@ -110,15 +109,4 @@ func (m *meter) sumUp(s *Stats) {
 	if s.Reads > 0 {
 		s.MultiEventShare = float64(multiEventReads) / float64(s.Reads)
 	}
-}
-
-// latest is when the latest token came, 0 before the first one.
-func (m *meter) latest() (at time.Duration) {
-	for i := range m.shards {
-		s := &m.shards[i]
-		s.mu.Lock()
-		at = max(at, s.latest)
-		s.mu.Unlock()
-	}
-	return at
 }

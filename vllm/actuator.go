@@ -317,7 +317,7 @@ func (s *Server) SetBatchSize(ctx context.Context, actuator Actuator, n int, ram
 	key := s.credential.Key()
 	ok := s.send(ctx, c, key, failed)
 	if !ok && refusesKey(failed.Status) {
-		renewed, err := s.renew(key)
+		renewed, err := s.credential.Renew(key)
 		switch {
 		case renewed:
 			ok = s.send(ctx, c, s.credential.Key(), failed)

@@ -55,7 +55,7 @@ func (s *Server) ask(ctx context.Context, do func(*http.Request) (*http.Response
 		}
 		switch {
 		case refusesKey(a.StatusCode) && !renewed:
-			if renewed, a.renewErr = s.renew(key); !renewed {
+			if renewed, a.renewErr = s.credential.Renew(key); !renewed {
 				return a, nil
 			}
 		case isRedirect(a.StatusCode) && a.redirects < maxRedirects:
@@ -70,15 +70,6 @@ func (s *Server) ask(ctx context.Context, do func(*http.Request) (*http.Response
 		}
 		_ = a.Body.Close()
 	}
-}
-
-// renew looks for a new key after one was refused.
-func (s *Server) renew(refused string) (bool, error) {
-	renewed, err := s.credential.Renew(refused)
-	if renewed {
-		s.log.Info().Str("server", s.base).Msg("the vLLM server refused the API key; a new one was found and is used from now on")
-	}
-	return renewed, err
 }
 
 // isRedirect reports whether a status says that what was asked for is elsewhere.

@@ -36,57 +36,76 @@ func (f *keyFile) set(key string, err error) {
 // A server's key is replaced, there and in the file.
 func TestKeyThatIsReplaced(t *testing.T) {
 	for name, call := range calls() {
-		for _, status := range []int{401, 403} {
-			var mu sync.Mutex
-			right := "one"
-			f := newFake(t, func(w http.ResponseWriter, r *http.Request) {
-				mu.Lock()
-				refused := r.Header.Get("Authorization") != "Bearer "+right
-				mu.Unlock()
-				switch {
-				case refused:
-					answerWith(status, `{"error":"Unauthorized"}`)(w, r)
-				case r.Method != http.MethodGet:
-					answerWith(200, "")(w, r)
-				default:
-					wellServer(w, r)
-				}
-			})
-			file := &keyFile{key: "one"}
-			c, err := credential.Renewable(file.read, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var logged strings.Builder
-			s := newTestServer(t, Config{BaseURL: f.URL, Credential: c, Log: zerolog.New(&logged)})
-			if err := call(t.Context(), s); err != nil {
-				t.Errorf("%s: %v", name, err)
-			}
-			asked := len(f.requests())
-			mu.Lock()
-			right = "two"
-			mu.Unlock()
-			if err := call(t.Context(), s); err == nil || !strings.Contains(err.Error(), http.StatusText(status)) {
-				t.Errorf("%s: with the old key: %v", name, err)
-			}
-			if n := len(f.requests()) - asked; n != 1 {
-				t.Errorf("%s: %d requests with the old key, want 1", name, n)
-			}
-			file.set("two", nil)
-			if err := call(t.Context(), s); err != nil {
-				t.Errorf("%s: with the new key: %v", name, err)
-			}
-			if n := len(f.requests()) - asked; n != 2+asked {
-				t.Errorf("%s: %d requests, want one with each refused key and %d", name, n, asked)
-			}
-			if log := logged.String(); strings.Count(log, "a new one was found") != 1 || strings.Contains(log, "two") {
-				t.Errorf("%s: the log is %s", name, log)
-			}
-			file.set("", errors.New("the file is gone"))
-			mu.Lock()
-			right = "three"
-			mu.Unlock()
-			wantMessage(t, name, call(t.Context(), s), http.StatusText(status), "the API key was to be read again: the file is gone")
+		testReplacedKey(t, name, func(url string, c *credential.Credential) func() error {
+			s := newTestServer(t, Config{BaseURL: url, Credential: c})
+			return func() error { return call(t.Context(), s) }
+		})
+	}
+	testReplacedKey(t, "completion", func(url string, c *credential.Credential) func() error {
+		s := newTestStream(t, StreamConfig{BaseURL: url, Credential: c})
+		return func() error {
+			_, err := tokensOf(t, s)
+			return err
 		}
+	})
+}
+
+// testReplacedKey replaces the key of a server that is called as open wants it.
+func testReplacedKey(t *testing.T, name string, open func(url string, c *credential.Credential) (call func() error)) {
+	for _, status := range []int{401, 403} {
+		var mu sync.Mutex
+		right := "one"
+		setRight := func(key string) {
+			mu.Lock()
+			defer mu.Unlock()
+			right = key
+		}
+		f := newFake(t, func(w http.ResponseWriter, r *http.Request) {
+			mu.Lock()
+			refused := r.Header.Get("Authorization") != "Bearer "+right
+			mu.Unlock()
+			switch {
+			case refused:
+				answerWith(status, `{"error":"Unauthorized"}`)(w, r)
+			case r.URL.Path == "/v1/chat/completions":
+				w.Header().Set("Content-Type", "text/event-stream")
+				answerWith(200, roleEvent+tokenEvent("x", 1)+finalEvent(1)+doneEvent)(w, r)
+			case r.Method != http.MethodGet:
+				answerWith(200, "")(w, r)
+			default:
+				wellServer(w, r)
+			}
+		})
+		file := &keyFile{key: "one"}
+		var logged strings.Builder
+		c, err := credential.Renewable(file.read, 0, zerolog.New(&logged))
+		if err != nil {
+			t.Fatal(err)
+		}
+		call := open(f.URL, c)
+		if err := call(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		asked := len(f.requests())
+		setRight("two")
+		if err := call(); err == nil || !strings.Contains(err.Error(), http.StatusText(status)) {
+			t.Errorf("%s: with the old key: %v", name, err)
+		}
+		if n := len(f.requests()) - asked; n != 1 {
+			t.Errorf("%s: %d requests with the old key, want 1", name, n)
+		}
+		file.set("two", nil)
+		if err := call(); err != nil {
+			t.Errorf("%s: with the new key: %v", name, err)
+		}
+		if n := len(f.requests()) - asked; n != 2+asked {
+			t.Errorf("%s: %d requests, want one with each refused key and %d", name, n, asked)
+		}
+		if log := logged.String(); strings.Count(log, "a new one was found") != 1 || strings.Contains(log, "two") {
+			t.Errorf("%s: the log is %s", name, log)
+		}
+		file.set("", errors.New("the file is gone"))
+		setRight("three")
+		wantMessage(t, name, call(), http.StatusText(status), "the API key was to be read again: the file is gone")
 	}
 }

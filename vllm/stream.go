@@ -14,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/g2g-agent/g2g-agent/internal/credential"
 )
 
 // StreamConfig says where and how streaming completions are made.
@@ -21,8 +23,9 @@ type StreamConfig struct {
 	// BaseURL is the server's address, http or https, without /v1. Proxies are
 	// not used.
 	BaseURL string
-	// APIKey is sent as a bearer token, if there is one. It is never logged.
-	APIKey string
+	// Credential is the server's API key; nil for none. After a refusal it is looked
+	// for anew.
+	Credential *credential.Credential
 	// IdleTimeout fails a request when the server sends nothing for that long; 0
 	// is 60 s.
 	IdleTimeout time.Duration
@@ -48,7 +51,7 @@ type StreamClient struct {
 	cfg        StreamConfig
 	address    string      // host:port
 	tls        *tls.Config // nil for http
-	head       []byte      // of every request, up to the value of Content-Length
+	head       []byte      // of every request, up to the fields that vary
 	dialer     net.Dialer
 	connecting chan struct{}
 	receivers  sync.Pool // of *receiver: few are in use at a time, and they stay in the cache
@@ -64,8 +67,8 @@ func NewStreamClient(cfg StreamConfig) (*StreamClient, error) {
 	if (base.Scheme != "http" && base.Scheme != "https") || base.Hostname() == "" {
 		return nil, fmt.Errorf("vLLM base URL is %q, want http://HOST:PORT or https://HOST:PORT", cfg.BaseURL)
 	}
-	if strings.ContainsFunc(cfg.APIKey, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		return nil, errors.New("the vLLM API key holds control characters, such as a line break")
+	if err := cfg.Credential.Check(); err != nil {
+		return nil, fmt.Errorf("vLLM's API key: %w", err)
 	}
 	for _, d := range []struct {
 		value    *time.Duration
@@ -112,10 +115,6 @@ func NewStreamClient(cfg StreamConfig) (*StreamClient, error) {
 	path := strings.TrimRight(base.EscapedPath(), "/") + "/v1/chat/completions"
 	c.head = fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: g2g-agent\r\n"+
 		"Accept: text/event-stream\r\nContent-Type: application/json\r\n", path, base.Host)
-	if cfg.APIKey != "" {
-		c.head = fmt.Appendf(c.head, "Authorization: Bearer %s\r\n", cfg.APIKey)
-	}
-	c.head = append(c.head, "Content-Length: "...)
 	return c, nil
 }
 
@@ -198,7 +197,8 @@ func (s *Stream) Close() error {
 // It returns when the response has ended, with nil if it did so as it should. It
 // returns ctx's error when ctx ends, and else a [*StreamError]. The connection
 // is kept for the next call where the protocol allows; one that the server has
-// closed meanwhile is opened anew without that being a failure.
+// closed meanwhile is opened anew without that being a failure. A request whose key
+// was refused is sent once more if there is a new key.
 func (s *Stream) Complete(ctx context.Context, body []byte, onRead func(*StreamRead)) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -207,14 +207,15 @@ func (s *Stream) Complete(ctx context.Context, body []byte, onRead func(*StreamR
 	if s.socket != nil && !s.socket.idle() {
 		_ = s.Close()
 	}
-	for {
+	for renewed := false; ; {
 		reused := s.conn != nil || s.socket != nil
 		if !reused {
 			if err := s.connect(ctx, end); err != nil {
 				return err
 			}
 		}
-		err := s.exchange(ctx, body, onRead, end)
+		key := s.client.cfg.Credential.Key()
+		err := s.exchange(ctx, body, key, onRead, end)
 		ctxErr := ctx.Err() // when it ended, the connection was closed
 		if !s.finished || !s.decoder.keepAlive || ctxErr != nil {
 			_ = s.Close()
@@ -223,11 +224,29 @@ func (s *Stream) Complete(ctx context.Context, body []byte, onRead func(*StreamR
 			return ctxErr
 		}
 		var failure *StreamError
-		if reused && !s.received && errors.As(err, &failure) && failure.Kind == StreamCut {
-			continue // closed by the server while it was idle
+		switch {
+		case !errors.As(err, &failure):
+			return err
+		case reused && !s.received && failure.Kind == StreamCut:
+			// Closed by the server while it was idle.
+		case renewed || !refusesKey(failure.Status):
+			return err
+		default:
+			if renewed = s.renew(key, failure); !renewed {
+				return err
+			}
 		}
-		return err
 	}
+}
+
+// renew looks for a new key after one was refused. If there should be one and it
+// cannot be read, the failure says so.
+func (s *Stream) renew(refused string, failure *StreamError) bool {
+	renewed, err := s.client.cfg.Credential.Renew(refused)
+	if err != nil {
+		failure.Detail = shorten(fmt.Sprintf("%s; the API key was to be read again: %v", failure.Detail, err))
+	}
+	return renewed
 }
 
 // now is the time after the epoch.
@@ -271,16 +290,23 @@ func (s *Stream) connect(ctx context.Context, end time.Duration) error {
 	return nil
 }
 
-// exchange sends the request and reads the response. The decoder's keepAlive
+// exchange sends the request, with a key unless that is empty, and reads the
+// response. The decoder's keepAlive
 // holds afterwards if the response came to its end.
-func (s *Stream) exchange(ctx context.Context, body []byte, onRead func(*StreamRead), end time.Duration) error {
+func (s *Stream) exchange(ctx context.Context, body []byte, key string, onRead func(*StreamRead), end time.Duration) error {
 	s.decoder.reset(s.client.cfg.MaxEventBytes)
 	s.onRead, s.received, s.finished, s.err = onRead, false, false, nil
 	s.read.SentAt = time.Duration(s.clock.calibrate())
 	s.last = s.read.SentAt
 	defer func() { s.onRead = nil }()
-	head := make([]byte, 0, len(s.client.head)+32)
+	head := make([]byte, 0, len(s.client.head)+len(key)+64)
 	head = append(head, s.client.head...)
+	if key != "" {
+		head = append(head, "Authorization: Bearer "...)
+		head = append(head, key...)
+		head = append(head, "\r\n"...)
+	}
+	head = append(head, "Content-Length: "...)
 	head = strconv.AppendInt(head, int64(len(body)), 10)
 	head = append(head, "\r\n\r\n"...)
 	if s.socket != nil {

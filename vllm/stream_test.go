@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/g2g-agent/g2g-agent/internal/credential"
 )
 
 // exchange is what a raw server does with one request on its connection; it
@@ -149,7 +151,7 @@ func TestRequestAsSent(t *testing.T) {
 		}
 		return says(goodAnswer(1))(conn, r, body)
 	}))
-	s := newTestStream(t, StreamConfig{BaseURL: url + "/a%20b/", APIKey: "secret"})
+	s := newTestStream(t, StreamConfig{BaseURL: url + "/a%20b/", Credential: credential.Fixed("secret")})
 	body := `{"messages":[` + strings.Repeat(" ", 1<<20) + `]}`
 	if err := s.Complete(t.Context(), []byte(body), func(*StreamRead) {}); err != nil {
 		t.Fatal(err)
@@ -513,7 +515,7 @@ func TestStreamConfigsRefused(t *testing.T) {
 		{StreamConfig{BaseURL: "node1:8000"}, `want http://HOST:PORT or https://HOST:PORT`},
 		{StreamConfig{BaseURL: "http://"}, `vLLM base URL is "http://", want http://HOST:PORT or https://HOST:PORT`},
 		{StreamConfig{BaseURL: "ftp://a"}, `vLLM base URL is "ftp://a", want http://HOST:PORT or https://HOST:PORT`},
-		{StreamConfig{BaseURL: "http://a", APIKey: "a\n"}, "the vLLM API key holds control characters, such as a line break"},
+		{StreamConfig{BaseURL: "http://a", Credential: credential.Fixed("a\n")}, "vLLM's API key: the key has a space, a line break"},
 	} {
 		if _, err := NewStreamClient(test.cfg); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("error is %v, want %q", err, test.want)

@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/g2g-agent/g2g-agent/internal/credential"
 	"github.com/g2g-agent/g2g-agent/sim"
 )
@@ -272,7 +274,7 @@ func TestTokenIsReadAnew(t *testing.T) {
 			return token, nil
 		}
 		return "", errors.New("it is being written")
-	}, 0)
+	}, 0, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/rs/zerolog"
 )
 
 // Credential is the key or token that a server wants as bearer token. One that is
@@ -19,6 +21,7 @@ type Credential struct {
 	key   atomic.Pointer[string]
 	read  func() (string, error) // nil: the key stays as it is
 	every time.Duration
+	log   zerolog.Logger
 
 	reading sync.Mutex // held while the key is read
 	readAt  time.Time
@@ -33,9 +36,9 @@ func Fixed(key string) *Credential {
 }
 
 // Renewable returns the key that read gives, now and after a server has refused
-// it; read is called again when every has passed at the earliest. The error is that
-// of read, or says that the key cannot be sent.
-func Renewable(read func() (string, error), every time.Duration) (*Credential, error) {
+// it; read is called again when every has passed at the earliest. The log is told of
+// new keys. The error is that of read, or says that the key cannot be sent.
+func Renewable(read func() (string, error), every time.Duration, log zerolog.Logger) (*Credential, error) {
 	key, err := read()
 	if err == nil {
 		err = check(key)
@@ -44,7 +47,7 @@ func Renewable(read func() (string, error), every time.Duration) (*Credential, e
 		return nil, err
 	}
 	c := Fixed(key)
-	c.read, c.every, c.readAt = read, every, time.Now()
+	c.read, c.every, c.log, c.readAt = read, every, log, time.Now()
 	return c, nil
 }
 
@@ -86,8 +89,9 @@ func (c *Credential) Renew(refused string) (renewed bool, err error) {
 		if key, c.readErr = c.read(); c.readErr == nil {
 			c.readErr = check(key)
 		}
-		if c.readErr == nil {
+		if c.readErr == nil && key != refused {
 			c.key.Store(&key)
+			c.log.Info().Msg("the server refused the key or token; a new one was found and is used from now on")
 		}
 	}
 	return c.Key() != refused, c.readErr

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/rs/zerolog"
 )
 
 // keyFile is a file with a key.
@@ -35,7 +37,8 @@ const renewEvery = time.Second
 func TestCredential(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		file := &keyFile{key: "one"}
-		c, err := Renewable(file.read, renewEvery)
+		var log strings.Builder
+		c, err := Renewable(file.read, renewEvery, zerolog.New(&log))
 		if err != nil || c.Key() != "one" {
 			t.Fatalf("%q (%v)", c.Key(), err)
 		}
@@ -70,6 +73,9 @@ func TestCredential(t *testing.T) {
 		<-time.After(renewEvery)
 		file.set("three", nil)
 		renew("two", true, "three", 6)
+		if text := log.String(); strings.Count(text, "\n") != 2 || strings.Count(text, "a new one was found") != 2 || strings.Contains(text, "three") {
+			t.Errorf("the log is %s", text)
+		}
 	})
 	for _, fixed := range []*Credential{nil, Fixed(""), Fixed("key")} {
 		if renewed, err := fixed.Renew(fixed.Key()); renewed || err != nil {
@@ -77,7 +83,7 @@ func TestCredential(t *testing.T) {
 		}
 	}
 	for _, bad := range []*keyFile{{err: errors.New("gone")}, {key: "a b"}} {
-		if _, err := Renewable(bad.read, renewEvery); err == nil {
+		if _, err := Renewable(bad.read, renewEvery, zerolog.Nop()); err == nil {
 			t.Errorf("%q was taken", bad.key)
 		}
 	}
