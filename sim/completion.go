@@ -1,22 +1,15 @@
 package sim
 
 import (
-	"io"
-	"net/http"
 	"slices"
 	"strconv"
-	"time"
 )
 
 // Streams are as vLLM 0.32.0 writes them: see testdata/captures.
 
 // startCompletion writes the head of a stream.
 func (c *conn) startCompletion() error {
-	_ = c.SetWriteDeadline(time.Now().Add(writeTimeout))
-	_, err := io.WriteString(c, "HTTP/1.1 200 OK\r\ndate: "+time.Now().UTC().Format(http.TimeFormat)+"\r\nserver: uvicorn\r\n"+
-		"content-type: text/event-stream; charset=utf-8\r\nvary: Origin\r\ntransfer-encoding: chunked\r\n\r\n")
-	_ = c.SetWriteDeadline(time.Time{})
-	return err
+	return c.startStream(dateLine(), "server: uvicorn", "content-type: text/event-stream; charset=utf-8", "vary: Origin")
 }
 
 // appendHead appends what all chunks of a stream begin with.

@@ -74,7 +74,7 @@ func pair(t *testing.T) (*conn, net.Conn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { nc.Close() })
-	c, err := newConn(nc)
+	c, err := newConn(nc, uvicornHeaders)
 	if err != nil {
 		t.Fatal(err)
 	}

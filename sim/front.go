@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -32,6 +31,7 @@ const (
 // reset, ending a body halfway, and writing to a stream without ever waiting.
 type front struct {
 	network string
+	headers headerLines
 	handle  func(ctx context.Context, c *conn, req *http.Request)
 
 	mu      sync.Mutex
@@ -42,9 +42,16 @@ type front struct {
 	wg      sync.WaitGroup
 }
 
+// headerLines are the lines of an answer's head as a server writes them, in its
+// order and without their ends; more are those of this answer alone.
+type headerLines func(status int, contentType string, length int, more []string) []string
+
+// dateLine is a header that all servers write.
+func dateLine() string { return "date: " + time.Now().UTC().Format(http.TimeFormat) }
+
 // newFront checks listen: "host:port" or "unix:/path".
-func newFront(listen string, handle func(context.Context, *conn, *http.Request)) (*front, error) {
-	f := &front{network: "tcp", address: listen, handle: handle, conns: map[*conn]struct{}{}}
+func newFront(listen string, headers headerLines, handle func(context.Context, *conn, *http.Request)) (*front, error) {
+	f := &front{network: "tcp", address: listen, headers: headers, handle: handle, conns: map[*conn]struct{}{}}
 	if path, ok := strings.CutPrefix(listen, "unix:"); ok {
 		f.network, f.address = "unix", path
 	}
@@ -130,7 +137,7 @@ func (f *front) accept(ctx context.Context, ln net.Listener) {
 			}
 			continue
 		}
-		c, err := newConn(nc)
+		c, err := newConn(nc, f.headers)
 		if err != nil {
 			_ = nc.Close()
 			continue
@@ -199,11 +206,11 @@ type conn struct {
 	raw   syscall.RawConn
 	head  bool // the request is a HEAD: the answer has no body
 	last  bool // close after the answer
-	// uvicorn: answers have the headers of vLLM's web server.
-	uvicorn bool
+
+	headers headerLines
 }
 
-func newConn(nc net.Conn) (*conn, error) {
+func newConn(nc net.Conn, headers headerLines) (*conn, error) {
 	sc, ok := nc.(syscall.Conn)
 	if !ok {
 		return nil, fmt.Errorf("%T has no file descriptor", nc)
@@ -213,7 +220,7 @@ func newConn(nc net.Conn) (*conn, error) {
 		return nil, err
 	}
 	limit := &io.LimitedReader{R: nc}
-	return &conn{Conn: nc, limit: limit, r: bufio.NewReaderSize(limit, 4<<10), raw: raw}, nil
+	return &conn{Conn: nc, limit: limit, r: bufio.NewReaderSize(limit, 4<<10), raw: raw, headers: headers}, nil
 }
 
 // reset closes the connection as the kernel does for a process that died with
@@ -249,20 +256,13 @@ func (c *conn) readBody(req *http.Request) ([]byte, bool) {
 	return body, true
 }
 
-// answer writes a whole answer. headers are lines without their ends. A client
-// that has gone is noticed by the next read.
-func (c *conn) answer(status int, contentType string, body []byte, headers ...string) {
+// answer writes a whole answer. more are further lines of its head, without their
+// ends. A client that has gone is noticed by the next read.
+func (c *conn) answer(status int, contentType string, body []byte, more ...string) {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "HTTP/1.1 %d %s\r\n", status, http.StatusText(status))
-	lines := append([]string{fmt.Sprintf("content-length: %d", len(body))}, headers...)
-	if contentType != "" {
-		lines = slices.Insert(lines, 0, "content-type: "+contentType)
-	}
-	if c.uvicorn {
-		lines = uvicornHeaders(status, contentType, len(body), headers)
-	}
-	for _, h := range lines {
-		b.WriteString(h + "\r\n")
+	for _, line := range c.headers(status, contentType, len(body), more) {
+		b.WriteString(line + "\r\n")
 	}
 	if c.last {
 		b.WriteString("connection: close\r\n")
@@ -278,16 +278,16 @@ func (c *conn) answer(status int, contentType string, body []byte, headers ...st
 	_ = c.SetWriteDeadline(time.Time{})
 }
 
-func (c *conn) answerJSON(status int, v any, headers ...string) {
+func (c *conn) answerJSON(status int, v any, more ...string) {
 	body, err := json.Marshal(v)
 	if err != nil {
 		status, body = http.StatusInternalServerError, []byte(`{"error":"internal"}`)
 	}
-	c.answer(status, "application/json", body, headers...)
+	c.answer(status, "application/json", body, more...)
 }
 
-func (c *conn) answerError(status int, message string, headers ...string) {
-	c.answerJSON(status, map[string]string{"error": message}, headers...)
+func (c *conn) answerError(status int, message string, more ...string) {
+	c.answerJSON(status, map[string]string{"error": message}, more...)
 }
 
 // refuse answers what cannot be read any further and ends the connection. Closed
@@ -304,10 +304,9 @@ func (c *conn) refuse(status int, message string) {
 }
 
 // startStream writes the head of an answer in chunks of unknown number.
-func (c *conn) startStream() error {
+func (c *conn) startStream(lines ...string) error {
 	_ = c.SetWriteDeadline(time.Now().Add(writeTimeout))
-	_, err := io.WriteString(c, "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"+
-		"cache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n")
+	_, err := io.WriteString(c, "HTTP/1.1 200 OK\r\n"+strings.Join(lines, "\r\n")+"\r\ntransfer-encoding: chunked\r\n\r\n")
 	_ = c.SetWriteDeadline(time.Time{})
 	return err
 }

@@ -149,7 +149,7 @@ func StartVLLM(cfg VLLMConfig) (*VLLM, error) {
 	}
 	v.page = v.layOutPage()
 	var err error
-	if v.front, err = newFront(cfg.Listen, v.serve); err != nil {
+	if v.front, err = newFront(cfg.Listen, uvicornHeaders, v.serve); err != nil {
 		return nil, fmt.Errorf("simulated vLLM: %w", err)
 	}
 	v.life.up = v.up

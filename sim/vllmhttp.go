@@ -19,9 +19,9 @@ const (
 	maxOutputTokens = 1 << 20
 )
 
-// uvicornHeaders are the headers of an answer of vLLM's web server, in its order.
+// uvicornHeaders are those of vLLM's web server.
 func uvicornHeaders(status int, contentType string, length int, more []string) []string {
-	lines := append([]string{"date: " + time.Now().UTC().Format(http.TimeFormat), "server: uvicorn"}, more...)
+	lines := append([]string{dateLine(), "server: uvicorn"}, more...)
 	lines = append(lines, fmt.Sprintf("content-length: %d", length))
 	if contentType != "" {
 		lines = append(lines, "content-type: "+contentType)
@@ -33,7 +33,6 @@ func uvicornHeaders(status int, contentType string, length int, more []string) [
 }
 
 func (v *VLLM) serve(ctx context.Context, c *conn, req *http.Request) {
-	c.uvicorn = true
 	if serveAdmin(c, req, admin{
 		life:   &v.life,
 		faults: func() any { return v.Faults() },

@@ -145,7 +145,7 @@ func StartZeusd(cfg ZeusdConfig) (*Zeusd, error) {
 		})
 	}
 	var err error
-	if z.front, err = newFront(cfg.Listen, z.serve); err != nil {
+	if z.front, err = newFront(cfg.Listen, actixHeaders, z.serve); err != nil {
 		return nil, fmt.Errorf("simulated zeusd: %w", err)
 	}
 	z.life.up = func(ctx context.Context, wg *sync.WaitGroup) error {

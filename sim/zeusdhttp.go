@@ -11,6 +11,15 @@ import (
 	"time"
 )
 
+// actixHeaders are those of zeusd's web server.
+func actixHeaders(_ int, contentType string, length int, more []string) []string {
+	lines := append([]string{fmt.Sprintf("content-length: %d", length)}, more...)
+	if contentType != "" {
+		lines = append(lines, "content-type: "+contentType)
+	}
+	return append(lines, dateLine())
+}
+
 func (z *Zeusd) serve(ctx context.Context, c *conn, req *http.Request) {
 	if serveAdmin(c, req, admin{
 		life:   &z.life,

@@ -136,7 +136,7 @@ func (z *Zeusd) stream(ctx context.Context, c *conn, cpu bool, ids []int) {
 	l := &listener{cpu: cpu, ids: ids, conn: c, sink: newSink(c), gone: make(chan struct{})}
 	// Who sees the response begin is listening: no reading comes between.
 	z.mu.Lock()
-	err := c.startStream()
+	err := c.startStream("content-type: text/event-stream", "cache-control: no-cache", dateLine())
 	if err == nil {
 		z.listen(l)
 		z.replay(l)
