@@ -113,12 +113,12 @@ fuzz:
 	@echo "== fuzzing, $(FUZZTIME) a target"
 	FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
 
-# Benchmarks must run; how fast they are is not the gate's business.
 # The latency of 2,048 streams, too many to be followed with the race detector on.
 truth:
 	@echo "== measured latency against the true one"
 	go test -run Truth ./loadgen
 
+# Benchmarks must run; how fast they are is not the gate's business.
 bench-once:
 	@echo "== benchmarks, once"
 	go test -run='^$$' -bench=. -benchtime=1x ./...
