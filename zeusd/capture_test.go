@@ -68,7 +68,15 @@ func askTime(ctx context.Context, p *peer) (string, error) {
 	return fmt.Sprint(trip.timestampMS), err
 }
 
-func askEnergy(ctx context.Context, p *peer) (string, error) { return "", p.energy(ctx, []int{0, 1}) }
+func askEnergy(ctx context.Context, p *peer) (string, error) {
+	mj, err := p.energy(ctx, []int{0, 1})
+	return fmt.Sprintf("%.0f %.0f", mj[0], mj[1]), err
+}
+
+func askLimit(ctx context.Context, p *peer) (string, error) {
+	mostW, err := p.powerLimit(ctx, 1)
+	return fmt.Sprint(mostW), err
+}
 
 func askGPUs(ctx context.Context, p *peer) (string, error) { return askPower(ctx, p, GPU) }
 func askCPUs(ctx context.Context, p *peer) (string, error) { return askPower(ctx, p, CPU) }
@@ -126,25 +134,25 @@ func capturedAnswers() map[string]struct {
 		ask  question
 		want string
 	}{
-		"zeusd-0.3.0-discover":                     {askDiscovery, "{GPUs:[{Index:0 Name: PCIAddress: CumulativeEnergyAvailable:false} {Index:1 Name: PCIAddress: CumulativeEnergyAvailable:false}] CPUs:[] APIGroups:[] AuthRequired:false PlainIDs:true}"},
-		"zeusd-0.3.0-gpu_get_power_gpu_ids_0_1":    {askGPUs, "1795565490060 0:303808 1:200000"},
-		"zeusd-0.3.0-gpu_stream_power_gpu_ids_0_1": {askStream, "14 events, 1795565490110 0:306963 1:200000 to 1795565492087 0:396651 1:200000"},
-		"zeusd-0.4.0-discover":                     {askDiscovery, "{GPUs:[{Index:0 Name: PCIAddress: CumulativeEnergyAvailable:false} {Index:1 Name: PCIAddress: CumulativeEnergyAvailable:false}] CPUs:[] APIGroups:[gpu-control gpu-read cpu-read] AuthRequired:false PlainIDs:true}"},
-		"zeusd-0.4.0-time":                         {askTime, "1795565359080"},
-		"zeusd-0.4.0-gpu_get_power_gpu_ids_0_1":    {askGPUs, "1795565359798 0:287391 1:200000"},
-		"zeusd-0.4.0-gpu_stream_power_gpu_ids_0_1": {askStream, "14 events, 1795565359848 0:290523 1:200000 to 1795565361881 0:392539 1:200000"},
-		"zeusd-0.4.0-const-stream":                 {askStream, "2 events, 1795565527717 0:200931 1:200000 to 1795565545174 0:123456 1:300001"},
-		"zeusd-0.5.0-discover":                     {askDiscovery, "{GPUs:[{Index:0 Name:NVIDIA H100 80GB HBM3 PCIAddress: CumulativeEnergyAvailable:false} {Index:1 Name:NVIDIA H100 80GB HBM3 PCIAddress: CumulativeEnergyAvailable:false}] CPUs:[] APIGroups:[gpu-control gpu-read cpu-read] AuthRequired:false PlainIDs:false}"},
-		"zeusd-0.5.0-time":                         {askTime, "1795564959835"},
-		"zeusd-0.5.0-whoami-200":                   {askIdentity, "{Subject:agent Scopes:[gpu-read] ExpiresUnixS:1795568768}"},
-		"zeusd-0.5.0-gpu_get_power":                {askGPUs, "1795564960582 0:100000 1:335793"},
-		"zeusd-0.5.0-gpu_get_power_gpu_ids_0":      {askGPUs, "1795564961381 0:100000"},
-		"zeusd-0.5.0-cpu_get_power":                {askCPUs, "1795564964757"},
-		"zeusd-0.5.0-gpu_get_cumulative_energy":    {askEnergy, ""},
-		"zeusd-0.5.0-gpu_get_power_limit":          {askEnergy, ""},
-		"zeusd-0.5.0-stream":                       {askStream, "30 events, 1795564983272 1:388457 to 1795564983971 0:283971"},
-		"zeusd-0.5.0-stream-second-subscriber":     {askStream, "20 events, 1795565332348 0:632348 to 1795565487466 1:200021"},
-		"zeusd-0.5.0-stream-token-in-leeway-200":   {askStream, "1 events, 1795565191944 0:123456 to 1795565191944 0:123456"},
+		"zeusd-0.3.0-discover":                        {askDiscovery, "{GPUs:[{Index:0 Name: PCIAddress: CumulativeEnergyAvailable:false} {Index:1 Name: PCIAddress: CumulativeEnergyAvailable:false}] CPUs:[] APIGroups:[] AuthRequired:false PlainIDs:true}"},
+		"zeusd-0.3.0-gpu_get_power_gpu_ids_0_1":       {askGPUs, "1795565490060 0:303808 1:200000"},
+		"zeusd-0.3.0-gpu_stream_power_gpu_ids_0_1":    {askStream, "14 events, 1795565490110 0:306963 1:200000 to 1795565492087 0:396651 1:200000"},
+		"zeusd-0.4.0-discover":                        {askDiscovery, "{GPUs:[{Index:0 Name: PCIAddress: CumulativeEnergyAvailable:false} {Index:1 Name: PCIAddress: CumulativeEnergyAvailable:false}] CPUs:[] APIGroups:[gpu-control gpu-read cpu-read] AuthRequired:false PlainIDs:true}"},
+		"zeusd-0.4.0-time":                            {askTime, "1795565359080"},
+		"zeusd-0.4.0-gpu_get_power_gpu_ids_0_1":       {askGPUs, "1795565359798 0:287391 1:200000"},
+		"zeusd-0.4.0-gpu_stream_power_gpu_ids_0_1":    {askStream, "14 events, 1795565359848 0:290523 1:200000 to 1795565361881 0:392539 1:200000"},
+		"zeusd-0.4.0-const-stream":                    {askStream, "2 events, 1795565527717 0:200931 1:200000 to 1795565545174 0:123456 1:300001"},
+		"zeusd-0.5.0-discover":                        {askDiscovery, "{GPUs:[{Index:0 Name:NVIDIA H100 80GB HBM3 PCIAddress: CumulativeEnergyAvailable:false} {Index:1 Name:NVIDIA H100 80GB HBM3 PCIAddress: CumulativeEnergyAvailable:false}] CPUs:[] APIGroups:[gpu-control gpu-read cpu-read] AuthRequired:false PlainIDs:false}"},
+		"zeusd-0.5.0-time":                            {askTime, "1795564959835"},
+		"zeusd-0.5.0-whoami-200":                      {askIdentity, "{Subject:agent Scopes:[gpu-read] ExpiresUnixS:1795568768}"},
+		"zeusd-0.5.0-gpu_get_power":                   {askGPUs, "1795564960582 0:100000 1:335793"},
+		"zeusd-0.5.0-gpu_get_power_gpu_ids_0":         {askGPUs, "1795564961381 0:100000"},
+		"zeusd-0.5.0-cpu_get_power":                   {askCPUs, "1795564964757"},
+		"zeusd-0.5.0-gpu_get_cumulative_energy":       {askEnergy, "179556496388246 179556496388249"},
+		"zeusd-0.5.0-gpu_get_power_limit_constraints": {askLimit, "700"},
+		"zeusd-0.5.0-stream":                          {askStream, "30 events, 1795564983272 1:388457 to 1795564983971 0:283971"},
+		"zeusd-0.5.0-stream-second-subscriber":        {askStream, "20 events, 1795565332348 0:632348 to 1795565487466 1:200021"},
+		"zeusd-0.5.0-stream-token-in-leeway-200":      {askStream, "1 events, 1795565191944 0:123456 to 1795565191944 0:123456"},
 	}
 }
 

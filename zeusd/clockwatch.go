@@ -42,13 +42,13 @@ type clockWatch struct {
 // locate returns when an event of a stream that was asked for at askedAt was
 // measured, and whether it is one of now: a daemon begins a stream with what it
 // sent last, however long ago and to whomever. What does not lie between the
-// stream's beginning and the arrival has the clock measured first, with the event
-// held back. If it still does not, it is of then, by a clock that was perhaps set
-// since.
-func (s *session) locate(ctx context.Context, timestampMS int64, askedAt, arrived time.Time) (at time.Time, ofNow bool) {
+// stream's beginning and the arrival, and is not expected to be old, has the clock
+// measured first, with the event held back. If it still does not, it is of then, by
+// a clock that was perhaps set since.
+func (s *session) locate(ctx context.Context, timestampMS int64, askedAt, arrived time.Time, mayBeOld bool) (at time.Time, ofNow bool) {
 	at = s.clock.at(timestampMS)
 	oldest, newest := askedAt.Add(-replayMargin), arrived.Add(aheadMost)
-	if at.Before(oldest) || at.After(newest) || arrived.Sub(at) > lateMost {
+	if at.After(newest) || !mayBeOld && (at.Before(oldest) || arrived.Sub(at) > lateMost) {
 		s.recheckClock(ctx, arrived)
 		at = s.clock.at(timestampMS)
 	}

@@ -39,6 +39,7 @@ type device struct {
 	rangeW       powerRange // what it can draw
 	rangeKnown   bool       // that was given, or told
 	hasEnergy    bool       // its energy counter was read once
+	mark         meterMark  // of that counter, since the power last changed
 }
 
 // conn keeps the connection to one daemon, and what came over it.
@@ -65,9 +66,9 @@ type conn struct {
 	// help.
 	patience [2]int
 
-	// others tells, by kind, whether somebody else listened when a daemon that is
-	// asked by opening its stream last answered.
-	others [2]others
+	// audiences tells, by kind, whether somebody else listens to a daemon that is
+	// asked by opening its stream.
+	audiences [2]audience
 }
 
 const (
@@ -115,7 +116,9 @@ func (c *conn) run(ctx context.Context) {
 		var delay time.Duration
 		if errors.Is(err, ErrRefused) {
 			// What refuses may be a proxy that stumbles, or the token is being changed.
-			c.renewToken()
+			if c.renewToken() {
+				refusals = 0
+			}
 			delay = refusedDelay(refusals, c.cfg.random())
 			refusals++
 		} else {
@@ -136,10 +139,10 @@ func (c *conn) run(ctx context.Context) {
 	}
 }
 
-// renewToken looks for a new token after one was refused. That it cannot be read is
-// logged once.
-func (c *conn) renewToken() {
-	_, err := c.target.Endpoint.Token.Renew(c.peer.token)
+// renewToken looks for a new token after one was refused, and reports whether there
+// is one. That it cannot be read is logged once.
+func (c *conn) renewToken() bool {
+	renewed, err := c.target.Endpoint.Token.Renew(c.peer.token)
 	c.mu.Lock()
 	log := err != nil && !c.logged["token"]
 	c.logged["token"] = c.logged["token"] || log
@@ -147,6 +150,7 @@ func (c *conn) renewToken() {
 	if log {
 		c.log.Error().Err(err).Msg("the token was to be read again")
 	}
+	return renewed
 }
 
 // wait returns false if the context ended first.
@@ -379,6 +383,9 @@ func (c *conn) takeAndReport(key deviceKey, d *device, p devicePower, at time.Ti
 	}
 	if d.known && at.Before(d.reading.At) {
 		at = d.reading.At // the clock's estimate moved a little
+	}
+	if powerW != d.reading.PowerW {
+		d.mark = meterMark{}
 	}
 	dramW := p.dramMW / 1e3
 	if key.kind == CPU && !p.hasDRAM {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"time"
 )
@@ -17,7 +16,8 @@ import (
 // it reads. So it is asked by closing the stream and opening it again.
 //
 // With another listener the loop does not begin anew. Then what the daemon said
-// last is taken for true as long as the driver answers other questions.
+// last is taken for true as long as the driver answers other questions: see
+// witness.go.
 
 const (
 	// pollerPause is for how long there is no listener before a stream is opened. The
@@ -34,6 +34,10 @@ const (
 	// is heard of meanwhile misses what happens in the pause.
 	openEvery  = time.Second
 	openSeldom = 10 * time.Second
+	// aloneAfter is how many openings in a row must be answered before another
+	// listener is believed to have left: with him, one is answered by chance, when
+	// the power changes just then.
+	aloneAfter = 3
 )
 
 var (
@@ -51,23 +55,49 @@ const (
 	someOthers
 )
 
+// audience is what the openings of a stream tell of other listeners. It belongs to
+// its conn's mutex.
+type audience struct {
+	others others
+	inARow int // of the latest openings, those that the loop began anew for
+}
+
+// answered draws the conclusion from an opening that something new came after, read
+// at at, and tells whether all of it was read for us.
+func (a *audience) answered(o *opening, at time.Time) (all bool) {
+	switch {
+	case o.hasReplay && o.replayAge <= stillPolled:
+		*a = audience{others: someOthers}
+		return false
+	case !o.hasReplay && at.Before(o.askedAt):
+		// As far as the clocks can tell, it may have been sent just before.
+		return a.others == noOthers
+	}
+	a.inARow++
+	if a.others == maybeOthers || a.inARow >= aloneAfter {
+		a.others = noOthers
+	}
+	return a.others == noOthers
+}
+
 // opening is how a stream began. It belongs to its conn's mutex.
 type opening struct {
-	anew     context.CancelCauseFunc // ends the stream; nil while none is open
-	askedAt  time.Time
-	replayed []devicePower // what it began with
-	// replayAge is how old that was when the stream was asked for.
-	replayAge time.Duration
-	answered  bool // something new came
-	judged    bool // conclusions were drawn from it, last at judgedAt
+	anew      context.CancelCauseFunc // ends the stream; nil while none is open
+	askedAt   time.Time
+	hasReplay bool          // it began with what was sent before
+	replayed  []devicePower // that
+	replayAge time.Duration // how old it was when the stream was asked for
+	answered  bool          // something new came
+	judged    bool          // conclusions were drawn from it, last at judgedAt
 	judgedAt  time.Time
+	metered   bool // energy counters were read after it was answered
 }
 
 // opens notes that a stream stands.
 func (s *session) opens(r *read, askedAt time.Time, end context.CancelCauseFunc) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r.opening = opening{anew: end, askedAt: askedAt, replayAge: math.MaxInt64}
+	r.opening = opening{anew: end, askedAt: askedAt}
 }
 
 func (s *session) closes(r *read) {
@@ -103,22 +133,15 @@ func (s *session) answers(r *read, devices []devicePower, at, arrived time.Time,
 // noteEvent is the part of answers that s.mu is held for.
 func (s *session) noteEvent(r *read, devices []devicePower, at, arrived time.Time, ofNow bool) (all bool) {
 	o := &r.opening
-	first := o.replayed == nil && !o.answered
+	first := !o.hasReplay && !o.answered
 	if !ofNow || first && o.askedAt.Sub(at) > clockTolerance {
 		// A clock that was set since may have it in the future.
-		o.replayed, o.replayAge = slices.Clone(devices), o.askedAt.Sub(at).Abs()
+		o.hasReplay, o.replayed, o.replayAge = true, slices.Clone(devices), o.askedAt.Sub(at).Abs()
 		return false
 	}
 	s.lastEvent[r.kind] = arrived // also of a snapshot without devices
 	if !o.answered && arrived.Sub(o.askedAt) <= answersWithin {
-		all = o.replayed == nil || o.replayAge > stillPolled
-		switch {
-		case o.replayed == nil: // nobody has ever listened, or he began just now
-		case all:
-			s.others[r.kind] = noOthers
-		default:
-			s.others[r.kind] = someOthers
-		}
+		all = s.audiences[r.kind].answered(o, at)
 	}
 	o.answered = true
 	return all
@@ -152,10 +175,10 @@ func (s *session) openAnew(r *read, now time.Time) (opened bool) {
 	quiet, failed := s.unconfirmed(r, now)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	o := &r.opening
+	o, a := &r.opening, &s.audiences[r.kind]
 	every := openEvery
 	heard := now.Sub(s.lastEvent[r.kind]) < s.cfg.AskAfter
-	if len(quiet) == 0 && heard || s.others[r.kind] == someOthers {
+	if len(quiet) == 0 && heard || a.others == someOthers && a.inARow == 0 {
 		every = openSeldom
 	}
 	if o.anew == nil || now.Sub(o.askedAt) < every || len(quiet)+len(failed) == 0 {
@@ -168,26 +191,35 @@ func (s *session) openAnew(r *read, now time.Time) (opened bool) {
 }
 
 // judgeOpening draws the conclusions, once a stream had time to bring something
-// new, and again when a device is silent that no opening can ask about.
+// new, and again when a device is silent that no opening can ask about. It returns
+// an error if the daemon refuses us.
 func (s *session) judgeOpening(ctx context.Context, r *read, now time.Time) error {
 	quiet, failed := s.unconfirmed(r, now)
 	silent := append(quiet, failed...)
 	s.mu.Lock()
-	o := &r.opening
-	alone, answered := s.others[r.kind] == noOthers, o.answered
-	due := o.anew != nil && now.Sub(o.askedAt) >= answersWithin && len(silent) > 0 &&
-		(!o.judged || !alone && now.Sub(o.judgedAt) >= s.cfg.AskAfter)
+	o, a := &r.opening, &s.audiences[r.kind]
+	timeUp := o.anew != nil && now.Sub(o.askedAt) >= answersWithin
+	alone, answered := a.others == noOthers, o.answered
+	due := timeUp && len(silent) > 0 && (!o.judged || !(alone && answered) && now.Sub(o.judgedAt) >= s.cfg.AskAfter)
 	if due {
 		o.judged, o.judgedAt = true, now
 	}
+	if due && !answered {
+		a.inARow = 0
+	}
+	meter := timeUp && r.kind == GPU && alone && answered && !o.metered
+	o.metered = o.metered || meter
 	s.mu.Unlock()
 	switch {
-	case !due:
-		return nil
-	case !answered && alone:
-		s.failAll(r, silent, errSilent)
-	case r.kind == GPU && !alone:
+	case meter:
+		s.markMeters(ctx, r.indices)
+	case !due || alone && answered:
+	case r.kind == GPU && alone:
+		return s.weighSilence(ctx, r)
+	case r.kind == GPU:
 		return s.askWitness(ctx, r, silent, !answered)
+	case alone:
+		s.failAll(r, silent, errSilent)
 	}
 	return nil
 }
@@ -195,82 +227,5 @@ func (s *session) judgeOpening(ctx context.Context, r *read, now time.Time) erro
 func (s *session) failAll(r *read, indices []int, why error) {
 	for _, i := range indices {
 		s.fail(deviceKey{r.kind, i}, fmt.Errorf("%s: %s %d: GET %s: %w", s.peer.endpoint, r.kind, i, powerPath(r.kind, "stream_power"), why))
-	}
-}
-
-// learnMeters finds out which GPUs have an energy counter.
-func (s *session) learnMeters(ctx context.Context, gpus []int) {
-	failures, err := s.askEnergy(ctx, gpus)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, gpu := range gpus {
-		if d := s.devices[deviceKey{GPU, gpu}]; err == nil && failures[gpu] == "" {
-			d.hasEnergy = true
-		}
-	}
-}
-
-// askEnergy asks the driver for energy counters. That it answers is what counts; the
-// failures are by GPU.
-func (s *session) askEnergy(ctx context.Context, gpus []int) (failures map[int]string, err error) {
-	ctx, cancel := s.peer.limit(ctx)
-	defer cancel()
-	err = s.peer.energy(ctx, gpus)
-	if status := (*StatusError)(nil); errors.As(err, &status) && status.devices != nil {
-		return status.devices, nil
-	}
-	return nil, err
-}
-
-// askWitness asks the driver about GPUs whose power cannot be asked for, since the
-// daemon has other listeners: a driver that answers does not hang, and the daemon
-// would have told of another power. If its loop says nothing at all, any GPU of the
-// host may hold it up, and all are asked. It returns an error if the daemon refuses
-// us.
-func (s *session) askWitness(ctx context.Context, r *read, quiet []int, silent bool) error {
-	asked := quiet
-	if silent {
-		asked = s.discovery.gpuIndices()
-	}
-	sent := time.Now()
-	failures, err := s.askEnergy(ctx, asked)
-	switch {
-	case errors.Is(err, ErrRefused):
-		return err
-	case err != nil:
-		s.count(func(st *EndpointStatus) { st.FailedAsks++ })
-		s.failAll(r, quiet, errSilent)
-		return nil
-	}
-	if silent { // its driver does not hang, and a new listener got nothing
-		s.mu.Lock()
-		s.others[r.kind] = someOthers
-		s.mu.Unlock()
-	}
-	for _, i := range quiet {
-		s.witnessed(r, i, failures[i], sent)
-	}
-	return nil
-}
-
-// witnessed confirms the last power of a GPU whose driver answers. One that used
-// to have an energy counter and has none any more is lost; one that never had any
-// answers all the same.
-func (s *session) witnessed(r *read, index int, failure string, sent time.Time) {
-	key := deviceKey{r.kind, index}
-	s.mu.Lock()
-	d := s.devices[key]
-	known, lost := d.known, failure != "" && d.hasEnergy
-	d.hasEnergy = d.hasEnergy || failure == ""
-	last := devicePower{index: index, powerMW: d.reading.PowerW * 1e3}
-	if i := slices.IndexFunc(r.opening.replayed, func(p devicePower) bool { return p.index == index }); !known && i >= 0 {
-		known, last = true, r.opening.replayed[i]
-	}
-	s.mu.Unlock()
-	switch {
-	case lost:
-		s.fail(key, fmt.Errorf("%s: GPU %d: GET %s: %s", s.peer.endpoint, index, energyPath, failure))
-	case known:
-		s.confirmed(r.kind, last, sent)
 	}
 }

@@ -387,11 +387,22 @@ func (p *peer) times(ctx context.Context) ([]roundTrip, error) {
 // energyPath is the call that asks the driver for energy counters.
 const energyPath = "/gpu/get_cumulative_energy"
 
-// energy asks for the energy counters of GPUs. That they can be read is what
-// counts, not their values.
-func (p *peer) energy(ctx context.Context, gpus []int) error {
-	_, _, err := p.get(ctx, energyPath, powerQuery(GPU, gpus))
-	return err
+// energy asks for the energy counters of GPUs, in millijoules.
+func (p *peer) energy(ctx context.Context, gpus []int) (mj map[int]float64, err error) {
+	var says map[int]struct {
+		EnergyMJ *float64 `json:"energy_mj"`
+	}
+	if _, err := p.getJSON(ctx, energyPath, powerQuery(GPU, gpus), &says); err != nil {
+		return nil, err
+	}
+	mj = make(map[int]float64, len(says))
+	for gpu, says := range says {
+		if says.EnergyMJ == nil {
+			return nil, fmt.Errorf("%s: GET %s: GPU %d has no energy_mj", p.endpoint, energyPath, gpu)
+		}
+		mj[gpu] = *says.EnergyMJ
+	}
+	return mj, nil
 }
 
 // powerLimit asks for the largest power limit of a GPU, in watts.

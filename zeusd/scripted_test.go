@@ -1,6 +1,7 @@
 package zeusd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,17 +23,20 @@ import (
 type scripted struct {
 	conns chan net.Conn
 
-	mu      sync.Mutex
-	absent  bool          // no connection comes about
-	mute    chan struct{} // if not nil, nothing is answered before it is closed
-	refuse  int           // status of every answer, unless 0
-	ahead   time.Duration // its clock less ours
-	delay   time.Duration // before each answer
-	powerMW int           // of GPU 0; GPU 1 draws 2 W
-	hung    bool          // the driver does not return from questions about GPU 0
-	lost    bool          // GPU 0 cannot be read
-	noMeter bool          // GPUs have no energy counters
-	gpuIDs  []int         // what it says it has
+	mu       sync.Mutex
+	absent   bool          // no connection comes about
+	mute     chan struct{} // if not nil, nothing is answered before it is closed
+	refuse   int           // status of every answer, unless 0
+	ahead    time.Duration // its clock less ours
+	delay    time.Duration // before each answer
+	powerMW  int           // of GPU 0
+	power1MW int           // of GPU 1
+	hung     bool          // the driver does not return from questions about GPU 0
+	lost     bool          // GPU 0 cannot be read
+	noMeter  bool          // GPUs have no energy counters
+	meterMW  int           // what the energy counter of GPU 0 rises by, unless 0; else by its power
+	deaf     bool          // the loop of the older daemon stands still, though its driver answers
+	gpuIDs   []int         // what it says it has
 	// old is a daemon of one loop: it sends snapshots, also to others if there are
 	// any. all is woken for each new one.
 	old    bool
@@ -136,14 +140,14 @@ func (d *scripted) poll(done <-chan struct{}) {
 
 func (d *scripted) pollOnce() {
 	switch {
-	case !d.old || d.hung:
+	case !d.old || d.hung || d.deaf:
 		return
 	case len(d.streams) == 0 && !d.others:
 		d.loop = nil
 		return
 	}
 	first, changed := len(d.loop) == 0, false
-	now := map[int]int{1: 2000}
+	now := map[int]int{1: d.power1MW}
 	if !d.lost {
 		now[0] = d.powerMW
 	} else if last, ok := d.loop[0]; ok {
@@ -214,7 +218,8 @@ func (d *scripted) serveDriver(w http.ResponseWriter, r *http.Request) {
 	defer d.set(func(d *scripted) { d.pending-- })
 	for {
 		d.mu.Lock()
-		hung, lost, noMeter, powerMW, nowMS := d.hung, d.lost, d.noMeter, d.powerMW, d.nowMS()
+		hung, lost, noMeter, powerMW, power1MW, nowMS := d.hung, d.lost, d.noMeter, d.powerMW, d.power1MW, d.nowMS()
+		meterMW := cmp.Or(d.meterMW, powerMW)
 		d.mu.Unlock()
 		switch {
 		case about0 && hung:
@@ -229,9 +234,9 @@ func (d *scripted) serveDriver(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(http.StatusInternalServerError)
 			fmt.Fprint(w, `{"errors":{"0":"NVML error: not available","1":"NVML error: not available"}}`)
 		case r.URL.Path == energyPath:
-			fmt.Fprint(w, `{"0":{"energy_mj":1},"1":{"energy_mj":1}}`)
+			fmt.Fprintf(w, `{"0":{"energy_mj":%d},"1":{"energy_mj":%d}}`, nowMS*int64(meterMW)/1000, nowMS*int64(power1MW)/1000)
 		default:
-			fmt.Fprintf(w, `{"timestamp_ms":%d,"power_mw":{"0":%d,"1":2000}}`, nowMS, powerMW)
+			fmt.Fprintf(w, `{"timestamp_ms":%d,"power_mw":{"0":%d,"1":%d}}`, nowMS, powerMW, power1MW)
 		}
 		return
 	}
@@ -274,7 +279,7 @@ func inBubble(t *testing.T, cfg Config, script func(t *testing.T, d *scripted, c
 // inBubbleWith also prepares the daemon before the client comes.
 func inBubbleWith(t *testing.T, cfg Config, prepare func(*scripted), script func(t *testing.T, d *scripted, client *Client, got *collector)) {
 	synctest.Test(t, func(t *testing.T) {
-		d := &scripted{conns: make(chan net.Conn, 16), powerMW: 100_000, gpuIDs: []int{0}, streams: make(map[chan string]bool), asks: make(map[string]int)}
+		d := &scripted{conns: make(chan net.Conn, 16), powerMW: 100_000, power1MW: 2000, gpuIDs: []int{0}, streams: make(map[chan string]bool), asks: make(map[string]int)}
 		if prepare != nil {
 			prepare(d)
 		}

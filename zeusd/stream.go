@@ -58,7 +58,15 @@ func (s *session) stream(ctx context.Context, r *read) error {
 	} else {
 		s.up()
 	}
-	events := newEventReader(resp.Body, time.Now)
+	return s.readEvents(ctx, r, newEventReader(resp.Body, time.Now), askedAt)
+}
+
+// readEvents reads a stream that was asked for at askedAt, to its end.
+func (s *session) readEvents(ctx context.Context, r *read, events *eventReader, askedAt time.Time) error {
+	oldEvents := len(r.indices) // that a stream may begin with
+	if s.discovery.PlainIDs {
+		oldEvents = 1
+	}
 	var event powerEvent
 	for {
 		data, arrived, err := events.next()
@@ -73,25 +81,22 @@ func (s *session) stream(ctx context.Context, r *read) error {
 			if errors.Is(err, io.EOF) {
 				err = errStreamEnded
 			}
-			return s.peer.wrap(ctx, path, err)
+			return s.peer.wrap(ctx, powerPath(r.kind, "stream_power"), err)
 		}
 		if err := event.parse(r.kind, data); err != nil {
 			s.bad(err)
 			continue
 		}
-		s.onEvent(ctx, r, &event, askedAt, arrived)
-	}
-}
-
-// onEvent deals with an event of a stream that was asked for at askedAt.
-func (s *session) onEvent(ctx context.Context, r *read, event *powerEvent, askedAt, arrived time.Time) {
-	if !s.wants(r, event.devices) {
-		return
-	}
-	at, ofNow := s.locate(ctx, event.timestampMS, askedAt, arrived)
-	all := s.answers(r, event.devices, at, arrived, ofNow)
-	if ofNow {
-		s.event(r.kind, event.devices, at, arrived, all)
+		if !s.wants(r, event.devices) {
+			continue
+		}
+		mayBeOld := oldEvents > 0 && arrived.Sub(askedAt) <= answersWithin
+		oldEvents--
+		at, ofNow := s.locate(ctx, event.timestampMS, askedAt, arrived, mayBeOld)
+		all := s.answers(r, event.devices, at, arrived, ofNow)
+		if ofNow {
+			s.event(r.kind, event.devices, at, arrived, all)
+		}
 	}
 }
 

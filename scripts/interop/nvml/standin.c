@@ -121,7 +121,7 @@ int nvmlDeviceGetTotalEnergyConsumption(void *device, unsigned long long *millij
 {
 	gpu g;
 	int error = ask(device, &g);
-	*millijoules = now_ms() * 300ULL; // as at 300 W
+	*millijoules = (unsigned long long)now_ms() * g.power_mw / 1000; // as if it had always drawn that
 	return error;
 }
 
