@@ -31,8 +31,9 @@ func abortive(conn net.Conn) net.Conn {
 // out a copy.
 type unreadConn struct {
 	*net.UnixConn
-	raw  syscall.RawConn
-	held int // bytes in the socket that were handed out, 0 or 1
+	raw    syscall.RawConn
+	held   int // bytes in the socket that were handed out, 0 or 1
+	buffer []byte
 }
 
 // Read implements [net.Conn].
@@ -55,12 +56,24 @@ func (c *unreadConn) Read(p []byte) (n int, err error) {
 
 // receive reads what is new, without waiting: EAGAIN says that nothing is.
 func (c *unreadConn) receive(fd int, p []byte) (n int, err error) {
-	buffer := make([]byte, c.held+len(p))
-	total, _, err := unix.Recvfrom(fd, buffer, unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	if len(c.buffer) < 1+len(p) {
+		c.buffer = make([]byte, 1+len(p))
+	}
+	buffer := c.buffer[:c.held+len(p)]
+	peek := func() (int, error) {
+		total, _, err := unix.Recvfrom(fd, buffer, unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		return total, err
+	}
+	total, err := peek()
+	end := false
+	if err == nil && total == c.held && ended(fd) {
+		total, err = peek() // what came just before the end
+		end = total == c.held
+	}
 	switch {
 	case err != nil:
 		return 0, err
-	case total == 0 || total == c.held && ended(fd):
+	case total == 0 || end:
 		return 0, io.EOF
 	case total == c.held:
 		return 0, unix.EAGAIN

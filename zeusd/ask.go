@@ -100,9 +100,10 @@ func (s *session) askAlone(ctx context.Context, r *read, index int, first bool) 
 	ctx, cancel := context.WithTimeoutCause(ctx, hangPatience, fmt.Errorf("%w (%v)", errNoAnswer, hangPatience))
 	defer cancel()
 	key := deviceKey{r.kind, index}
+	sent := time.Now()
 	overdue := time.AfterFunc(s.peer.timeout, func() {
 		s.count(func(st *EndpointStatus) { st.FailedAsks++ })
-		s.fail(key, fmt.Errorf("%s: %s %d: GET %s: %w (%v), though the daemon lives: does the device's driver hang?",
+		s.failUnlessNews(key, sent, fmt.Errorf("%s: %s %d: GET %s: %w (%v), though the daemon lives: does the device's driver hang?",
 			s.peer.endpoint, r.kind, index, powerPath(r.kind, "get_power"), errNoAnswer, s.peer.timeout))
 	})
 	err := s.ask(ctx, r, []int{index}, first)
@@ -122,7 +123,11 @@ func (s *session) ask(ctx context.Context, r *read, indices []int, first bool) e
 	var answer powerEvent
 	trip, err := s.peer.power(ctx, r.kind, indices, &answer)
 	if err == nil {
-		missed := s.answer(r.kind, indices, &answer, trip, first)
+		at, ofNow := s.locateAnswer(ctx, trip)
+		if !ofNow {
+			return fmt.Errorf("%s: GET %s: %w: it was measured %v before it was asked for", s.peer.endpoint, powerPath(r.kind, "get_power"), errBadAnswer, trip.sent.Sub(at).Round(time.Millisecond))
+		}
+		missed := s.answer(r.kind, indices, &answer, at, trip, first)
 		for _, i := range indices {
 			if !slices.ContainsFunc(answer.devices, func(p devicePower) bool { return p.index == i }) {
 				s.fail(deviceKey{r.kind, i}, fmt.Errorf("%s: GET %s: the answer lacks %s %d", s.peer.endpoint, powerPath(r.kind, "get_power"), r.kind, i))

@@ -74,8 +74,8 @@ func askEnergy(ctx context.Context, p *peer) (string, error) {
 }
 
 func askLimit(ctx context.Context, p *peer) (string, error) {
-	mostW, err := p.powerLimit(ctx, 1)
-	return fmt.Sprint(mostW), err
+	mostW, err := p.powerLimits(ctx, []int{0, 1})
+	return fmt.Sprint(mostW), err // in the order of the keys
 }
 
 func askGPUs(ctx context.Context, p *peer) (string, error) { return askPower(ctx, p, GPU) }
@@ -149,7 +149,7 @@ func capturedAnswers() map[string]struct {
 		"zeusd-0.5.0-gpu_get_power_gpu_ids_0":         {askGPUs, "1795564961381 0:100000"},
 		"zeusd-0.5.0-cpu_get_power":                   {askCPUs, "1795564964757"},
 		"zeusd-0.5.0-gpu_get_cumulative_energy":       {askEnergy, "179556496388246 179556496388249"},
-		"zeusd-0.5.0-gpu_get_power_limit_constraints": {askLimit, "700"},
+		"zeusd-0.5.0-gpu_get_power_limit_constraints": {askLimit, "map[0:700 1:700]"},
 		"zeusd-0.5.0-stream":                          {askStream, "30 events, 1795564983272 1:388457 to 1795564983971 0:283971"},
 		"zeusd-0.5.0-stream-second-subscriber":        {askStream, "20 events, 1795565332348 0:632348 to 1795565487466 1:200021"},
 		"zeusd-0.5.0-stream-token-in-leeway-200":      {askStream, "1 events, 1795565191944 0:123456 to 1795565191944 0:123456"},

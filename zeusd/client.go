@@ -17,10 +17,11 @@ type Config struct {
 	// Targets may name an endpoint several times; it gets one connection.
 	Targets []Target
 	// AskAfter is how long a device may be silent before the daemon is asked for
-	// it; 0 is 1 s. A peer that is dead without a word is noticed after AskAfter
-	// plus RequestTimeout.
+	// it; 0 is 1 s.
 	AskAfter time.Duration
-	// RequestTimeout bounds each request but the streams; 0 is 1 s.
+	// RequestTimeout bounds each request but the streams; 0 is 1 s. A peer that is
+	// dead without a word is noticed when it does not tell its time, which it is
+	// asked for every second, within RequestTimeout.
 	RequestTimeout time.Duration
 	// OnReading, if not nil, gets each value as it comes. Calls for one endpoint
 	// come one after the other, the times of a device do not decrease; calls for

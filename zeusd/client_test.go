@@ -451,8 +451,11 @@ func TestGarbageEvents(t *testing.T) {
 	z, e := daemon(t, sim.ZeusdConfig{GPUs: g, NoiseFraction: 0.01, Seed: 1})
 	client, got := start(t, Config{Targets: []Target{{Endpoint: e, GPUs: []int{0}}}})
 	eventually(t, soon, "events", func() bool { return only(t, client).Events > 3 })
-	z.SetFaults(sim.ZeusdFaults{GarbageEvents: 40}) // of ten kinds, of which seven are bad and one is of nobody
-	eventually(t, soon, "garbage", func() bool { s := only(t, client); return s.BadEvents >= 28 && s.UnwantedReadings >= 4 })
+	z.SetFaults(sim.ZeusdFaults{GarbageEvents: 40}) // of ten kinds, of which six are bad, one is old and one is of nobody
+	eventually(t, soon, "garbage", func() bool {
+		s := only(t, client)
+		return s.BadEvents >= 24 && s.ReplayedEvents >= 4 && s.UnwantedReadings >= 4
+	})
 	events := only(t, client).Events
 	eventually(t, soon, "events", func() bool { return only(t, client).Events > events+3 })
 	if s := only(t, client); !s.Connected || s.Reconnects != 0 {

@@ -29,6 +29,8 @@ const (
 	justMeasured = 100 * time.Millisecond
 	// stepLeast is the least change of the clock that is counted as a step.
 	stepLeast = 25 * time.Millisecond
+	// stepQuiet is for how long a clock must not step for the next step to be logged.
+	stepQuiet = 10 * time.Second
 )
 
 // clockWatch is when a session measured the daemon's clock.
@@ -61,6 +63,32 @@ func (s *session) locate(ctx context.Context, timestampMS int64, askedAt, arrive
 		return at, false
 	case at.After(arrived):
 		return arrived, true
+	}
+	return at, true
+}
+
+// locateAnswer returns when an answer was measured, and whether that is between the
+// question and the answer. What is not has the clock measured before that is
+// believed.
+func (s *session) locateAnswer(ctx context.Context, trip roundTrip) (at time.Time, ofNow bool) {
+	at = s.clock.at(trip.timestampMS)
+	err := s.clock.estimate.Load().roundTrip / 2 // at most, of the estimate
+	oldest, newest := trip.sent.Add(-replayMargin-err), trip.received.Add(aheadMost+err)
+	if at.Before(oldest) || at.After(newest) {
+		s.recheckClock(ctx, trip.received)
+		at = s.clock.at(trip.timestampMS)
+	}
+	switch {
+	case at.Before(oldest):
+		s.count(func(st *EndpointStatus) { st.ReplayedEvents++ })
+		return at, false
+	case at.After(newest):
+		s.count(func(st *EndpointStatus) { st.ImplausibleTimes++ })
+		return at, false
+	case at.Before(trip.sent):
+		return trip.sent, true
+	case at.After(trip.received):
+		return trip.received, true
 	}
 	return at, true
 }
@@ -102,7 +130,14 @@ func (s *session) measureClock(ctx context.Context) (moved time.Duration, err er
 	moved = s.clock.set(trips, now)
 	s.watch.mu.Unlock()
 	if !first && moved.Abs() >= max(stepLeast, s.clock.estimate.Load().roundTrip) {
-		s.count(func(st *EndpointStatus) { st.ClockSteps++ })
+		s.mu.Lock()
+		s.status.ClockSteps++
+		quiet := now.Sub(s.steppedAt) >= stepQuiet
+		s.steppedAt = now
+		s.mu.Unlock()
+		if !quiet {
+			return moved, nil
+		}
 		s.log.Warn().Dur("by_ms", -moved).Msg("the clock of the zeusd host was set, or one of the hosts slept; times are mapped anew")
 	}
 	return moved, nil

@@ -36,6 +36,9 @@ type device struct {
 	// of the snapshot at its start.
 	streamPowerW float64
 	failure      error      // why it could not be read when last asked or told of
+	failedAt     time.Time  // when that was last so
+	failureSaid  bool       // in the log, until it is over
+	nonsense     bool       // the last that was told of it cannot be
 	rangeW       powerRange // what it can draw
 	rangeKnown   bool       // that was given, or told
 	hasEnergy    bool       // its energy counter was read once
@@ -60,6 +63,7 @@ type conn struct {
 	lastEvent  [2]time.Time    // by kind: when the latest event arrived
 	logged     map[string]bool // what was logged since the connection was last stable
 	downLogged bool
+	steppedAt  time.Time // when the daemon's clock last did
 
 	// patience is, by kind, how many questions in a row must show that the stream
 	// misses changes before it is opened anew. It doubles each time that did not
@@ -331,15 +335,8 @@ func (c *conn) confirmed(kind Kind, p devicePower, at time.Time) {
 // that had an event since the question is left alone: which of the two is newer
 // cannot be known, and the stream will tell of any change after it. first is set
 // for the snapshot at the start of a stream. missed tells that a device's power
-// differs from what the stream implies.
-func (c *conn) answer(kind Kind, asked []int, answer *powerEvent, trip roundTrip, first bool) (missed bool) {
-	at := c.clock.at(answer.timestampMS)
-	if at.Before(trip.sent) {
-		at = trip.sent
-	}
-	if at.After(trip.received) {
-		at = trip.received
-	}
+// differs from what the stream implies. at is when it was measured.
+func (c *conn) answer(kind Kind, asked []int, answer *powerEvent, at time.Time, trip roundTrip, first bool) (missed bool) {
 	c.emit.Lock()
 	defer c.emit.Unlock()
 	c.count(func(s *EndpointStatus) { s.Answers++ })
@@ -376,6 +373,7 @@ func (c *conn) takeAndReport(key deviceKey, d *device, p devicePower, at time.Ti
 	powerW := p.powerMW / 1e3
 	if !d.rangeW.contains(powerW) {
 		c.status.ImplausibleReadings++
+		d.nonsense = true
 		err := fmt.Errorf("%s: %s %d: power is %v W, want %v", c.peer.endpoint, key.kind, key.index, powerW, d.rangeW)
 		c.mu.Unlock()
 		c.fail(key, err)
@@ -392,36 +390,51 @@ func (c *conn) takeAndReport(key deviceKey, d *device, p devicePower, at time.Ti
 		dramW = math.NaN()
 	}
 	d.reading = Reading{Endpoint: c.status.Endpoint, Kind: key.kind, Index: p.index, PowerW: powerW, DRAMW: dramW, At: at}
-	d.known = true
+	d.known, d.nonsense = true, false
 	d.confirmedAt = at
-	r, healed := d.reading, c.setFailure(key, nil)
+	r, say := d.reading, c.setFailure(d, nil)
 	c.mu.Unlock()
-	if healed {
+	if say {
 		c.logFailure(key, nil)
 	}
 	c.cfg.OnReading(r)
 }
 
-// fail records that a device could not be read, nil that it could.
+// fail records why a device could not be read.
 func (c *conn) fail(key deviceKey, failure error) {
+	c.failUnlessNews(key, time.Time{}, failure)
+}
+
+// failUnlessNews is fail unless there was news of the device since, if that is not
+// zero.
+func (c *conn) failUnlessNews(key deviceKey, since time.Time, failure error) {
 	c.mu.Lock()
-	changed := c.setFailure(key, failure)
+	d := c.devices[key]
+	say := d != nil && (since.IsZero() || d.confirmedAt.Before(since)) && c.setFailure(d, failure)
 	c.mu.Unlock()
-	if changed {
+	if say {
 		c.logFailure(key, failure)
 	}
 }
 
-// setFailure is the part of fail that c.mu is held for. changed: it is to be
-// logged.
-func (c *conn) setFailure(key deviceKey, failure error) (changed bool) {
-	d := c.devices[key]
-	if d == nil {
-		return false
-	}
-	changed = (d.failure == nil) != (failure == nil)
+// failureQuiet is for how long a device that failed must be read without failure for
+// that to be over, as far as the log is concerned.
+const failureQuiet = 5 * time.Second
+
+// setFailure records whether a device could be read, and tells whether that is to
+// be logged: a failure once until it is over. c.mu is held.
+func (c *conn) setFailure(d *device, failure error) (say bool) {
+	now := time.Now()
 	d.failure = failure
-	return changed
+	switch {
+	case failure != nil:
+		say = !d.failureSaid
+		d.failureSaid, d.failedAt = true, now
+	case d.failureSaid && now.Sub(d.failedAt) >= failureQuiet:
+		say = true
+		d.failureSaid = false
+	}
+	return say
 }
 
 func (c *conn) logFailure(key deviceKey, failure error) {

@@ -97,7 +97,7 @@ type Target struct {
 	CPU bool
 	// PowerRangeW is the least and the most power that one of the GPUs can draw, in
 	// watts; a reading outside is treated as missing. Zero is what the daemon says
-	// of its power limits, see [Client].
+	// of its power limit, up to twice the largest, or 4000 W.
 	PowerRangeW [2]float64
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 )
 
@@ -30,8 +31,8 @@ const (
 	maxDevices = 256
 	// maxTimestampMS is in the year 2223, so that sums in nanoseconds fit.
 	maxTimestampMS = 8_000_000_000_000
-	// maxPowerMW is the most the daemon's 32 bits hold.
-	maxPowerMW = 1<<32 - 1
+	// maxPlainMW is the most the daemon's 32 bits hold.
+	maxPlainMW = 1<<32 - 1
 )
 
 // powerEvent is one event of a power stream, or one answer of get_power, in
@@ -44,7 +45,7 @@ type powerEvent struct {
 // devicePower is one device's share of a powerEvent.
 type devicePower struct {
 	index   int
-	powerMW float64
+	powerMW float64 // NaN if what stands there is no number
 	dramMW  float64 // of a CPU
 	hasDRAM bool
 }
@@ -56,7 +57,8 @@ type devicePower struct {
 //	{"timestamp_ms":1,"cpu_id":0,"cpu_mw":85000,"dram_mw":null}            CPU, since 0.5
 //	{"timestamp_ms":1,"power_mw":{"0":{"cpu_mw":85000,"dram_mw":12000}}}   CPU, before, and get_power
 //
-// A map names no device when none can be read.
+// A map names no device when none can be read. A power that is no number is one
+// device's, and leaves the others alone; whether one can be is not asked here.
 //
 // The forms as daemons write them are read without allocation; whatever differs
 // (unknown fields, fractions, escapes) goes through encoding/json.
@@ -77,9 +79,9 @@ func (e *powerEvent) parse(kind Kind, raw []byte) error {
 // unmarshal is parse without shortcuts; it defines what is valid.
 func (e *powerEvent) unmarshal(kind Kind, raw []byte) error {
 	var msg struct {
-		TimestampMS *int64          `json:"timestamp_ms"`
-		GPUID       *int            `json:"gpu_id"`
-		CPUID       *int            `json:"cpu_id"`
+		TimestampMS *wholeNumber    `json:"timestamp_ms"`
+		GPUID       *wholeNumber    `json:"gpu_id"`
+		CPUID       *wholeNumber    `json:"cpu_id"`
 		PowerMW     json.RawMessage `json:"power_mw"`
 		cpuPower
 	}
@@ -92,83 +94,94 @@ func (e *powerEvent) unmarshal(kind Kind, raw []byte) error {
 	if *msg.TimestampMS <= 0 || *msg.TimestampMS > maxTimestampMS {
 		return fmt.Errorf("timestamp_ms is %d, want milliseconds since 1970", *msg.TimestampMS)
 	}
-	e.timestampMS = *msg.TimestampMS
+	e.timestampMS = int64(*msg.TimestampMS)
 	switch {
 	case kind == GPU && msg.GPUID != nil:
-		return e.addGPU(*msg.GPUID, msg.PowerMW)
+		return e.add(int(*msg.GPUID), numberOrNaN(msg.PowerMW), math.NaN())
 	case kind == CPU && msg.CPUID != nil:
-		return e.addCPU(*msg.CPUID, msg.cpuPower)
+		return e.addCPU(int(*msg.CPUID), msg.cpuPower)
 	case !bytes.HasPrefix(msg.PowerMW, []byte("{")):
 		return errors.New("names no device: it has neither an id nor a map power_mw")
 	}
-	if kind == GPU {
-		var byIndex map[string]json.RawMessage
-		if err := json.Unmarshal(msg.PowerMW, &byIndex); err != nil {
-			return err
-		}
-		return forEachDevice(byIndex, e.addGPU)
-	}
-	var byIndex map[string]cpuPower
+	var byIndex map[string]json.RawMessage
 	if err := json.Unmarshal(msg.PowerMW, &byIndex); err != nil {
 		return err
 	}
-	return forEachDevice(byIndex, e.addCPU)
-}
-
-type cpuPower struct {
-	CPUMW  *float64 `json:"cpu_mw"`
-	DRAMMW *float64 `json:"dram_mw"`
-}
-
-func forEachDevice[T any](byIndex map[string]T, add func(int, T) error) error {
 	for key, value := range byIndex {
 		index, err := strconv.Atoi(key)
 		if err != nil || strconv.Itoa(index) != key {
 			return fmt.Errorf("power_mw has the key %q, want the index of a device", key)
 		}
-		if err := add(index, value); err != nil {
+		if kind == GPU {
+			err = e.add(index, numberOrNaN(value), math.NaN())
+		} else {
+			var p cpuPower
+			_ = json.Unmarshal(value, &p) // what is no object has no power
+			err = e.addCPU(index, p)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (e *powerEvent) addGPU(index int, raw json.RawMessage) error {
-	var powerMW *float64
-	if len(raw) > 0 {
-		if err := json.Unmarshal(raw, &powerMW); err != nil {
-			return err
-		}
-	}
-	if powerMW == nil {
-		return fmt.Errorf("GPU %d has no power_mw", index)
-	}
-	return e.add(devicePower{index: index, powerMW: *powerMW})
+type cpuPower struct {
+	CPUMW  json.RawMessage `json:"cpu_mw"`
+	DRAMMW json.RawMessage `json:"dram_mw"`
 }
 
 func (e *powerEvent) addCPU(index int, p cpuPower) error {
-	if p.CPUMW == nil {
-		return fmt.Errorf("CPU %d has no cpu_mw", index)
+	dramMW := numberOrNaN(p.DRAMMW)
+	if dramMW < 0 || dramMW > maxPlainMW {
+		dramMW = math.NaN()
 	}
-	d := devicePower{index: index, powerMW: *p.CPUMW}
-	if p.DRAMMW != nil {
-		d.dramMW, d.hasDRAM = *p.DRAMMW, true
-	}
-	return e.add(d)
+	return e.add(index, numberOrNaN(p.CPUMW), dramMW)
 }
 
-func (e *powerEvent) add(d devicePower) error {
+// add appends a device; dramMW is NaN where it is not measured.
+func (e *powerEvent) add(index int, powerMW, dramMW float64) error {
 	switch {
-	case d.index < 0 || d.index > maxIndex:
-		return fmt.Errorf("device index is %d, want 0 to %d", d.index, maxIndex)
-	case !(d.powerMW >= 0 && d.powerMW <= maxPowerMW):
-		return fmt.Errorf("device %d: power is %v mW, want 0 to %d", d.index, d.powerMW, int64(maxPowerMW))
-	case !(d.dramMW >= 0 && d.dramMW <= maxPowerMW):
-		return fmt.Errorf("device %d: DRAM power is %v mW, want 0 to %d", d.index, d.dramMW, int64(maxPowerMW))
+	case index < 0 || index > maxIndex:
+		return fmt.Errorf("device index is %d, want 0 to %d", index, maxIndex)
 	case len(e.devices) == maxDevices:
 		return fmt.Errorf("more than %d devices", maxDevices)
 	}
+	d := devicePower{index: index, powerMW: powerMW}
+	if !math.IsNaN(dramMW) {
+		d.dramMW, d.hasDRAM = dramMW, true
+	}
 	e.devices = append(e.devices, d)
+	return nil
+}
+
+// numberOrNaN is what stands in JSON if that is a number, NaN if it is anything
+// else or beyond what a float64 holds.
+func numberOrNaN(raw json.RawMessage) float64 {
+	var number *float64
+	if len(raw) == 0 || json.Unmarshal(raw, &number) != nil || number == nil {
+		return math.NaN()
+	}
+	return *number
+}
+
+// wholeNumber is an integer in JSON however it is spelled: 5, 5.0, 5e0.
+type wholeNumber int64
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (n *wholeNumber) UnmarshalJSON(raw []byte) error {
+	if whole, err := strconv.ParseInt(string(raw), 10, 64); err == nil {
+		*n = wholeNumber(whole)
+		return nil
+	}
+	var number float64
+	if err := json.Unmarshal(raw, &number); err != nil {
+		return err
+	}
+	if number != math.Trunc(number) || math.Abs(number) >= 1<<53 {
+		return fmt.Errorf("%s is not a whole number", raw)
+	}
+	*n = wholeNumber(number)
 	return nil
 }
 
@@ -386,7 +399,7 @@ func (s *scanner) index() (int, bool) {
 
 func (s *scanner) power() (float64, bool) {
 	n, ok := s.integer()
-	return float64(n), ok && n <= maxPowerMW
+	return float64(n), ok && n <= maxPlainMW
 }
 
 func (s *scanner) powerOrNull() (powerMW float64, there, ok bool) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 )
 
 const (
@@ -16,6 +17,8 @@ const (
 	// leastGPUW is the least that zeusd can tell, in watts. A GPU that can be read
 	// draws something; 0 is what is left of a value that is missing.
 	leastGPUW = 0.001
+	// leastLimitW is less than the largest power limit of any GPU, in watts.
+	leastLimitW = 10
 	// overLimit is how far beyond its power limit a GPU may be for a moment.
 	overLimit = 2
 )
@@ -67,24 +70,28 @@ func givenRanges(targets []Target) (map[gpuKey]powerRange, error) {
 // learnRanges asks the daemon for the largest power limits of GPUs whose range was
 // not given: no reading is far beyond. What it does not tell stays as it is.
 func (s *session) learnRanges(ctx context.Context, gpus []int) {
-	for _, gpu := range gpus {
-		key := deviceKey{GPU, gpu}
-		s.mu.Lock()
-		known := s.devices[key].rangeKnown
-		s.mu.Unlock()
-		if known {
-			continue
+	s.mu.Lock()
+	unknown := slices.DeleteFunc(slices.Clone(gpus), func(gpu int) bool { return s.devices[deviceKey{GPU, gpu}].rangeKnown })
+	s.mu.Unlock()
+	if len(unknown) == 0 {
+		return
+	}
+	mostW, err := s.peer.powerLimits(ctx, unknown)
+	if err != nil && len(mostW) == 0 && len(unknown) > 1 {
+		for _, gpu := range unknown { // one that fails keeps the daemon from telling the others
+			s.learnRanges(ctx, []int{gpu})
 		}
-		mostW, err := s.peer.powerLimit(ctx, gpu)
-		s.mu.Lock()
-		if d := s.devices[key]; err == nil {
-			d.rangeW.maxW, d.rangeKnown = overLimit*mostW, true
-		}
-		log := err != nil && ctx.Err() == nil && !s.logged["power limit"]
-		s.logged["power limit"] = s.logged["power limit"] || log
-		s.mu.Unlock()
-		if log {
-			s.log.Debug().Err(err).Float64("taken_w", mostGPUW).Msg("zeusd does not tell the power limit of a GPU; what one GPU can draw is taken")
-		}
+		return
+	}
+	s.mu.Lock()
+	for gpu, mostW := range mostW {
+		d := s.devices[deviceKey{GPU, gpu}]
+		d.rangeW.maxW, d.rangeKnown = overLimit*mostW, true
+	}
+	log := err != nil && ctx.Err() == nil && !s.logged["power limit"]
+	s.logged["power limit"] = s.logged["power limit"] || log
+	s.mu.Unlock()
+	if log {
+		s.log.Debug().Err(err).Float64("taken_w", mostGPUW).Msg("zeusd does not tell the power limit of a GPU; what one GPU can draw is taken")
 	}
 }

@@ -26,8 +26,9 @@ const (
 const maxBodyBytes = 1 << 20
 
 var (
-	// ErrRefused is wrapped by the errors that no retry can mend: the daemon does
-	// not accept the token (401), or the token lacks the scope (403).
+	// ErrRefused is wrapped by the errors that only another token mends, or a proxy
+	// that gets over it: the daemon does not accept the token (401), or the token
+	// lacks the scope (403).
 	ErrRefused = errors.New("refused")
 
 	errNoAnswer = errors.New("no answer in time")
@@ -303,20 +304,20 @@ func (p *peer) getJSON(ctx context.Context, path, query string, into any) (round
 func (p *peer) discover(ctx context.Context) (Discovery, error) {
 	var says struct {
 		GPUs []struct {
-			ID         *int   `json:"id"`
-			Name       string `json:"name"`
-			PCIAddress string `json:"pci_address"`
-			Energy     bool   `json:"cumulative_energy_available"`
+			ID         *wholeNumber `json:"id"`
+			Name       string       `json:"name"`
+			PCIAddress string       `json:"pci_address"`
+			Energy     bool         `json:"cumulative_energy_available"`
 		} `json:"gpus"`
 		CPUs []struct {
-			ID   *int `json:"id"`
-			DRAM bool `json:"dram_available"`
+			ID   *wholeNumber `json:"id"`
+			DRAM bool         `json:"dram_available"`
 		} `json:"cpus"`
-		GPUIDs        []int    `json:"gpu_ids"`
-		CPUIDs        []int    `json:"cpu_ids"`
-		DRAMAvailable []bool   `json:"dram_available"`
-		APIGroups     []string `json:"enabled_api_groups"`
-		AuthRequired  bool     `json:"auth_required"`
+		GPUIDs        []wholeNumber `json:"gpu_ids"`
+		CPUIDs        []wholeNumber `json:"cpu_ids"`
+		DRAMAvailable []bool        `json:"dram_available"`
+		APIGroups     []string      `json:"enabled_api_groups"`
+		AuthRequired  bool          `json:"auth_required"`
 	}
 	if _, err := p.getJSON(ctx, "/discover", "", &says); err != nil {
 		return Discovery{}, err
@@ -326,22 +327,22 @@ func (p *peer) discover(ctx context.Context) (Discovery, error) {
 		if g.ID == nil {
 			return Discovery{}, fmt.Errorf("%s: GET /discover: a GPU has no id", p.endpoint)
 		}
-		d.GPUs = append(d.GPUs, GPUInfo{Index: *g.ID, Name: g.Name, PCIAddress: g.PCIAddress, CumulativeEnergyAvailable: g.Energy})
+		d.GPUs = append(d.GPUs, GPUInfo{Index: int(*g.ID), Name: g.Name, PCIAddress: g.PCIAddress, CumulativeEnergyAvailable: g.Energy})
 	}
 	for _, c := range says.CPUs {
 		if c.ID == nil {
 			return Discovery{}, fmt.Errorf("%s: GET /discover: a CPU has no id", p.endpoint)
 		}
-		d.CPUs = append(d.CPUs, CPUInfo{Index: *c.ID, DRAMAvailable: c.DRAM})
+		d.CPUs = append(d.CPUs, CPUInfo{Index: int(*c.ID), DRAMAvailable: c.DRAM})
 	}
 	if says.GPUs == nil {
 		for _, id := range says.GPUIDs {
-			d.GPUs = append(d.GPUs, GPUInfo{Index: id})
+			d.GPUs = append(d.GPUs, GPUInfo{Index: int(id)})
 		}
 	}
 	if says.CPUs == nil {
 		for i, id := range says.CPUIDs {
-			d.CPUs = append(d.CPUs, CPUInfo{Index: id, DRAMAvailable: i < len(says.DRAMAvailable) && says.DRAMAvailable[i]})
+			d.CPUs = append(d.CPUs, CPUInfo{Index: int(id), DRAMAvailable: i < len(says.DRAMAvailable) && says.DRAMAvailable[i]})
 		}
 	}
 	if says.GPUs == nil && says.CPUs == nil && says.GPUIDs == nil && says.CPUIDs == nil {
@@ -359,7 +360,7 @@ func (p *peer) whoAmI(ctx context.Context) (Identity, error) {
 // time asks for the daemon's time once.
 func (p *peer) time(ctx context.Context) (roundTrip, error) {
 	var says struct {
-		TimestampMS int64 `json:"timestamp_ms"`
+		TimestampMS wholeNumber `json:"timestamp_ms"`
 	}
 	trip, err := p.getJSON(ctx, "/time", "", &says)
 	if err != nil {
@@ -368,7 +369,7 @@ func (p *peer) time(ctx context.Context) (roundTrip, error) {
 	if says.TimestampMS <= 0 || says.TimestampMS > maxTimestampMS {
 		return trip, fmt.Errorf("%s: GET /time: timestamp_ms is %d, want milliseconds since 1970", p.endpoint, says.TimestampMS)
 	}
-	trip.timestampMS = says.TimestampMS
+	trip.timestampMS = int64(says.TimestampMS)
 	return trip, nil
 }
 
@@ -405,19 +406,26 @@ func (p *peer) energy(ctx context.Context, gpus []int) (mj map[int]float64, err 
 	return mj, nil
 }
 
-// powerLimit asks for the largest power limit of a GPU, in watts.
-func (p *peer) powerLimit(ctx context.Context, gpu int) (mostW float64, err error) {
+// powerLimits asks for the largest power limits of GPUs, in watts, by GPU. What
+// no GPU can have is left out.
+func (p *peer) powerLimits(ctx context.Context, gpus []int) (mostW map[int]float64, err error) {
 	const path = "/gpu/get_power_limit_constraints"
 	var says map[int]struct {
 		MaxMW float64 `json:"max_power_limit_mw"`
 	}
-	if _, err := p.getJSON(ctx, path, powerQuery(GPU, []int{gpu}), &says); err != nil {
-		return 0, err
+	if _, err := p.getJSON(ctx, path, powerQuery(GPU, gpus), &says); err != nil {
+		return nil, err
 	}
-	if mostW = says[gpu].MaxMW / 1e3; !(mostW > 0 && mostW <= mostGPUW) {
-		return 0, fmt.Errorf("%s: GET %s: the largest power limit of GPU %d is %v W, want more than 0 and at most %v", p.endpoint, path, gpu, mostW, mostGPUW)
+	mostW = make(map[int]float64, len(says))
+	for _, gpu := range gpus {
+		limitW := says[gpu].MaxMW / 1e3
+		if !(limitW >= leastLimitW && limitW <= mostGPUW) {
+			err = fmt.Errorf("%s: GET %s: the largest power limit of GPU %d is %v W, want %v to %v", p.endpoint, path, gpu, limitW, leastLimitW, mostGPUW)
+			continue
+		}
+		mostW[gpu] = limitW
 	}
-	return mostW, nil
+	return mostW, err
 }
 
 // power asks for the power of some devices, for as long as ctx allows.

@@ -37,6 +37,9 @@ type scripted struct {
 	meterMW  int           // what the energy counter of GPU 0 rises by, unless 0; else by its power
 	deaf     bool          // the loop of the older daemon stands still, though its driver answers
 	gpuIDs   []int         // what it says it has
+	limitMW  int           // the largest power limit of its GPUs; 0: it does not tell
+	lag      time.Duration // how old what it answers about power is
+	raw0     string        // what stands for GPU 0's power in the snapshots of the older daemon, unless empty
 	// old is a daemon of one loop: it sends snapshots, also to others if there are
 	// any. all is woken for each new one.
 	old    bool
@@ -157,7 +160,11 @@ func (d *scripted) pollOnce() {
 	for i := range 2 {
 		if mw, ok := now[i]; ok {
 			changed = changed || d.loop[i] != mw
-			readings = append(readings, fmt.Sprintf(`"%d":%d`, i, mw))
+			raw := fmt.Sprint(mw)
+			if i == 0 {
+				raw = cmp.Or(d.raw0, raw)
+			}
+			readings = append(readings, fmt.Sprintf(`"%d":%s`, i, raw))
 		}
 	}
 	d.loop = now
@@ -190,7 +197,7 @@ func (d *scripted) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	d.mu.Lock()
-	nowMS, ids, old := d.nowMS(), strings.ReplaceAll(fmt.Sprint(d.gpuIDs), " ", ","), d.old
+	nowMS, ids, old, limitMW := d.nowMS(), strings.ReplaceAll(fmt.Sprint(d.gpuIDs), " ", ","), d.old, d.limitMW
 	d.mu.Unlock()
 	switch path := r.URL.Path; {
 	case path == "/discover" && old:
@@ -202,6 +209,8 @@ func (d *scripted) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, `{"timestamp_ms":%d}`, nowMS)
 	case path == "/gpu/get_power" && old:
 		<-r.Context().Done() // nobody needs it
+	case path == "/gpu/get_power_limit_constraints" && limitMW > 0:
+		fmt.Fprintf(w, `{"0":{"max_power_limit_mw":%d},"1":{"max_power_limit_mw":%d}}`, limitMW, limitMW)
 	case path == "/gpu/get_power", path == energyPath:
 		d.serveDriver(w, r)
 	case path == "/gpu/stream_power":
@@ -219,7 +228,7 @@ func (d *scripted) serveDriver(w http.ResponseWriter, r *http.Request) {
 	for {
 		d.mu.Lock()
 		hung, lost, noMeter, powerMW, power1MW, nowMS := d.hung, d.lost, d.noMeter, d.powerMW, d.power1MW, d.nowMS()
-		meterMW := cmp.Or(d.meterMW, powerMW)
+		meterMW, lag := cmp.Or(d.meterMW, powerMW), d.lag
 		d.mu.Unlock()
 		switch {
 		case about0 && hung:
@@ -236,7 +245,7 @@ func (d *scripted) serveDriver(w http.ResponseWriter, r *http.Request) {
 		case r.URL.Path == energyPath:
 			fmt.Fprintf(w, `{"0":{"energy_mj":%d},"1":{"energy_mj":%d}}`, nowMS*int64(meterMW)/1000, nowMS*int64(power1MW)/1000)
 		default:
-			fmt.Fprintf(w, `{"timestamp_ms":%d,"power_mw":{"0":%d,"1":%d}}`, nowMS, powerMW, power1MW)
+			fmt.Fprintf(w, `{"timestamp_ms":%d,"power_mw":{"0":%d,"1":%d}}`, nowMS-lag.Milliseconds(), powerMW, power1MW)
 		}
 		return
 	}

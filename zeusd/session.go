@@ -85,6 +85,12 @@ func (s *session) prepare(ctx context.Context) error {
 			return err
 		}
 	}
+	if len(s.reads) > 0 && !s.discovery.PlainIDs {
+		// Before the first reading, unless that takes long: it must be judged, too.
+		ctx, cancel := s.peer.limit(ctx)
+		s.learnRanges(ctx, s.reads[0].indices)
+		cancel()
+	}
 	if s.target.CPU {
 		if err := s.prepareCPUs(id); err != nil {
 			return err

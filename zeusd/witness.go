@@ -138,11 +138,12 @@ func (s *session) witnessed(r *read, gpu int, failure string, sent time.Time) {
 	lost := failure != "" && (d.hasEnergy || !saysNoMeter(failure))
 	d.hasEnergy = d.hasEnergy || failure == ""
 	last, known := s.lastPower(r, gpu)
+	nonsense := d.nonsense
 	s.mu.Unlock()
 	switch {
 	case lost:
 		s.failEnergy(gpu, failure)
-	case known:
+	case known && !nonsense:
 		s.confirmed(GPU, last, sent)
 	}
 }
