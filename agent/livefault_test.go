@@ -952,11 +952,19 @@ func testVLLMStandsStill(t *testing.T) {
 	s.setFaults(0, sim.VLLMFaults{})
 	w.until(t, "recovery", recoveryTime, runsBatch(8))
 	w.until(t, "the run to be ready", 2*tokensInterval+slack, func(*datacenter.State) bool { return unready() == nil })
+	// Now it does not answer either in the end, which is no better.
+	s.setFaults(0, sim.VLLMFaults{FreezeStreams: true})
+	w.until(t, "the run not to be ready again", w.cfg.ITLWindow+s.live.backends[0].noTokenLimit+2*tokensInterval+slack, func(*datacenter.State) bool { return unready() != nil })
+	s.setFaults(0, sim.VLLMFaults{Freeze: true})
+	w.until(t, "no answer", w.cfg.StaleAfter+2*slack, func(*datacenter.State) bool { return log.count("does not answer as it should") == 1 })
+	w.until(t, "no standstill", 2*tokensInterval+2*slack, func(*datacenter.State) bool { return unready() == nil })
+	s.setFaults(0, sim.VLLMFaults{})
+	w.until(t, "recovery from silence", recoveryTime, runsBatch(8))
 	w.finish(t)
 	w.wantEvents(t, nil)
-	for _, line := range []string{"answers and makes no token", "makes tokens again"} {
-		if n := log.count(line); n != 1 {
-			t.Errorf("%d log lines have %q, want 1", n, line)
+	for line, want := range map[string]int{"answers and makes no token": 2, "makes tokens again": 1} {
+		if n := log.count(line); n != want {
+			t.Errorf("%d log lines have %q, want %d", n, line, want)
 		}
 	}
 }

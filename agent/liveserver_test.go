@@ -178,7 +178,27 @@ func TestLiveSaysWhyWhatRunsIsUnknown(t *testing.T) {
 				return strings.ReplaceAll(p, "org/patched", "a") + strings.ReplaceAll(p, "org/patched", "b")
 			})
 		}, []string{`"org/patched"`, `"a", "b"`}},
-		"no page": {func(string) func(http.ResponseWriter, *http.Request) bool {
+		"empty": {func(server string) func(http.ResponseWriter, *http.Request) bool {
+			return changedMetrics(server, func(string) string { return "" })
+		}, []string{"vllm:num_requests_running: metric is missing"}},
+		"of something else": {func(server string) func(http.ResponseWriter, *http.Request) bool {
+			return changedMetrics(server, func(string) string { return "go_goroutines 5\n" })
+		}, []string{"vllm:num_requests_running: metric is missing"}},
+		"malformed": {func(server string) func(http.ResponseWriter, *http.Request) bool {
+			return changedMetrics(server, func(p string) string {
+				return strings.ReplaceAll(p, "\nvllm:num_requests_running{", "\nvllm:num_requests_running{,")
+			})
+		}, []string{"vllm:num_requests_running"}},
+		"unavailable": {func(string) func(http.ResponseWriter, *http.Request) bool {
+			return func(w http.ResponseWriter, r *http.Request) bool {
+				if r.URL.Path == "/metrics" {
+					w.WriteHeader(http.StatusServiceUnavailable)
+					return true
+				}
+				return false
+			}
+		}, []string{"/metrics: the server answered 503"}},
+		"not found": {func(string) func(http.ResponseWriter, *http.Request) bool {
 			return func(w http.ResponseWriter, r *http.Request) bool {
 				if r.URL.Path == "/metrics" {
 					http.NotFound(w, r)
@@ -214,7 +234,7 @@ func TestLiveSaysWhyWhatRunsIsUnknown(t *testing.T) {
 			if result.Err != nil {
 				text += result.Err.Error()
 			}
-			if failed := name == "no page" || name == "elsewhere"; failed != (result.Err != nil) || failed == (result.Warnings != nil) {
+			if failed := name == "not found" || name == "elsewhere" || name == "malformed"; failed != (result.Err != nil) || failed == (result.Warnings != nil) {
 				t.Errorf("the probe finds %+v", result)
 			}
 			for _, want := range append(c.wants, wayOut) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -146,7 +147,13 @@ func (b *backend) probeMetrics(ctx context.Context, result *ProbeResult) error {
 	}
 	began := time.Now()
 	page, err := b.server.Metrics(ctx)
-	if err != nil {
+	status := (*vllm.StatusError)(nil)
+	switch {
+	case errors.Is(err, vllm.ErrMissingMetric), errors.As(err, &status) && status.Status >= http.StatusInternalServerError:
+		result.warn("%v", err)
+		result.warnOfMissingRunning()
+		return nil
+	case err != nil:
 		return fmt.Errorf("%w; %s", err, withoutMetrics)
 	}
 	result.add("metrics in %.1f ms: %s running, %s waiting, KV cache %s %% used",
@@ -154,14 +161,25 @@ func (b *backend) probeMetrics(ctx context.Context, result *ProbeResult) error {
 	if page.ModelName != "" && page.ModelName != b.modelID {
 		result.add("they are of model_name %q", page.ModelName)
 	}
+	others := (*vllm.OtherModelsError)(nil)
+	unknown := page.Err(vllm.MetricRunning)
+	if unknown != nil && !errors.Is(unknown, vllm.ErrMissingMetric) && !errors.As(unknown, &others) {
+		// What stands there makes no sense, and requests do not change that.
+		return fmt.Errorf("%w; %s", unknown, withoutMetrics)
+	}
 	for _, err := range distinct(page.Unknown) {
 		result.warn("%v", err)
 	}
-	if page.Err(vllm.MetricRunning) != nil {
-		// It may come with the first request, as of a server with several API servers.
-		result.warn("a run starts only if %s comes with the first requests; %s", vllm.MetricRunning, withoutMetrics)
+	if unknown != nil {
+		result.warnOfMissingRunning()
 	}
 	return nil
+}
+
+// warnOfMissingRunning says that what runs may be told with the first request, as
+// by a server with several API servers.
+func (r *ProbeResult) warnOfMissingRunning() {
+	r.warn("a run starts only if %s comes with the first requests; %s", vllm.MetricRunning, withoutMetrics)
 }
 
 func (r *ProbeResult) add(format string, args ...any) {

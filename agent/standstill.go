@@ -66,6 +66,7 @@ func (s *standstill) look(now time.Time, p progress, limit time.Duration, surely
 func (w *serverWatch) lookForTokens(ctx context.Context) {
 	b := w.b
 	tokens, inFlight := b.progress()
+	before := w.still.tokens
 	since := w.still.look(time.Now(), progress{tokens, inFlight, !w.failing, w.live.hasBegun()}, b.noTokenLimit,
 		func() bool { return b.server.Health(ctx) == nil })
 	was := b.standsSince.Swap(&since)
@@ -75,7 +76,9 @@ func (w *serverWatch) lookForTokens(ctx context.Context) {
 	case !since.IsZero() && !stood:
 		b.log.Error().Float64("no_token_s", time.Since(since).Seconds()).Int("requests_in_flight", inFlight).
 			Msg("the vLLM server answers and makes no token: its engine may hang")
-	case since.IsZero() && stood && !w.failing:
+	case since.IsZero() && stood && tokens == before:
+		// It does not answer any more, which is worse and said elsewhere.
+	case since.IsZero() && stood:
 		b.log.Info().Float64("no_token_s", time.Since(*was).Seconds()).Msg("the vLLM server makes tokens again")
 	}
 }

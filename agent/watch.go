@@ -24,11 +24,12 @@ type serverWatch struct {
 	live *Live
 	b    *backend
 
-	failing, refusing bool
-	lost              uint64 // connections
-	guessedAt         time.Time
-	unknown           unknownNumbers
-	still             standstill
+	failing          bool
+	silence, refusal episode
+	lost             uint64 // connections
+	guessedAt        time.Time
+	unknown          unknownNumbers
+	still            standstill
 }
 
 // watch reads a server's metrics again and again until ctx is done, or only asks
@@ -66,12 +67,13 @@ func (w *serverWatch) look(ctx, commands context.Context) {
 		ask = b.server.Health
 	}
 	err := ask(ctx)
-	switch {
-	case ctx.Err() != nil:
+	if ctx.Err() != nil {
 		return
-	case err != nil && !w.failing:
+	}
+	switch began, over := w.silence.look(time.Now(), err != nil); {
+	case began:
 		b.log.Warn().Err(err).Msg("the vLLM server does not answer as it should; it is asked on")
-	case err == nil && w.failing:
+	case over:
 		b.log.Info().Msg("the vLLM server answers again")
 	}
 	if w.failing = err != nil; w.failing {
@@ -86,10 +88,33 @@ func (w *serverWatch) look(ctx, commands context.Context) {
 		b.setting.doubt()
 	}
 	err = w.live.tellAgain(commands, b)
-	if err != nil && !w.refusing {
+	if began, _ := w.refusal.look(time.Now(), err != nil); began {
 		b.log.Warn().Err(err).Msg("the vLLM server may have forgotten its batch size and does not take it again")
 	}
-	w.refusing = err != nil
+}
+
+// episodeQuiet is for how long something must go well to be over, as far as the log
+// is concerned.
+const episodeQuiet = 5 * time.Second
+
+// episode is a time in which something goes wrong, perhaps not every time.
+type episode struct {
+	open   bool
+	latest time.Time
+}
+
+// look takes in whether it went wrong at a time. It reports, once each, that an
+// episode began, and that it is over.
+func (e *episode) look(now time.Time, wrong bool) (began, over bool) {
+	switch {
+	case wrong:
+		began = !e.open
+		e.open, e.latest = true, now
+	case e.open && now.Sub(e.latest) >= episodeQuiet:
+		over = true
+		e.open = false
+	}
+	return began, over
 }
 
 // sayUnknown logs which numbers the server's metrics do not tell.

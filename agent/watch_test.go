@@ -39,3 +39,21 @@ func TestUnknownNumbersAreSaidOnce(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 }
+
+func TestEpisode(t *testing.T) {
+	var e episode
+	at := time.Now()
+	for i, c := range []struct {
+		afterS            float64
+		wrong, began, end bool
+	}{
+		{0, false, false, false}, {1, true, true, false},
+		{0.1, false, false, false}, {0.1, true, false, false}, {4.9, false, false, false}, {0.05, true, false, false}, // every now and then
+		{4.9, false, false, false}, {0.1, false, false, true}, {9, false, false, false}, {1, true, true, false},
+	} {
+		at = at.Add(time.Duration(c.afterS * float64(time.Second)))
+		if began, end := e.look(at, c.wrong); began != c.began || end != c.end {
+			t.Errorf("look %d: began %v, over %v, want %v, %v", i, began, end, c.began, c.end)
+		}
+	}
+}
