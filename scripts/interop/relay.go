@@ -15,8 +15,9 @@ type relay struct {
 	ln    net.Listener
 	wg    sync.WaitGroup
 
-	mu    sync.Mutex
-	conns map[net.Conn]bool
+	mu     sync.Mutex
+	conns  map[net.Conn]bool
+	closed bool
 }
 
 func startRelay(ctx context.Context, dial func(context.Context) (net.Conn, error)) (*relay, error) {
@@ -51,8 +52,13 @@ func (r *relay) pass(ctx context.Context, client net.Conn, dial func(context.Con
 		return
 	}
 	r.mu.Lock()
+	closed := r.closed
 	r.conns[client], r.conns[server] = true, true
 	r.mu.Unlock()
+	if closed {
+		_, _ = client.Close(), server.Close()
+		return
+	}
 	r.wg.Go(func() {
 		if r.treat != nil {
 			_ = r.treat(client, server) // how it ended is of no interest
@@ -90,6 +96,9 @@ func (r *relay) breakAll() {
 
 func (r *relay) close() {
 	_ = r.ln.Close()
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
 	r.breakAll()
 	r.wg.Wait()
 }

@@ -204,6 +204,8 @@ func (s *site) run(ctx context.Context, script func(context.Context) error) ([]s
 	var scriptErr error
 	select {
 	case err := <-ended:
+		cancel()
+		<-scripted
 		return nil, "", fmt.Errorf("the agent ended: %w\n%s", err, log.String())
 	case scriptErr = <-scripted:
 	}
