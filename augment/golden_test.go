@@ -217,3 +217,55 @@ func TestAugmentDoesNotAllocate(t *testing.T) {
 		t.Errorf("%v allocations a step, want none", n)
 	}
 }
+
+// TestNoiseFloor: a server that draws next to nothing has the noise of one that
+// draws 1 W, not less. The numbers are those of OpenG2G 0.2.0.post1's
+// InferencePowerAugmenter with a ServerPool of six servers of 8 GPUs, phases 0 1 2 0
+// 1 2, the amplitude scales below, all servers in order, and the seed 7.
+func TestNoiseFloor(t *testing.T) {
+	type step struct {
+		perGPUW float64
+		phaseW  datacenter.ThreePhase
+		modelW  float64
+	}
+	for noiseFraction, steps := range map[float64][]step{
+		0.25: {
+			{0.0, datacenter.ThreePhase{A: 0.00030753833937064356, B: 0.07468638437711747, C: 0.0}, 0.07499392271648811},
+			{0.01, datacenter.ThreePhase{A: 0.08703590064935963, B: 0.621514323934933, C: 0.1692217520400152}, 0.8777719766243077},
+			{0.12, datacenter.ThreePhase{A: 2.073569967252963, B: 1.3805103483396872, C: 1.7982831041241272}, 5.252363419716778},
+			{0.13, datacenter.ThreePhase{A: 1.4885144362664011, B: 1.447125871360857, C: 1.671677623467792}, 4.60731793109505},
+			{300, datacenter.ThreePhase{A: 4425.269062393701, B: 4781.438737596218, C: 3357.929565109677}, 12564.637365099596},
+		},
+		2: {
+			{0.0, datacenter.ThreePhase{A: 0.0024603067149651485, B: 0.5974910750169398, C: 0.0}, 0.5999513817319049},
+			{0.01, datacenter.ThreePhase{A: 0.19228720519487696, B: 3.8241145914794634, C: 0.7937740163201215}, 4.810175812994462},
+			{0.12, datacenter.ThreePhase{A: 3.4845597380237057, B: 0.0, C: 0.9462648329930166}, 4.430824571016722},
+			{0.13, datacenter.ThreePhase{A: 0.5785609697328962, B: 0.0, C: 1.6042298663491392}, 2.1827908360820354},
+			{300, datacenter.ThreePhase{A: 2837.1646942166526, B: 3811.509900769748, C: 2943.8831328158763}, 9592.557727802277},
+		},
+	} {
+		phases := []datacenter.Phase{0, 1, 2, 0, 1, 2}
+		pool := &Pool{
+			cfg: PoolConfig{
+				NumServers: 6, GPUsPerServer: 8, ModelLabels: []string{"a"},
+				Augmentation: datacenter.Augmentation{NoiseFraction: noiseFraction},
+			},
+			phases:          phases,
+			amplitudeScales: []float64{0.9, 0.95, 1.0, 1.05, 1.1, 1.0},
+			preferences:     [][datacenter.NumPhases][]int32{byPhase([]int32{0, 1, 2, 3, 4, 5}, phases)},
+		}
+		power := watts(0)
+		a := NewAugmenter(pool, []int{8}, power, 7)
+		for i, s := range steps {
+			*power = constant(s.perGPUW)
+			got, err := a.Augment([]int{6})
+			if err != nil {
+				t.Fatalf("noise fraction %v, step %d: %v", noiseFraction, i, err)
+			}
+			if got.PhaseW != s.phaseW || got.Models[0].PowerW != s.modelW {
+				t.Errorf("noise fraction %v, step %d, %v W a GPU: phases %v, model %v W, want %v, %v W",
+					noiseFraction, i, s.perGPUW, got.PhaseW, got.Models[0].PowerW, s.phaseW, s.modelW)
+			}
+		}
+	}
+}
