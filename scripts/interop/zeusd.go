@@ -205,8 +205,7 @@ func (s *site) run(ctx context.Context, script func(context.Context) error) ([]s
 	select {
 	case err := <-ended:
 		cancel()
-		<-scripted
-		return nil, "", fmt.Errorf("the agent ended: %w\n%s", err, log.String())
+		return nil, "", fmt.Errorf("the agent ended: %w\n%s", errors.Join(err, <-scripted), log.String())
 	case scriptErr = <-scripted:
 	}
 	if err := agent.Process.Signal(syscall.SIGTERM); err != nil {
