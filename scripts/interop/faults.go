@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"math"
+	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -164,26 +166,44 @@ func clockAge(st *state) (age time.Duration, ok bool) {
 	return time.Duration(ms) * time.Millisecond, true
 }
 
-// checkAnotherListener: somebody opened a stream and forgot it, and no power
-// changes. The run begins, and nothing is stale.
-func (s *site) checkAnotherListener(ctx context.Context, r *report) error {
+// checkAnotherListener: somebody opens a stream and forgets it, before the run or
+// during it, and no power changes. Nothing is stale.
+func (s *site) checkAnotherListener(ctx context.Context, r *report, during bool) error {
 	if err := s.setGPUs(gpu{power: "300000"}, gpu{power: strconv.Itoa(steadyMW)}); err != nil {
 		return err
 	}
-	other, err := s.dial(ctx)
+	what := "with another listener and constant power"
+	if during {
+		what += ", who came during the run"
+	}
+	var other net.Conn
+	listen := func() (err error) {
+		if other, err = s.dial(ctx); err != nil {
+			return err
+		}
+		_, err = io.WriteString(other, "GET /gpu/stream_power HTTP/1.1\r\nHost: x\r\n\r\n")
+		return err
+	}
+	defer func() {
+		if other != nil {
+			_ = other.Close()
+		}
+	}()
+	if !during {
+		if err := errors.Join(listen(), pause(ctx, time.Second)); err != nil {
+			return err
+		}
+	}
+	states, _, err := s.run(ctx, func(ctx context.Context) error {
+		if during {
+			if err := errors.Join(pause(ctx, 3*time.Second), listen()); err != nil {
+				return err
+			}
+		}
+		return pause(ctx, 15*time.Second)
+	})
 	if err != nil {
-		return err
-	}
-	defer other.Close()
-	if _, err := io.WriteString(other, "GET /gpu/stream_power HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
-		return err
-	}
-	if err := pause(ctx, time.Second); err != nil {
-		return err
-	}
-	states, _, err := s.run(ctx, func(ctx context.Context) error { return pause(ctx, 15*time.Second) })
-	if err != nil {
-		r.that(false, "%s: with another listener and constant power: %v", s, err)
+		r.that(false, "%s: %s: %v", s, what, err)
 		return nil
 	}
 	stale := 0
@@ -192,6 +212,6 @@ func (s *site) checkAnotherListener(ctx context.Context, r *report) error {
 			stale++
 		}
 	}
-	r.that(stale == 0 && len(states) > 100, "%s: with another listener and constant power, stale in %d of %d states", s, stale, len(states))
+	r.that(stale == 0 && len(states) > 100, "%s: %s, stale in %d of %d states", s, what, stale, len(states))
 	return nil
 }
