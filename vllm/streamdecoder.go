@@ -254,6 +254,10 @@ func (d *responseDecoder) takeEvents(payload []byte) error {
 			if err := d.event(data, d.events.Type()); err != nil {
 				return err
 			}
+		case sse.ErrorField:
+			if err := errorField(data); err != nil && !d.done {
+				return err
+			}
 		case sse.TooLong:
 			return malformed("an event is longer than %d bytes", d.maxEventBytes)
 		}

@@ -262,6 +262,29 @@ func TestDecoderReadsResponses(t *testing.T) {
 			outcome{Chunks: []StreamChunk{tokens(1)}, Ended: true, Kind: "error_event", Err: "streaming completion failed (error_event): gone"},
 		},
 		{
+			"an error field, without an event",
+			eventStreamHead + inChunks(tokenEvent("a", 1), `error: {"code":500,"message":"no memory","type":"server_error"}`+"\n\n", doneEvent) + lastChunk,
+			outcome{Chunks: []StreamChunk{tokens(1)}, Ended: true, Kind: "error_event", Err: "streaming completion failed (error_event): no memory"},
+		},
+		{
+			"an error field in words, in an event",
+			eventStreamHead + inChunks(`data: {"choices":[]}`+"\nerror: no memory\n\n", doneEvent) + lastChunk,
+			outcome{Ended: true, Kind: "error_event", Err: "streaming completion failed (error_event): no memory"},
+		},
+		{
+			"error fields that say that there is none, or come too late",
+			eventStreamHead + inChunks("error: null\nerror: false\nerror: {}\nerror:\nerror\n"+tokenEvent("a", 1), doneEvent+"error: x\n\n") + lastChunk,
+			ok(tokens(1)),
+		},
+		{
+			"a finish reason that nobody knows",
+			eventStreamHead + inChunks(tokenEvent("a", 1), strings.Replace(tokenEvent("b", 2), `"finish_reason":null`, `"finish_reason":"preempted"`, 1), doneEvent) + lastChunk,
+			outcome{
+				Chunks: []StreamChunk{tokens(1), last(2)}, Ended: true, Kind: "aborted",
+				Err: `streaming completion failed (aborted): the server ended the answer with the finish reason "preempted"`,
+			},
+		},
+		{
 			"a line that is too long",
 			eventStreamHead + inChunks("data: "+long+"\n\n"),
 			outcome{Ended: true, Kind: "malformed", Err: "streaming completion failed (malformed): an event is longer than 4096 bytes"},

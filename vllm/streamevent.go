@@ -57,7 +57,7 @@ func (e *chatEvent) parse(data []byte) error {
 		}
 		return e.malformed("want a JSON object")
 	}
-	var failure, usage, choices, kind, object span
+	var failure, usage, choices, kind, object, finish span
 	members := itemsOf(data, at)
 	for members.next() {
 		switch string(members.name()) {
@@ -71,6 +71,8 @@ func (e *chatEvent) parse(data []byte) error {
 			kind = members.value
 		case "object":
 			object = members.value
+		case "finish_reason":
+			finish = members.value
 		case "id":
 			e.id = members.value
 		case "created":
@@ -94,10 +96,10 @@ func (e *chatEvent) parse(data []byte) error {
 		return errorEvent(nil, data)
 	case aborted != nil:
 		return aborted
-	case !e.hasUsage && !e.hasChoices && resemblesError(data, at):
+	case !e.hasChoices && resemblesError(data, at):
 		return errorEvent(nil, data)
 	}
-	return nil
+	return abortion(finish.in(data))
 }
 
 // tells says whether an event that tells of a failure has brought tokens, too.
