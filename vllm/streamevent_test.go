@@ -45,7 +45,7 @@ func TestUsageAsJSONHasIt(t *testing.T) {
 	} {
 		event := `{"choices":[{"delta":{"content":"x"},"finish_reason":null}],"usage":{"prompt_tokens":9,"completion_tokens":` + value + `}}`
 		got := read(event)
-		if got.Chunk.Tokens != want || got.Err != "" || got.Chunk.Content != (want < 0) {
+		if got.Chunk.Tokens != want || got.Err != "" || !got.Chunk.Content {
 			t.Errorf("%s tokens are read as %+v, want %d", value, got, want)
 		}
 		if odd := got.Chunk.OddUsage; (odd != "") != (want < 0 && value != "null") {
@@ -65,19 +65,19 @@ func TestUsageIsThatOfTheEvent(t *testing.T) {
 		event string
 		want  StreamChunk
 	}{
-		{`{` + choice + `,"usage":{"completion_tokens":5},"x_groq":{"usage":{"completion_tokens":1000}}}`, StreamChunk{Tokens: 5}},
-		{`{"x_groq":{"usage":{"completion_tokens":1000}},` + choice + `,"usage":{"completion_tokens":5}}`, StreamChunk{Tokens: 5}},
+		{`{` + choice + `,"usage":{"completion_tokens":5},"x_groq":{"usage":{"completion_tokens":1000}}}`, StreamChunk{Tokens: 5, Content: true}},
+		{`{"x_groq":{"usage":{"completion_tokens":1000}},` + choice + `,"usage":{"completion_tokens":5}}`, StreamChunk{Tokens: 5, Content: true}},
 		{`{` + choice + `,"usage":null,"x_groq":{"usage":{"completion_tokens":1000}}}`, StreamChunk{Tokens: -1, Content: true}},
-		{`{` + choice + `,"usage":{"completion_tokens_details":{"completion_tokens":7},"completion_tokens":5,"extra":{"completion_tokens":9}}}`, StreamChunk{Tokens: 5}},
+		{`{` + choice + `,"usage":{"completion_tokens_details":{"completion_tokens":7},"completion_tokens":5,"extra":{"completion_tokens":9}}}`, StreamChunk{Tokens: 5, Content: true}},
 		{`{` + choice + `,"usage":{"details":[{"completion_tokens":9}]}}`, StreamChunk{Tokens: -1, Content: true}},
 		{`{` + choice + `,"completion_tokens":9}`, StreamChunk{Tokens: -1, Content: true}},
 		{`{"choices":[{"delta":{"content":"\"usage\":{\"completion_tokens\":9}"},"usage":{"completion_tokens":8}}]}`, StreamChunk{Tokens: -1, Content: true}},
-		{`{` + choice + `,"usage":{"completion_tokens":4},"usage":{"completion_tokens":5}}`, StreamChunk{Tokens: 5}},
-		{`{` + choice + `,"us\u0061ge":{"completion_token\u0073":5}}`, StreamChunk{Tokens: 5}},
+		{`{` + choice + `,"usage":{"completion_tokens":4},"usage":{"completion_tokens":5}}`, StreamChunk{Tokens: 5, Content: true}},
+		{`{` + choice + `,"us\u0061ge":{"completion_token\u0073":5}}`, StreamChunk{Tokens: 5, Content: true}},
 		{`{` + choice + `,"Usage":{"completion_tokens":5}}`, StreamChunk{Tokens: -1, Content: true}},
 		{`{` + choice + `,"usage":"none"}`, StreamChunk{Tokens: -1, Content: true, OddUsage: `"none"`}},
 		{`{` + choice + `,"usage":{}}`, StreamChunk{Tokens: -1, Content: true}},
-		{` { "choices" : [ { "delta" : { "content" : "x" } , "finish_reason" : null } ] , "usage" : { "completion_tokens" : 5 , "a" : [ ] } } `, StreamChunk{Tokens: 5}},
+		{` { "choices" : [ { "delta" : { "content" : "x" } , "finish_reason" : null } ] , "usage" : { "completion_tokens" : 5 , "a" : [ ] } } `, StreamChunk{Tokens: 5, Content: true}},
 		{`{"usage":{"completion_tokens":5}}`, StreamChunk{Tokens: 5, Last: true}},
 		{`{"choices":null,"usage":{"completion_tokens":5}}`, StreamChunk{Tokens: 5, Last: true}},
 		{`{"choices":[{"delta":{},"finish_reason":"stop"}],"usage":{"completion_tokens":5}}`, StreamChunk{Tokens: 5, Last: true}},
@@ -259,11 +259,11 @@ func TestTemplateMatchesWhatDiffersInTextAndNumbers(t *testing.T) {
 		want     StreamChunk
 		ok       bool
 	}{
-		{"", "", StreamChunk{Tokens: 1}, true},
+		{"", "", StreamChunk{Tokens: 1, Content: true}, true},
 		{`"te"`, `""`, StreamChunk{Tokens: 1}, true},
-		{`"te"`, `"long \"text\", \\ \u00e9 é 能\n{}"`, StreamChunk{Tokens: 1}, true},
-		{`21,"completion_tokens":1`, `120,"completion_tokens":1234567`, StreamChunk{Tokens: 1234567}, true},
-		{`"completion_tokens":1`, `"completion_tokens":0`, StreamChunk{}, true},
+		{`"te"`, `"long \"text\", \\ \u00e9 é 能\n{}"`, StreamChunk{Tokens: 1, Content: true}, true},
+		{`21,"completion_tokens":1`, `120,"completion_tokens":1234567`, StreamChunk{Tokens: 1234567, Content: true}, true},
+		{`"completion_tokens":1`, `"completion_tokens":0`, StreamChunk{Content: true}, true},
 		{`"completion_tokens":1`, `"completion_tokens":12345678`, StreamChunk{}, false},
 		{`"completion_tokens":1`, `"completion_tokens":01`, StreamChunk{}, false},
 		{`"completion_tokens":1`, `"completion_tokens":1.0`, StreamChunk{}, false},
@@ -276,7 +276,7 @@ func TestTemplateMatchesWhatDiffersInTextAndNumbers(t *testing.T) {
 		{`"te"`, `"a\x"`, StreamChunk{}, false},
 		{`"te"`, "\"a\x01\"", StreamChunk{}, false},
 		{`"te"`, `"te\"`, StreamChunk{}, false},
-		{`"id":"a","created":1795564952`, `"id":"b-\\","created":7`, StreamChunk{Tokens: 1}, true},
+		{`"id":"a","created":1795564952`, `"id":"b-\\","created":7`, StreamChunk{Tokens: 1, Content: true}, true},
 		{`"id":"a"`, `"id":7`, StreamChunk{}, false},
 		{`"created"`, `"made"`, StreamChunk{}, false},
 		{`}}`, `},"x_groq":{"usage":{"completion_tokens":1000}}}`, StreamChunk{}, false},
@@ -349,7 +349,7 @@ func referenceOf(data []byte) (chunk StreamChunk, kind string) {
 	if reason, ok := event["finish_reason"].(string); ok {
 		aborted = aborted || !completes(reason) && reason != ""
 	}
-	chunk.Content = output && chunk.Tokens < 0
+	chunk.Content = output
 	chunk.Last = chunk.Last || hasUsage && len(choices) == 0
 	switch {
 	case failed:
