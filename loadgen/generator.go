@@ -59,6 +59,7 @@ type Generator struct {
 	log          zerolog.Logger
 	outages      outages
 	bundling     bundling
+	unmeasured   unmeasured
 	oddUsageSaid sync.Once
 	wake         chan struct{} // of Run, holds one: workers are missing
 
@@ -113,7 +114,8 @@ func New(cfg Config) (*Generator, error) {
 	log := cfg.Log.With().Str("model_label", cfg.ModelLabel).Logger()
 	return &Generator{
 		cfg: cfg, client: client, requests: requests, meter: newMeter(cfg.ITLWindow),
-		outages: outages{log: log}, bundling: bundling{log: log}, log: log, wake: make(chan struct{}, 1), target: cfg.Concurrency,
+		outages: outages{log: log}, bundling: bundling{log: log, window: cfg.ITLWindow}, unmeasured: unmeasured{log: log},
+		log: log, wake: make(chan struct{}, 1), target: cfg.Concurrency,
 	}, nil
 }
 
@@ -217,6 +219,7 @@ func (g *Generator) gone() {
 func (g *Generator) ITL(now time.Time) ITLWindow {
 	w := g.meter.itl(now.Sub(g.client.Epoch()))
 	g.bundling.look(now, &w)
+	g.unmeasured.look(now, &w)
 	return w
 }
 
