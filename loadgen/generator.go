@@ -54,11 +54,12 @@ type Config struct {
 type Generator struct {
 	cfg          Config
 	client       *vllm.StreamClient
-	bodies       [][]byte
+	requests     []preparedRequest
 	meter        *meter
 	log          zerolog.Logger
 	outages      outages
 	bundling     bundling
+	unmeasured   unmeasured
 	oddUsageSaid sync.Once
 	wake         chan struct{} // of Run, holds one: workers are missing
 
@@ -106,22 +107,23 @@ func New(cfg Config) (*Generator, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", datacenter.ErrInvalidInput, err)
 	}
-	bodies, err := render(&cfg)
+	requests, err := prepare(&cfg)
 	if err != nil {
 		return nil, err
 	}
 	log := cfg.Log.With().Str("model_label", cfg.ModelLabel).Logger()
 	return &Generator{
-		cfg: cfg, client: client, bodies: bodies, meter: newMeter(cfg.ITLWindow),
-		outages: outages{log: log}, bundling: bundling{log: log}, log: log, wake: make(chan struct{}, 1), target: cfg.Concurrency,
+		cfg: cfg, client: client, requests: requests, meter: newMeter(cfg.ITLWindow),
+		outages: outages{log: log}, bundling: bundling{log: log, window: cfg.ITLWindow}, unmeasured: unmeasured{log: log},
+		log: log, wake: make(chan struct{}, 1), target: cfg.Concurrency,
 	}, nil
 }
 
 // minWindow keeps a window longer than what is read is late.
 const minWindow = 10 * time.Millisecond
 
-// render prepares the bodies of all requests.
-func render(cfg *Config) ([][]byte, error) {
+// prepare renders all requests.
+func prepare(cfg *Config) ([]preparedRequest, error) {
 	extra := make(map[string]json.RawMessage, len(cfg.ExtraBody))
 	for key, value := range cfg.ExtraBody {
 		raw, err := json.Marshal(value)
@@ -134,15 +136,14 @@ func render(cfg *Config) ([][]byte, error) {
 	if len(requests) == 0 {
 		requests = []Request{minimalRequest(cfg.MaxOutputTokens)}
 	}
-	bodies := make([][]byte, len(requests))
+	prepared := make([]preparedRequest, len(requests))
 	for i, r := range requests {
-		body, err := r.render(cfg.ModelID, extra)
-		if err != nil {
+		var err error
+		if prepared[i], err = r.prepare(cfg.ModelID, extra); err != nil {
 			return nil, fmt.Errorf("%w: request %d: %w", datacenter.ErrInvalidInput, i+1, err)
 		}
-		bodies[i] = body
 	}
-	return bodies, nil
+	return prepared, nil
 }
 
 // Run keeps the load up until ctx ends, whatever the server does. It returns
@@ -218,6 +219,7 @@ func (g *Generator) gone() {
 func (g *Generator) ITL(now time.Time) ITLWindow {
 	w := g.meter.itl(now.Sub(g.client.Epoch()))
 	g.bundling.look(now, &w)
+	g.unmeasured.look(now, &w)
 	return w
 }
 
@@ -225,7 +227,7 @@ func (g *Generator) ITL(now time.Time) ITLWindow {
 func (g *Generator) oddUsage(said string) {
 	g.oddUsageSaid.Do(func() {
 		g.log.Warn().Str("completion_tokens", said).
-			Msg("the server's usage makes no sense, want a whole number of tokens: such chunks count as those without usage, and this is logged once")
+			Msg("the server's usage makes no sense, want a whole number of tokens that the answer can have: such chunks count as those without usage, and this is logged once")
 	})
 }
 
@@ -260,11 +262,11 @@ func (w *worker) work(ctx context.Context) {
 		if g.surplus() {
 			return
 		}
-		body := g.bodies[(g.next.Add(1)-1)%uint64(len(g.bodies))]
-		w.progress = w.progress.next()
+		request := &g.requests[(g.next.Add(1)-1)%uint64(len(g.requests))]
+		w.progress = w.progress.next(request.maxTokens)
 		g.tallies.started.Add(1)
 		g.tallies.inFlight.Add(1)
-		err := w.stream.Complete(ctx, body, observe)
+		err := w.stream.Complete(ctx, request.body, observe)
 		g.tallies.inFlight.Add(-1)
 		w.countConnects()
 		if err == nil && w.progress.tokens == 0 {

@@ -2,6 +2,7 @@ package loadgen
 
 import (
 	"math"
+	"strconv"
 	"sync"
 	"time"
 
@@ -131,15 +132,18 @@ type readGain struct {
 // countChunks adds up the chunks of a read of the request that p belongs to.
 func (s *shard) countChunks(p *progress, chunks []vllm.StreamChunk, total *readGain) {
 	for i := range chunks {
-		chunk := &chunks[i]
+		chunk := chunks[i]
 		s.counts.chunks++
+		if p.exceeds(&chunk) {
+			chunk.Tokens, chunk.OddUsage = -1, strconv.Itoa(chunk.Tokens)
+		}
 		if chunk.OddUsage != "" {
 			total.oddUsage = chunk.OddUsage
 			s.counts.oddUsages++
 		}
 		total.end = total.end || chunk.Last
-		corrects := chunk.Last && p.unsure > 0
-		g := p.advance(chunk)
+		corrects := chunk.Last && !chunk.Content && p.unsure > 0
+		g := p.advance(&chunk)
 		total.perChunk += g.perChunk
 		if g.tokens == 0 {
 			continue

@@ -14,6 +14,7 @@ import (
 type reader struct {
 	meter    *meter
 	shard    int
+	limit    int // of its answers
 	progress progress
 }
 
@@ -21,14 +22,27 @@ func (r *reader) read(at time.Duration, chunks ...vllm.StreamChunk) {
 	r.meter.observe(r.shard, &r.progress, &vllm.StreamRead{At: at, Chunks: chunks})
 }
 
-func tokens(n int) vllm.StreamChunk { return vllm.StreamChunk{Tokens: n} }
+// eventBytes is how long vLLM's events are at least.
+const eventBytes = 200
+
+// tokens is a chunk with usage and, but for the first, output.
+func tokens(n int) vllm.StreamChunk {
+	return vllm.StreamChunk{Tokens: n, Content: n > 0, Bytes: eventBytes}
+}
+
+// quiet is a chunk with usage and without output.
+func quiet(n int) vllm.StreamChunk { return vllm.StreamChunk{Tokens: n, Bytes: eventBytes} }
 
 // last is the usage at the end of an answer.
-func last(n int) vllm.StreamChunk { return vllm.StreamChunk{Tokens: n, Last: true} }
+func last(n int) vllm.StreamChunk {
+	return vllm.StreamChunk{Tokens: n, Last: true, Bytes: eventBytes}
+}
 
-func content() vllm.StreamChunk { return vllm.StreamChunk{Tokens: -1, Content: true} }
+func content() vllm.StreamChunk {
+	return vllm.StreamChunk{Tokens: -1, Content: true, Bytes: eventBytes}
+}
 
-func empty() vllm.StreamChunk { return vllm.StreamChunk{Tokens: -1} }
+func empty() vllm.StreamChunk { return vllm.StreamChunk{Tokens: -1, Bytes: eventBytes} }
 
 const ms = time.Millisecond
 
@@ -43,9 +57,9 @@ func TestWhatCountsAsASample(t *testing.T) {
 	r.read(1100*ms, tokens(1)) // first token
 	r.read(1150*ms, tokens(2))
 	r.read(1250*ms, tokens(6)) // four at once
-	r.read(1260*ms, tokens(6)) // nothing new
-	r.read(1270*ms, tokens(5)) // nor here
-	r.read(1300*ms, tokens(7), tokens(7))
+	r.read(1260*ms, quiet(6))  // nothing new
+	r.read(1270*ms, quiet(5))  // nor here
+	r.read(1300*ms, tokens(7), quiet(7))
 	w := m.itl(1300 * ms)
 	if want := 0.2 / 6; !near(w.MeanS, want, 1e-12) || w.Tokens != 6 {
 		t.Errorf("mean %v of %d tokens, want %v of 6", w.MeanS, w.Tokens, want)
@@ -89,7 +103,7 @@ func TestSeveralEventsInAReadAreReported(t *testing.T) {
 	r.read(1000*ms, tokens(0), tokens(1))
 	r.read(1050*ms, tokens(2))
 	r.read(1150*ms, tokens(3), tokens(4))
-	r.read(1200*ms, tokens(5), tokens(5)) // the second brings nothing
+	r.read(1200*ms, tokens(5), quiet(5)) // the second brings nothing
 	w := m.itl(1300 * ms)
 	if w.MultiEventShare != 0.25 || !near(w.MeanS, 0.05, 1e-12) {
 		t.Errorf("share %v, mean %v, want 0.25 and 0.05", w.MultiEventShare, w.MeanS)

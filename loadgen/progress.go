@@ -15,6 +15,11 @@ type progress struct {
 	// several tells that some of the request's reads had several events with tokens.
 	several bool
 
+	// usage is the highest that the request's chunks said, room the number of bytes in
+	// the chunks since then, limit the most tokens that were asked for, 0 if unknown.
+	usage, room, limit int
+	// still is the number of chunks with output in a row whose usage did not rise.
+	still int
 	// unsure is the number of chunks with output since the latest usage. They had
 	// none, and count as a token each until the next usage tells.
 	unsure int
@@ -23,12 +28,24 @@ type progress struct {
 	said, trusted bool
 }
 
-// next is the progress of the stream's next request.
-func (p *progress) next() progress {
+// next is the progress of the stream's next request, for at most limit tokens, 0 if
+// that is not known.
+func (p *progress) next(limit int) progress {
 	if p.tokens == 0 {
-		return progress{trusted: p.trusted}
+		return progress{limit: limit, trusted: p.trusted}
 	}
-	return progress{trusted: p.said}
+	return progress{limit: limit, trusted: p.said}
+}
+
+// exceeds tells whether the usage of a chunk is more than there can be: than was
+// asked for, or, if that is not known, more tokens than bytes have come since the
+// latest usage.
+func (p *progress) exceeds(chunk *vllm.StreamChunk) bool {
+	p.room += chunk.Bytes
+	if p.limit > 0 {
+		return chunk.Tokens > p.limit
+	}
+	return chunk.Tokens-p.usage > p.room
 }
 
 // gain is what a chunk brings.
@@ -49,22 +66,25 @@ type gain struct {
 // be known, unless each chunk has turned out to be one token.
 //
 // A usage that comes only in the end is not believed where chunks had to be
-// counted: it would be a bundle that never was.
+// counted: it would be a bundle that never was. Nor is one that stands still while
+// output comes, but for that of a last chunk, with which comes what was held back.
 func (p *progress) advance(chunk *vllm.StreamChunk) (g gain) {
-	if chunk.Tokens < 0 {
-		if chunk.Content {
-			p.tokens++
-			p.unsure++
-			g = gain{tokens: 1, samples: 1}
-			if !p.trusted {
-				g.perChunk = 1
-			}
+	unsure := p.unsure
+	switch {
+	case chunk.Tokens < 0:
+		return p.count(chunk)
+	case chunk.Tokens > p.usage:
+		p.usage, p.room, p.still = chunk.Tokens, 0, 0
+	case chunk.Content && !(chunk.Last && p.said && unsure == 0):
+		if p.still++; p.still > 1 {
+			p.said, p.trusted = false, false
 		}
+		return p.count(chunk)
+	case !chunk.Last:
 		return g
 	}
-	unsure := p.unsure
 	if unsure > 0 && chunk.Last && !p.trusted {
-		return g
+		return p.count(chunk)
 	}
 	if chunk.Tokens > 0 && (unsure == 0 || !chunk.Last) {
 		p.said, p.trusted = true, true
@@ -83,11 +103,25 @@ func (p *progress) advance(chunk *vllm.StreamChunk) (g gain) {
 	return g
 }
 
+// count counts a chunk with output as a token.
+func (p *progress) count(chunk *vllm.StreamChunk) (g gain) {
+	if !chunk.Content {
+		return g
+	}
+	p.tokens++
+	p.unsure++
+	g = gain{tokens: 1, samples: 1}
+	if !p.trusted {
+		g.perChunk = 1
+	}
+	return g
+}
+
 // shareOfFirst is the number of tokens that the first chunk has brought if all
 // chunks up to this one have brought as many.
 func (p *progress) shareOfFirst(chunk *vllm.StreamChunk) int {
 	chunks := p.tokens
-	if !chunk.Last {
+	if chunk.Content || !chunk.Last {
 		chunks++
 	}
 	return max(int(math.Round(float64(chunk.Tokens)/float64(chunks))), 1)

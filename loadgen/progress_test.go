@@ -16,7 +16,7 @@ import (
 // answer feeds a meter with one answer after the other: chunks that come one by
 // one, each after the one before.
 func (r *reader) answer(from, gap time.Duration, chunks ...vllm.StreamChunk) {
-	r.progress = r.progress.next()
+	r.progress = r.progress.next(r.limit)
 	for i, chunk := range chunks {
 		r.read(from+time.Duration(i)*gap, chunk)
 	}
@@ -27,6 +27,8 @@ func (r *reader) answer(from, gap time.Duration, chunks ...vllm.StreamChunk) {
 func TestUsageMissingInSomeChunks(t *testing.T) {
 	const gap = 10 * ms
 	role, none := tokens(0), content()
+	zero := vllm.StreamChunk{Content: true, Bytes: eventBytes}
+	rest := vllm.StreamChunk{Tokens: 4, Content: true, Last: true, Bytes: eventBytes}
 	for _, test := range []struct {
 		name    string
 		chunks  []vllm.StreamChunk
@@ -75,10 +77,34 @@ func TestUsageMissingInSomeChunks(t *testing.T) {
 			4, 3, 50. / 3, MethodPerChunk, MethodPerChunk,
 		},
 		{
-			"nowhere: not cumulative", []vllm.StreamChunk{role, tokens(1), tokens(1), tokens(1), tokens(1), last(4)}, 4, 3, 40. / 3, MethodUsage, MethodUsage,
+			"nowhere: not cumulative", []vllm.StreamChunk{role, tokens(1), tokens(1), tokens(1), tokens(1), last(4)}, 4, 3, 10, MethodPerChunk, MethodPerChunk,
 		},
 		{
-			"nowhere: backwards", []vllm.StreamChunk{role, tokens(1), tokens(3), tokens(2), tokens(4)}, 4, 3, 10, MethodUsage, MethodUsage,
+			"nowhere: always 0", []vllm.StreamChunk{role, zero, zero, zero, zero, last(0)}, 4, 3, 10, MethodPerChunk, MethodPerChunk,
+		},
+		{
+			"nowhere: always 0 but in the end", []vllm.StreamChunk{role, zero, zero, quiet(0), zero, zero, last(9)}, 4, 3, 40. / 3, MethodPerChunk, MethodPerChunk,
+		},
+		{
+			"nowhere: always 1", []vllm.StreamChunk{tokens(1), tokens(1), tokens(1), tokens(1), last(1)}, 4, 3, 10, MethodPerChunk, MethodPerChunk,
+		},
+		{
+			"nowhere: stands still for a while", []vllm.StreamChunk{role, tokens(1), tokens(2), tokens(2), tokens(2), tokens(5), tokens(6), last(6)}, 6, 5, 10, MethodPerChunk, MethodPerChunk,
+		},
+		{
+			"nowhere: rises with every other chunk", []vllm.StreamChunk{role, tokens(1), tokens(1), tokens(3), tokens(3), tokens(5), last(5)}, 5, 4, 10, MethodUsage, MethodUsage,
+		},
+		{
+			"nowhere: one too few", []vllm.StreamChunk{zero, tokens(1), tokens(2), tokens(3), last(4)}, 4, 3, 40. / 3, MethodUsage, MethodPerChunk,
+		},
+		{
+			"nowhere: the last output is what was held back", []vllm.StreamChunk{role, tokens(1), tokens(2), tokens(3), tokens(4), rest, last(4)}, 4, 3, 10, MethodUsage, MethodUsage,
+		},
+		{
+			"nowhere: output without a token of its own", []vllm.StreamChunk{role, tokens(1), quiet(1), quiet(2), quiet(2), tokens(3), quiet(3), last(3)}, 3, 2, 20, MethodUsage, MethodUsage,
+		},
+		{
+			"nowhere: backwards", []vllm.StreamChunk{role, tokens(1), tokens(3), tokens(2), tokens(4), tokens(5)}, 5, 4, 10, MethodUsage, MethodUsage,
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -97,6 +123,42 @@ func TestUsageMissingInSomeChunks(t *testing.T) {
 			m.sumUp(&s)
 			if s.Tokens != 2*test.tokens {
 				t.Errorf("%d tokens of two answers, want %d", s.Tokens, 2*test.tokens)
+			}
+		})
+	}
+}
+
+// One usage that cannot be must not spoil the measurement.
+func TestUsageOfMoreThanThereCanBe(t *testing.T) {
+	const gap, most = 10 * ms, 9_999_999
+	far := last(most)
+	for _, test := range []struct {
+		name   string
+		limit  int
+		chunks []vllm.StreamChunk
+		tokens uint64
+		meanMS float64
+		odd    uint64
+	}{
+		{"within the limit", 1000, []vllm.StreamChunk{tokens(1), tokens(501), tokens(1000), last(1000)}, 1000, 20. / 999, 0},
+		{"above the limit", 1000, []vllm.StreamChunk{tokens(1), tokens(2), tokens(1001), tokens(4), last(4)}, 4, 10, 1},
+		{"far above", 1000, []vllm.StreamChunk{tokens(1), tokens(2), tokens(most), tokens(4), far}, 4, 10, 2},
+		{"at first", 1000, []vllm.StreamChunk{tokens(most), tokens(2), tokens(3), tokens(4), last(4)}, 4, 10, 1},
+		{"in all chunks", 3, []vllm.StreamChunk{tokens(most), tokens(most), tokens(most), far}, 3, 10, 4},
+		{"as many tokens as bytes", 0, []vllm.StreamChunk{tokens(1), tokens(1 + eventBytes), tokens(2 + eventBytes)}, 2 + eventBytes, 20. / (1 + eventBytes), 0},
+		{"more tokens than bytes", 0, []vllm.StreamChunk{tokens(1), tokens(2), tokens(3 + eventBytes), tokens(4), last(4)}, 4, 10, 1},
+		{"as many as bytes since the latest usage", 0, []vllm.StreamChunk{tokens(1), content(), tokens(1 + 2*eventBytes)}, 1 + 2*eventBytes, 20. / (2 * eventBytes), 0},
+		{"far more tokens than bytes", 0, []vllm.StreamChunk{tokens(1), tokens(2), tokens(most), tokens(4), far}, 4, 10, 2},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m := newMeter(time.Second)
+			r := &reader{meter: m, limit: test.limit}
+			r.answer(10*time.Second, gap, test.chunks...)
+			w := m.itl(10*time.Second + 200*ms)
+			var s Stats
+			m.sumUp(&s)
+			if !near(w.MeanS*1e3, test.meanMS, 1e-9) || s.Tokens != test.tokens || s.OddUsages != test.odd {
+				t.Errorf("mean %v ms, %d tokens, %d odd usages, want %v, %d, %d", w.MeanS*1e3, s.Tokens, s.OddUsages, test.meanMS, test.tokens, test.odd)
 			}
 		})
 	}
@@ -250,11 +312,11 @@ func TestMergedBundlesKeepTheSums(t *testing.T) {
 		var chunks []vllm.StreamChunk
 		for n := r.progress.tokens; len(chunks) < 1+random.IntN(3); {
 			n += random.IntN(3)
-			chunks = append(chunks, vllm.StreamChunk{Tokens: n, Last: random.IntN(50) == 0})
+			chunks = append(chunks, vllm.StreamChunk{Tokens: n, Content: random.IntN(3) > 0, Last: random.IntN(50) == 0, Bytes: eventBytes})
 		}
 		r.read(now, chunks...)
 		if chunks[len(chunks)-1].Last {
-			r.progress = r.progress.next()
+			r.progress = r.progress.next(0)
 		}
 		if step%10 != 0 {
 			continue
@@ -314,7 +376,7 @@ func TestMeanBehindAProxyThatCollects(t *testing.T) {
 						collected = collected[:0]
 					}
 					due = flush
-					collected = append(collected, vllm.StreamChunk{Tokens: n + 1, Last: n == length-1})
+					collected = append(collected, vllm.StreamChunk{Tokens: n + 1, Content: true, Last: n == length-1, Bytes: eventBytes})
 				}
 				if atEnd {
 					due = at

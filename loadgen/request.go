@@ -101,13 +101,19 @@ func minimalRequest(maxOutputTokens int) Request {
 	}}
 }
 
-// render is the body of the request to modelID: a stream with the number of
-// tokens in every chunk, and the keys of extra in place of its own.
-func (r Request) render(modelID string, extra map[string]json.RawMessage) ([]byte, error) {
+// preparedRequest is a request as it is sent.
+type preparedRequest struct {
+	body      []byte
+	maxTokens int // that it asks for, 0 if it does not say
+}
+
+// prepare makes the request to modelID: for a stream with the number of tokens in
+// every chunk, and with the keys of extra in place of its own.
+func (r Request) prepare(modelID string, extra map[string]json.RawMessage) (preparedRequest, error) {
 	body := maps.Clone(r.fields)
 	maps.Copy(body, extra)
 	if err := checkChoices(body); err != nil {
-		return nil, err
+		return preparedRequest{}, err
 	}
 	if limit, old := body["max_tokens"]; old {
 		if now, found := body["max_completion_tokens"]; !found || string(now) == "null" {
@@ -117,10 +123,22 @@ func (r Request) render(modelID string, extra map[string]json.RawMessage) ([]byt
 	}
 	model, err := json.Marshal(modelID)
 	if err != nil {
-		return nil, err
+		return preparedRequest{}, err
 	}
 	body["model"] = model
 	body["stream"] = json.RawMessage("true")
 	body["stream_options"] = json.RawMessage(`{"include_usage":true,"continuous_usage_stats":true}`)
-	return json.Marshal(body)
+	prepared := preparedRequest{maxTokens: tokenLimit(body["max_completion_tokens"])}
+	prepared.body, err = json.Marshal(body)
+	return prepared, err
+}
+
+// tokenLimit is the number of tokens that a request asks for, 0 if it does not say,
+// or says something that the server may take as it likes.
+func tokenLimit(raw json.RawMessage) int {
+	var limit int
+	if json.Unmarshal(raw, &limit) != nil {
+		return 0
+	}
+	return max(limit, 0)
 }

@@ -21,12 +21,12 @@ func bodyOf(t *testing.T, line string, extra map[string]any) map[string]any {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bodies, err := render(&Config{ModelID: "org/model", Requests: requests, ExtraBody: extra})
+	prepared, err := prepare(&Config{ModelID: "org/model", Requests: requests, ExtraBody: extra})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var body map[string]any
-	if err := json.Unmarshal(bodies[0], &body); err != nil {
+	if err := json.Unmarshal(prepared[0].body, &body); err != nil {
 		t.Fatal(err)
 	}
 	return body
@@ -68,9 +68,32 @@ func TestBodiesOfRequests(t *testing.T) {
 }
 
 func TestMinimalRequest(t *testing.T) {
-	bodies, err := render(&Config{ModelID: "m", MaxOutputTokens: 77})
-	if err != nil || len(bodies) != 1 || !bytes.Contains(bodies[0], []byte(`"max_completion_tokens":77`)) || !bytes.Contains(bodies[0], []byte(`"messages":[{`)) {
-		t.Errorf("bodies %q (%v)", bodies, err)
+	requests, err := prepare(&Config{ModelID: "m", MaxOutputTokens: 77})
+	if err != nil || len(requests) != 1 || !bytes.Contains(requests[0].body, []byte(`"max_completion_tokens":77`)) || !bytes.Contains(requests[0].body, []byte(`"messages":[{`)) {
+		t.Errorf("requests %+v (%v)", requests, err)
+	}
+	if requests[0].maxTokens != 77 {
+		t.Errorf("the request is for %d tokens, want 77", requests[0].maxTokens)
+	}
+}
+
+func TestTokenLimitOfRequests(t *testing.T) {
+	for fields, want := range map[string]int{
+		``: 0, `,"max_tokens":5`: 5, `,"max_completion_tokens":6`: 6, `,"max_tokens":5,"max_completion_tokens":6`: 6, `,"max_tokens":5,"max_completion_tokens":null`: 5,
+		`,"max_tokens":null`: 0, `,"max_tokens":-1`: 0, `,"max_tokens":"5"`: 0, `,"max_tokens":1e99`: 0,
+	} {
+		requests, err := ReadRequests(strings.NewReader(`{"messages":[{}]`+fields+`}`), "test.jsonl")
+		if err != nil {
+			t.Fatal(err)
+		}
+		prepared, err := prepare(&Config{ModelID: "m", Requests: requests})
+		if err != nil || prepared[0].maxTokens != want {
+			t.Errorf("%s: the request is for %d tokens (%v), want %d", fields, prepared[0].maxTokens, err, want)
+		}
+		forced, err := prepare(&Config{ModelID: "m", Requests: requests, ExtraBody: map[string]any{"max_completion_tokens": 9}})
+		if err != nil || forced[0].maxTokens != 9 {
+			t.Errorf("%s: the request is for %d tokens (%v), want 9", fields, forced[0].maxTokens, err)
+		}
 	}
 }
 
@@ -112,11 +135,12 @@ func FuzzReadRequests(f *testing.F) {
 		if err != nil {
 			return
 		}
-		bodies, err := render(&Config{ModelID: modelID, Requests: requests})
+		sent, err := prepare(&Config{ModelID: modelID, Requests: requests})
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, body := range bodies {
+		for _, prepared := range sent {
+			body := prepared.body
 			// What was read can be sent, and says again what it said.
 			again, err := parseRequest(body)
 			if err != nil || bytes.ContainsAny(body, "\n") {

@@ -120,8 +120,8 @@ const (
 // leaves concurrency.
 //
 // What says nothing about the server's routes (no answer, 401, 403, 429, 5xx) is
-// an error rather than a reason to take a lesser actuator. Each question is tried
-// three times.
+// an error rather than a reason to take a lesser actuator, unless a server that is
+// well answers so to whatever it does not know. Each question is tried three times.
 func (s *Server) ProbeActuator(ctx context.Context, except ...Actuator) (Actuator, error) {
 	for _, actuator := range []Actuator{ActuatorSetMaxNumSeqs, ActuatorRuntimeConfig} {
 		if slices.Contains(except, actuator) {
@@ -171,12 +171,12 @@ func (s *Server) EvidenceOf(ctx context.Context, actuator Actuator) (evidence Ev
 func (s *Server) evidenceOfPost(ctx context.Context, path string) (Evidence, error) {
 	ours, err := s.routeOf(ctx, path)
 	if err != nil {
-		return "", err
+		return s.evidenceOfRefusal(ctx, path, err)
 	}
 	if ours.status != http.StatusMethodNotAllowed || ours.redirected || ours.allow != "" && !allows(ours.allow, http.MethodPost) {
 		return ours.evidence(), nil
 	}
-	for _, control := range []string{fmt.Sprintf("%s_%016x", path, rand.Uint64()), runtimeConfigPath} {
+	for _, control := range []string{controlOf(path), runtimeConfigPath} {
 		other, err := s.routeOf(ctx, control)
 		switch {
 		case err != nil && ours.allow != "" && ctx.Err() == nil:
@@ -188,6 +188,26 @@ func (s *Server) evidenceOfPost(ctx context.Context, path string) (Evidence, err
 		}
 	}
 	return EvidencePresent, nil
+}
+
+// controlOf is a path that surely is not there, like another.
+func controlOf(path string) string { return fmt.Sprintf("%s_%016x", path, rand.Uint64()) }
+
+// evidenceOfRefusal tells of a path whose answer, refused, says nothing about the
+// server's routes by itself. If a server that is well, as it lists its models, gives
+// the same answer for what surely is not there, it is one that does not say 404.
+func (s *Server) evidenceOfRefusal(ctx context.Context, path string, refused error) (Evidence, error) {
+	var ours, other *StatusError
+	if !errors.As(refused, &ours) {
+		return "", refused
+	}
+	if _, err := s.Models(ctx); err != nil {
+		return "", refused
+	}
+	if _, err := s.routeOf(ctx, controlOf(path)); !errors.As(err, &other) || other.Status != ours.Status {
+		return "", refused
+	}
+	return EvidenceNone, nil
 }
 
 // allows reports whether a header Allow names a method.
@@ -208,7 +228,7 @@ func (s *Server) evidenceOfRuntimeConfig(ctx context.Context) (Evidence, error) 
 		return err
 	})
 	if err != nil {
-		return "", err
+		return s.evidenceOfRefusal(ctx, runtimeConfigPath, err)
 	}
 	var config struct {
 		MaxNumRunningSeqs *float64 `json:"max_num_running_seqs"`

@@ -336,10 +336,18 @@ func TestProbing(t *testing.T) {
 			}
 			fastAPI(patched)(w, r)
 		}, ActuatorSetMaxNumSeqs, "", 5},
-		"wrong key":   {answerWith(401, `{"error":"Unauthorized"}`), "", "cannot tell whether the server has set_max_num_seqs: GET ", 1},
-		"broken":      {answerWith(500, "oh no"), "", `500 Internal Server Error: "oh no"`, 3},
-		"half broken": {fastAPI(config(500, "oh no")), "", "cannot tell whether the server has runtime_config", 4},
-		"endless":     {fastAPI(config(200, strings.Repeat(" ", maxAnswerBytes+1))), "", "longer than", 2},
+		"unknown unauthorized": {withModels(answerWith(401, `{"error":"Unauthorized"}`)), ActuatorConcurrency, "", 6},
+		"unknown forbidden":    {withModels(answerWith(403, "no such service")), ActuatorConcurrency, "", 6},
+		"unknown too many":     {withModels(answerWith(429, "slow down")), ActuatorConcurrency, "", 14},
+		"unknown 502":          {withModels(answerWith(502, "no upstream")), ActuatorConcurrency, "", 14},
+		"unknown 503, config":  {withModels(at(runtimeConfigPath, answerWith(200, `{"max_num_running_seqs": 256}`), answerWith(503, "no upstream"))), ActuatorRuntimeConfig, "", 8},
+		"only ours forbidden":  {withModels(at(setMaxNumSeqsPath, answerWith(403, "admins only"), fastAPI(nil))), "", "cannot tell whether the server has set_max_num_seqs", 3},
+		"only config broken":   {withModels(at(runtimeConfigPath, answerWith(500, "oh no"), answerWith(503, "no upstream"))), "", "cannot tell whether the server has runtime_config", 14},
+		"forbidden, unlike":    {withModels(at(setMaxNumSeqsPath, answerWith(403, "admins only"), answerWith(401, ""))), "", "admins only", 3},
+		"wrong key":            {answerWith(401, `{"error":"Unauthorized"}`), "", "cannot tell whether the server has set_max_num_seqs: GET ", 2},
+		"broken":               {answerWith(500, "oh no"), "", `500 Internal Server Error: "oh no"`, 6},
+		"half broken":          {fastAPI(config(500, "oh no")), "", "cannot tell whether the server has runtime_config", 5},
+		"endless":              {fastAPI(config(200, strings.Repeat(" ", maxAnswerBytes+1))), "", "longer than", 2},
 	} {
 		f := newFake(t, c.answer)
 		got, err := newTestServer(t, Config{BaseURL: f.URL}).ProbeActuator(t.Context())
@@ -371,6 +379,11 @@ func allowing(allow string) http.HandlerFunc {
 		}
 		answerWith(405, `{"detail":"Method Not Allowed"}`)(w, r)
 	}
+}
+
+// withModels lists models, and answers all else in another way.
+func withModels(others http.HandlerFunc) http.HandlerFunc {
+	return at("/v1/models", answerWith(200, `{"object":"list","data":[{"id":"`+testModel+`"}]}`), others)
 }
 
 // at answers a path in one way and all others in another.

@@ -90,7 +90,7 @@ const (
 	maxMetricsBytes = 16 << 20
 	maxSampleBytes  = 16 << 10 // of a line that is wanted
 	maxLabels       = 32       // of a series: the parser takes their square
-	maxSeries       = 1024     // of a metric
+	maxSeries       = 1024     // of a metric, and as many of other models
 )
 
 // ParseMetrics reads a page in Prometheus' text format, or OpenMetrics', as that
@@ -101,13 +101,13 @@ const (
 // one of them is.
 //
 // Of a page with series of several models (label model_name) those count that have
-// the model's ID. Where none has, it may be that the server calls the model by
+// the model's ID, and what is wrong with others' does not matter. Where none has, it may be that the server calls the model by
 // another name: all count if they have one name, or none.
 //
 // It fails for a page that cannot be read to its end, is longer than 16 MiB, or
 // has nothing of vLLM at all, the latter with [ErrMissingMetric].
 func ParseMetrics(r io.Reader, modelID string) (MetricsPage, error) {
-	scan := metricsScan{modelID: modelID, seed: maphash.MakeSeed()}
+	scan := metricsScan{modelID: modelID, label: labelValue(modelID), seed: maphash.MakeSeed()}
 	limited := &io.LimitedReader{R: r, N: maxMetricsBytes + 1}
 	err := scan.read(limited)
 	switch {
@@ -119,6 +119,11 @@ func ParseMetrics(r io.Reader, modelID string) (MetricsPage, error) {
 		return MetricsPage{}, fmt.Errorf("vLLM metrics: %s: %w, and so are all others of vLLM; the page begins with %q", MetricRunning, ErrMissingMetric, scan.start)
 	}
 	return scan.page(), nil
+}
+
+// labelValue is a text as it stands in a label's quotes.
+func labelValue(text string) string {
+	return strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(text)
 }
 
 // page makes the numbers of what was read.
@@ -180,7 +185,7 @@ func (s *metricsScan) chooseModel() (name string, others []string) {
 	}
 	names := slices.Sorted(maps.Keys(found))
 	switch {
-	case found[s.modelID]:
+	case s.ours || found[s.modelID]:
 		return s.modelID, nil
 	case len(names) == 1:
 		return names[0], nil
@@ -198,10 +203,14 @@ func (f *metricFamily) of(name, modelID string, others []string) ([]metricSeries
 	switch {
 	case f.err != nil:
 		return nil, f.err
-	case len(f.series) == 0:
+	case len(f.series) == 0 && f.othersErr == nil:
 		return nil, ErrMissingMetric
 	case others != nil:
 		return nil, &OtherModelsError{modelID, others}
+	case name != modelID && f.othersErr != nil:
+		return nil, f.othersErr
+	case len(f.series) == 0:
+		return nil, ErrMissingMetric
 	}
 	var ours []metricSeries
 	nameless := 0

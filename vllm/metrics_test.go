@@ -209,9 +209,9 @@ func TestForeignLinesDoNotMatter(t *testing.T) {
 	}
 }
 
-func TestMalformedLineOfOneMetric(t *testing.T) {
-	rest := Metrics{nan(), 4, 0.375, 12}
-	for name, line := range map[string]string{
+// malformedLines are of vllm:num_requests_running.
+func malformedLines() map[string]string {
+	return map[string]string{
 		"nothing behind it":  "vllm:num_requests_running",
 		"labels that go on":  `vllm:num_requests_running{engine="2`,
 		"no value":           `vllm:num_requests_running{engine="2"}`,
@@ -224,7 +224,12 @@ func TestMalformedLineOfOneMetric(t *testing.T) {
 		"an engine anew":     `vllm:num_requests_running{engine="1"} 65`,
 		"quoted":             `{"vllm:num_requests_running",engine="2} 1`,
 		"not UTF-8":          "vllm:num_requests_running{engine=\"\xff\"} 1",
-	} {
+	}
+}
+
+func TestMalformedLineOfOneMetric(t *testing.T) {
+	rest := Metrics{nan(), 4, 0.375, 12}
+	for name, line := range malformedLines() {
 		for _, page := range []string{line + "\n" + twoEngines, twoEngines + line} {
 			m := parsePage(t, page)
 			wantUnknown(t, name, m, MetricRunning, "")
@@ -300,6 +305,42 @@ func TestOnlyOurModelCounts(t *testing.T) {
 		t.Errorf("the error is %#v", err)
 	} else {
 		wantMessage(t, "others alone", err, MetricRunning, testModel, `"a", "org/b"`)
+	}
+}
+
+// Whatever stands in the lines of other models, and however many there are, ours
+// count.
+func TestOtherModelsLinesDoNotMatter(t *testing.T) {
+	all := Metrics{125, 4, 0.375, 12}
+	for name, line := range malformedLines() {
+		for model, known := range map[string]bool{`model_name="org/b",`: true, ` model_name = "b\"" , `: true, `model_name="",`: false, `model_name="` + testModel + `",`: false,
+			`x="model_name=\"b\",model_name=",`: false, `name="b",`: false} {
+			broken := strings.Replace(line, "{", "{"+model, 1)
+			if broken == line || name == "an engine anew" && !strings.Contains(model, testModel) {
+				continue // nobody can tell whose it is, or it is another's and whole
+			}
+			for _, page := range []string{broken + "\n" + ofModel(twoEngines, testModel), ofModel(twoEngines, testModel) + broken} {
+				m := parsePage(t, page)
+				if known != (m.Unknown == nil) || known != (m.Metrics == all) {
+					t.Errorf("%s with %s: %+v, unknown %v", name, model, m.Metrics, m.Unknown)
+				}
+			}
+		}
+	}
+
+	many := ofModel(twoEngines, testModel)
+	for i := range maxSeries + 1 {
+		many = fmt.Sprintf("vllm:num_requests_running{model_name=\"%d\"} 9\n%svllm:num_requests_waiting{\"model_name\"=\"%[1]d\"} 9\n", i, many)
+	}
+	if m := parsePage(t, many); m.Metrics != all || m.Unknown != nil {
+		t.Errorf("with more other models than are kept: %+v, unknown %v", m.Metrics, m.Unknown)
+	}
+	onlyBroken := parsePage(t, ofModel(twoEngines, "so")+"vllm:num_requests_running{model_name=\"so\"} 1 2 3\n")
+	wantUnknown(t, "by another name, malformed", onlyBroken, MetricRunning, "malformed")
+	const whole = "vllm:num_requests_running{model_name=\"b\"} 9\nvllm:num_requests_waiting{model_name=\"b\"} 9\n"
+	ours := parsePage(t, whole+"vllm:num_requests_running{model_name=\""+testModel+"\"} 1 2 3\n")
+	if ours.ModelName != testModel || !sameNumbers(ours.Metrics, Metrics{nan(), nan(), nan(), nan()}) {
+		t.Errorf("another model stands in for ours: %+v", ours)
 	}
 }
 

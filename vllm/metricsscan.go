@@ -40,6 +40,8 @@ const vllmPrefix = "vllm:"
 // metricsScan is what was found on a page.
 type metricsScan struct {
 	modelID  string
+	label    string // the model's ID as a label's value has it, with escapes
+	ours     bool   // some line is of the model, be it malformed
 	families [numWantedNames]metricFamily
 	ofVLLM   bool   // there is some metric of vLLM's, be it without a series
 	start    string // of the page
@@ -52,7 +54,10 @@ type metricsScan struct {
 type metricFamily struct {
 	series []metricSeries
 	place  map[uint64]int // of each in series, by its labels
-	err    error          // of a line of which it cannot be told whose it is
+	err    error          // of a line that is the model's, or may be
+
+	others    int   // of the series are other models'
+	othersErr error // of a line that is another model's
 }
 
 // metricSeries is one line.
@@ -109,8 +114,8 @@ func (s *metricsScan) line(line []byte, tooLong bool) {
 		return
 	}
 	for name := range numWantedNames {
-		if f := &s.families[name]; f.err == nil && mayBe(line, name.String()) {
-			f.err = s.sample(name, line, tooLong)
+		if mayBe(line, name.String()) {
+			s.sample(name, line, tooLong)
 		}
 	}
 }
@@ -125,19 +130,38 @@ func mayBe(line []byte, name string) bool {
 	return ok && (len(rest) == 0 || bytes.IndexByte([]byte("{ \t"), rest[0]) >= 0)
 }
 
-// sample takes in a line of the name. An error is of a line of which it cannot be
-// told whose it is.
-func (s *metricsScan) sample(name wantedName, line []byte, tooLong bool) error {
+// sample takes in a line of the name. What is wrong with one of another model is
+// kept apart.
+func (s *metricsScan) sample(name wantedName, line []byte, tooLong bool) {
 	family := &s.families[name]
-	if tooLong {
-		return fmt.Errorf("a line is longer than %d bytes", maxSampleBytes)
+	model := modelNameIn(line)
+	other := len(model) > 0 && string(model) != s.label
+	s.ours = s.ours || len(model) > 0 && !other
+	if other && family.othersErr != nil || !other && family.err != nil {
+		return
 	}
-	if len(family.series) == maxSeries {
-		return fmt.Errorf("there are more than %d series", maxSeries)
+	series, err := s.seriesOf(name, line, tooLong)
+	if series != nil {
+		other = series.modelName != "" && series.modelName != s.modelID
+		err = family.add(*series, other)
+	}
+	switch {
+	case other && err != nil:
+		family.othersErr = err
+	case err != nil:
+		family.err = err
+	}
+}
+
+// seriesOf reads a line of the name; nil if it is of another. An error is of a line
+// that cannot be read but, at best, for whose it is.
+func (s *metricsScan) seriesOf(name wantedName, line []byte, tooLong bool) (*metricSeries, error) {
+	if tooLong {
+		return nil, fmt.Errorf("a line is longer than %d bytes", maxSampleBytes)
 	}
 	labels, value, ok := cutSample(line)
 	if !ok {
-		return fmt.Errorf("the line %q is malformed", shorten(string(line)))
+		return nil, fmt.Errorf("the line %q is malformed", shorten(string(line)))
 	}
 	metric, err := s.parse(name, labels, value)
 	bad := err
@@ -146,16 +170,55 @@ func (s *metricsScan) sample(name wantedName, line []byte, tooLong bool) error {
 		metric, err = s.parse(name, labels, []byte("NaN"))
 	}
 	if err != nil {
-		return fmt.Errorf("the line %q is malformed: %s", shorten(string(line)), shorten(err.Error()))
+		return nil, fmt.Errorf("the line %q is malformed: %s", shorten(string(line)), shorten(err.Error()))
 	}
 	if metric == nil {
-		return nil
+		return nil, nil
 	}
 	series := s.newSeries(metric)
 	if bad != nil || !(series.value >= 0) || math.IsInf(series.value, 1) {
 		series.err = fmt.Errorf("a value is %q, want a finite number from 0 on", shorten(string(value)))
 	}
-	family.add(series)
+	return &series, nil
+}
+
+// modelNameIn is the value of the label model_name in a line that may be malformed,
+// with its escapes; empty if it cannot be told, or there is none.
+func modelNameIn(line []byte) []byte {
+	quoted := false
+	for i := bytes.IndexByte(line, '{') + 1; i > 0 && i < len(line); i++ {
+		switch c := line[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '}':
+			return nil
+		case c == 'm' && bytes.IndexByte([]byte("{, \t"), line[i-1]) >= 0:
+			if rest, ok := bytes.CutPrefix(line[i:], []byte("model_name")); ok {
+				return quotedValue(rest)
+			}
+		}
+	}
+	return nil
+}
+
+// quotedValue is what stands in quotes behind an equals sign.
+func quotedValue(text []byte) []byte {
+	text, ok := bytes.CutPrefix(bytes.TrimLeft(text, " \t"), []byte("="))
+	if !ok {
+		return nil
+	}
+	text, ok = bytes.CutPrefix(bytes.TrimLeft(text, " \t"), []byte(`"`))
+	for i := 0; ok && i < len(text); i++ {
+		switch text[i] {
+		case '\\':
+			i++
+		case '"':
+			return text[:i]
+		}
+	}
 	return nil
 }
 
@@ -187,16 +250,25 @@ func (s *metricsScan) newSeries(m *dto.Metric) metricSeries {
 	return series
 }
 
-// add adds a series. One that is there already counts once, if both say the same.
-func (f *metricFamily) add(series metricSeries) {
+// add adds a series, of another model or not. One that is there already counts
+// once, if both say the same. It fails if there are too many.
+func (f *metricFamily) add(series metricSeries, other bool) error {
 	i, again := f.place[series.labels]
 	if !again {
+		count := len(f.series) - f.others
+		if other {
+			count = f.others
+			f.others++
+		}
+		if count == maxSeries {
+			return fmt.Errorf("there are more than %d series", maxSeries)
+		}
 		if f.place == nil {
 			f.place = map[uint64]int{}
 		}
 		f.place[series.labels] = len(f.series)
 		f.series = append(f.series, series)
-		return
+		return nil
 	}
 	first := &f.series[i]
 	if first.err == nil && series.err == nil && first.value != series.value {
@@ -205,6 +277,7 @@ func (f *metricFamily) add(series metricSeries) {
 	if first.err == nil {
 		first.err = series.err
 	}
+	return nil
 }
 
 // cutSample cuts a line into a name with its labels, and the value. What may

@@ -254,6 +254,10 @@ func (d *responseDecoder) takeEvents(payload []byte) error {
 			if err := d.event(data, d.events.Type()); err != nil {
 				return err
 			}
+		case sse.ErrorField:
+			if err := errorField(data); err != nil && !d.done {
+				return err
+			}
 		case sse.TooLong:
 			return malformed("an event is longer than %d bytes", d.maxEventBytes)
 		}
@@ -279,7 +283,7 @@ func (d *responseDecoder) event(data, kind []byte) error {
 		d.template = &eventTemplate{}
 	}
 	if chunk, ok := d.template.match(data); ok {
-		d.chunks = append(d.chunks, chunk)
+		d.add(chunk, data)
 		return nil
 	}
 	switch {
@@ -294,13 +298,19 @@ func (d *responseDecoder) event(data, kind []byte) error {
 	var full chatEvent
 	if err := full.parse(data); err != nil {
 		if full.tells() {
-			d.chunks = append(d.chunks, full.chunk)
+			d.add(full.chunk, data)
 		}
 		return err
 	}
-	d.chunks = append(d.chunks, full.chunk)
+	d.add(full.chunk, data)
 	d.template.take(&full)
 	return nil
+}
+
+// add adds what an event says.
+func (d *responseDecoder) add(chunk StreamChunk, data []byte) {
+	chunk.Bytes = len(data)
+	d.chunks = append(d.chunks, chunk)
 }
 
 // keep empties a buffer for the next use, unless it has grown beyond what an

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -63,7 +64,7 @@ func decode(response []byte, next func(left int) int) outcome {
 		// A copy, so that what is kept beyond the call shows.
 		piece := bytes.Clone(rest[:n])
 		o.Ended, err = d.feed(piece)
-		o.Chunks = append(o.Chunks, d.chunks...)
+		o.Chunks = append(o.Chunks, withoutBytes(d.chunks)...)
 		for i := range piece {
 			piece[i] = '#'
 		}
@@ -86,6 +87,16 @@ func decode(response []byte, next func(left int) int) outcome {
 	return o
 }
 
+// withoutBytes are chunks without the length of their events, which tests of what
+// events say leave out.
+func withoutBytes(chunks []StreamChunk) []StreamChunk {
+	without := slices.Clone(chunks)
+	for i := range without {
+		without[i].Bytes = 0
+	}
+	return without
+}
+
 func whole(left int) int { return left }
 
 func TestDecoderReadsResponses(t *testing.T) {
@@ -93,7 +104,7 @@ func TestDecoderReadsResponses(t *testing.T) {
 	ok := func(chunks ...StreamChunk) outcome {
 		return outcome{Chunks: chunks, Ended: true, Done: true, KeepAlive: true}
 	}
-	tokens := func(n int) StreamChunk { return StreamChunk{Tokens: n} }
+	tokens := func(n int) StreamChunk { return StreamChunk{Tokens: n, Content: n > 0} }
 	last := func(n int) StreamChunk { return StreamChunk{Tokens: n, Last: true} }
 	content := StreamChunk{Tokens: -1, Content: true}
 	for _, test := range []struct {
@@ -247,7 +258,7 @@ func TestDecoderReadsResponses(t *testing.T) {
 			"an answer that is given up, with its last token",
 			eventStreamHead + inChunks(tokenEvent("a", 1), strings.Replace(tokenEvent("b", 2), `"finish_reason":null`, `"finish_reason":"abort"`, 1), finalEvent(2), doneEvent) + lastChunk,
 			outcome{
-				Chunks: []StreamChunk{tokens(1), last(2)}, Ended: true, Kind: "aborted",
+				Chunks: []StreamChunk{tokens(1), {Tokens: 2, Content: true, Last: true}}, Ended: true, Kind: "aborted",
 				Err: `streaming completion failed (aborted): the server ended the answer with the finish reason "abort"`,
 			},
 		},
@@ -260,6 +271,29 @@ func TestDecoderReadsResponses(t *testing.T) {
 			"an event of the type error",
 			eventStreamHead + inChunks(tokenEvent("a", 1), "event: error\ndata: gone\n\n", doneEvent) + lastChunk,
 			outcome{Chunks: []StreamChunk{tokens(1)}, Ended: true, Kind: "error_event", Err: "streaming completion failed (error_event): gone"},
+		},
+		{
+			"an error field, without an event",
+			eventStreamHead + inChunks(tokenEvent("a", 1), `error: {"code":500,"message":"no memory","type":"server_error"}`+"\n\n", doneEvent) + lastChunk,
+			outcome{Chunks: []StreamChunk{tokens(1)}, Ended: true, Kind: "error_event", Err: "streaming completion failed (error_event): no memory"},
+		},
+		{
+			"an error field in words, in an event",
+			eventStreamHead + inChunks(`data: {"choices":[]}`+"\nerror: no memory\n\n", doneEvent) + lastChunk,
+			outcome{Ended: true, Kind: "error_event", Err: "streaming completion failed (error_event): no memory"},
+		},
+		{
+			"error fields that say that there is none, or come too late",
+			eventStreamHead + inChunks("error: null\nerror: false\nerror: {}\nerror:\nerror\n"+tokenEvent("a", 1), doneEvent+"error: x\n\n") + lastChunk,
+			ok(tokens(1)),
+		},
+		{
+			"a finish reason that nobody knows",
+			eventStreamHead + inChunks(tokenEvent("a", 1), strings.Replace(tokenEvent("b", 2), `"finish_reason":null`, `"finish_reason":"preempted"`, 1), doneEvent) + lastChunk,
+			outcome{
+				Chunks: []StreamChunk{tokens(1), {Tokens: 2, Content: true, Last: true}}, Ended: true, Kind: "aborted",
+				Err: `streaming completion failed (aborted): the server ended the answer with the finish reason "preempted"`,
+			},
 		},
 		{
 			"a line that is too long",
@@ -361,7 +395,7 @@ func TestDecoderServesManyResponses(t *testing.T) {
 	for range 3 {
 		d.reset(testMaxEvent)
 		ended, err := d.feed(response)
-		if !ended || err != nil || !d.keepAlive || len(d.chunks) != 1 {
+		if want := len(tokenEvent("a", 1)) - len("data: \n\n"); !ended || err != nil || !d.keepAlive || len(d.chunks) != 1 || d.chunks[0].Bytes != want {
 			t.Fatalf("ended %v, error %v, keep-alive %v, %d chunks", ended, err, d.keepAlive, len(d.chunks))
 		}
 	}

@@ -30,8 +30,8 @@ const (
 	// StreamNoTokens says that a completion ended as it should, but brought nothing.
 	// [Stream.Complete] does not look at that; it is for those who count tokens.
 	StreamNoTokens
-	// StreamAborted says that the server ended an answer with a finish reason that
-	// tells of a failure, such as abort.
+	// StreamAborted says that the server ended an answer with a finish reason that is
+	// no known way to complete one, such as abort.
 	StreamAborted
 	// NumStreamErrorKinds is the number of kinds.
 	NumStreamErrorKinds = iota

@@ -11,7 +11,8 @@ type StreamChunk struct {
 	// Tokens is the number of output tokens so far (usage.completion_tokens), -1
 	// for an event without usage, or with one that makes no sense.
 	Tokens int
-	// Content tells, for an event without usage, that it carries output.
+	// Content tells that the event carries output: a text that is not empty, or the
+	// like.
 	Content bool
 	// Last tells that the event is one that ends an answer: it has a finish reason,
 	// or usage and no choices.
@@ -19,6 +20,8 @@ type StreamChunk struct {
 	// OddUsage is what stood in place of a number of tokens and is none, empty
 	// otherwise. Such an event counts as one without usage.
 	OddUsage string
+	// Bytes is the length of the event's data.
+	Bytes int
 }
 
 // maxTokens is more than any answer has; a larger number is nonsense that would
@@ -57,7 +60,7 @@ func (e *chatEvent) parse(data []byte) error {
 		}
 		return e.malformed("want a JSON object")
 	}
-	var failure, usage, choices, kind, object span
+	var failure, usage, choices, kind, object, finish span
 	members := itemsOf(data, at)
 	for members.next() {
 		switch string(members.name()) {
@@ -71,6 +74,8 @@ func (e *chatEvent) parse(data []byte) error {
 			kind = members.value
 		case "object":
 			object = members.value
+		case "finish_reason":
+			finish = members.value
 		case "id":
 			e.id = members.value
 		case "created":
@@ -85,7 +90,7 @@ func (e *chatEvent) parse(data []byte) error {
 	if err != nil {
 		return err
 	}
-	e.chunk.Content = e.output && e.chunk.Tokens < 0
+	e.chunk.Content = e.output
 	e.chunk.Last = e.chunk.Last || e.hasUsage && !e.hasChoices
 	switch {
 	case carries(failure.in(data)):
@@ -94,10 +99,10 @@ func (e *chatEvent) parse(data []byte) error {
 		return errorEvent(nil, data)
 	case aborted != nil:
 		return aborted
-	case !e.hasUsage && !e.hasChoices && resemblesError(data, at):
+	case !e.hasChoices && resemblesError(data, at):
 		return errorEvent(nil, data)
 	}
-	return nil
+	return abortion(finish.in(data))
 }
 
 // tells says whether an event that tells of a failure has brought tokens, too.

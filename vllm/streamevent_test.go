@@ -8,6 +8,7 @@ import (
 	"math/big"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -44,7 +45,7 @@ func TestUsageAsJSONHasIt(t *testing.T) {
 	} {
 		event := `{"choices":[{"delta":{"content":"x"},"finish_reason":null}],"usage":{"prompt_tokens":9,"completion_tokens":` + value + `}}`
 		got := read(event)
-		if got.Chunk.Tokens != want || got.Err != "" || got.Chunk.Content != (want < 0) {
+		if got.Chunk.Tokens != want || got.Err != "" || !got.Chunk.Content {
 			t.Errorf("%s tokens are read as %+v, want %d", value, got, want)
 		}
 		if odd := got.Chunk.OddUsage; (odd != "") != (want < 0 && value != "null") {
@@ -64,19 +65,19 @@ func TestUsageIsThatOfTheEvent(t *testing.T) {
 		event string
 		want  StreamChunk
 	}{
-		{`{` + choice + `,"usage":{"completion_tokens":5},"x_groq":{"usage":{"completion_tokens":1000}}}`, StreamChunk{Tokens: 5}},
-		{`{"x_groq":{"usage":{"completion_tokens":1000}},` + choice + `,"usage":{"completion_tokens":5}}`, StreamChunk{Tokens: 5}},
+		{`{` + choice + `,"usage":{"completion_tokens":5},"x_groq":{"usage":{"completion_tokens":1000}}}`, StreamChunk{Tokens: 5, Content: true}},
+		{`{"x_groq":{"usage":{"completion_tokens":1000}},` + choice + `,"usage":{"completion_tokens":5}}`, StreamChunk{Tokens: 5, Content: true}},
 		{`{` + choice + `,"usage":null,"x_groq":{"usage":{"completion_tokens":1000}}}`, StreamChunk{Tokens: -1, Content: true}},
-		{`{` + choice + `,"usage":{"completion_tokens_details":{"completion_tokens":7},"completion_tokens":5,"extra":{"completion_tokens":9}}}`, StreamChunk{Tokens: 5}},
+		{`{` + choice + `,"usage":{"completion_tokens_details":{"completion_tokens":7},"completion_tokens":5,"extra":{"completion_tokens":9}}}`, StreamChunk{Tokens: 5, Content: true}},
 		{`{` + choice + `,"usage":{"details":[{"completion_tokens":9}]}}`, StreamChunk{Tokens: -1, Content: true}},
 		{`{` + choice + `,"completion_tokens":9}`, StreamChunk{Tokens: -1, Content: true}},
 		{`{"choices":[{"delta":{"content":"\"usage\":{\"completion_tokens\":9}"},"usage":{"completion_tokens":8}}]}`, StreamChunk{Tokens: -1, Content: true}},
-		{`{` + choice + `,"usage":{"completion_tokens":4},"usage":{"completion_tokens":5}}`, StreamChunk{Tokens: 5}},
-		{`{` + choice + `,"us\u0061ge":{"completion_token\u0073":5}}`, StreamChunk{Tokens: 5}},
+		{`{` + choice + `,"usage":{"completion_tokens":4},"usage":{"completion_tokens":5}}`, StreamChunk{Tokens: 5, Content: true}},
+		{`{` + choice + `,"us\u0061ge":{"completion_token\u0073":5}}`, StreamChunk{Tokens: 5, Content: true}},
 		{`{` + choice + `,"Usage":{"completion_tokens":5}}`, StreamChunk{Tokens: -1, Content: true}},
 		{`{` + choice + `,"usage":"none"}`, StreamChunk{Tokens: -1, Content: true, OddUsage: `"none"`}},
 		{`{` + choice + `,"usage":{}}`, StreamChunk{Tokens: -1, Content: true}},
-		{` { "choices" : [ { "delta" : { "content" : "x" } , "finish_reason" : null } ] , "usage" : { "completion_tokens" : 5 , "a" : [ ] } } `, StreamChunk{Tokens: 5}},
+		{` { "choices" : [ { "delta" : { "content" : "x" } , "finish_reason" : null } ] , "usage" : { "completion_tokens" : 5 , "a" : [ ] } } `, StreamChunk{Tokens: 5, Content: true}},
 		{`{"usage":{"completion_tokens":5}}`, StreamChunk{Tokens: 5, Last: true}},
 		{`{"choices":null,"usage":{"completion_tokens":5}}`, StreamChunk{Tokens: 5, Last: true}},
 		{`{"choices":[{"delta":{},"finish_reason":"stop"}],"usage":{"completion_tokens":5}}`, StreamChunk{Tokens: 5, Last: true}},
@@ -95,6 +96,11 @@ func TestUsageIsThatOfTheEvent(t *testing.T) {
 
 // What is not complete must not count as complete, and the other way round.
 func TestEventsThatTellOfFailures(t *testing.T) {
+	// The last event of a vLLM with everything on that it may have.
+	const usageOnly = `{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1795564952,"model":"error","choices":[],"system_fingerprint":"vllm-0.32.0-aborted",` +
+		`"service_tier":"failed","prompt_logprobs":null,"prompt_token_ids":[1],"kv_transfer_params":{"error":{"code":500}},"metrics":{"time_to_first_token":0.1},` +
+		`"usage":{"prompt_tokens":9,"total_tokens":12,"completion_tokens":3}}`
+	beside := func(member string) string { return strings.Replace(usageOnly, "{", "{"+member+",", 1) }
 	finish := func(reason string) string {
 		return `{"choices":[{"index":0,"delta":{"content":" x"},"finish_reason":` + reason + `}],"usage":{"completion_tokens":3}}`
 	}
@@ -133,6 +139,33 @@ func TestEventsThatTellOfFailures(t *testing.T) {
 		`{"error_code":17,"error_msg":"quota"}`:                                                     `error_event: quota`,
 		`{"errors":["a"],"choices":[],"usage":null}`:                                                `error_event: {"errors":["a"],"choices":[],"usage":null}`,
 		`{"type":"server_error","message":"x"}`:                                                     `error_event: x`,
+		finish(`"abortive"`):                                                                        `aborted: the server ended the answer with the finish reason "abortive"`,
+		finish(`"preempted"`):                                                                       `aborted: the server ended the answer with the finish reason "preempted"`,
+		finish(`"out"`):                                                                             `aborted: the server ended the answer with the finish reason "out"`,
+		finish(`7`):                                                                                 `aborted: the server ended the answer with the finish reason "7"`,
+		finish(`{"type":"engine_dead","message":"gone"}`):                                           `aborted: the server ended the answer with the finish reason "engine_dead": gone`,
+		finish(`{"type":"stop","reason":"abort"}`):                                                  `aborted: the server ended the answer with the finish reason "abort"`,
+		finish(`{"matched":2}`):                                                                     `aborted: the server ended the answer with the finish reason "{\"matched\":2}"`,
+		`{"finish_reason":"error","choices":[]}`:                                                    `aborted: the server ended the answer with the finish reason "error"`,
+		`{"finish_reason":"evicted"}`:                                                               `aborted: the server ended the answer with the finish reason "evicted"`,
+		`{"choices":[{"delta":{}}],"finish_reason":"oom"}`:                                          `aborted: the server ended the answer with the finish reason "oom"`,
+		beside(`"detail":"no memory"`):                                                              `error_event: no memory`,
+		beside(`"message":"no memory"`):                                                             `error_event: no memory`,
+		beside(`"code":500,"message":"no memory"`):                                                  `error_event: no memory`,
+		beside(`"msg":"no memory"`):                                                                 `error_event: no memory`,
+		beside(`"status":"failed","msg":"no memory"`):                                               `error_event: no memory`,
+		`{"choices":[],"detail":"no memory"}`:                                                       `error_event: no memory`,
+		`{"choices":[],"message":"no memory","code":14}`:                                            `error_event: no memory`,
+		`{"choices":null,"code":503}`:                                                               `error_event: {"choices":null,"code":503}`,
+		`{"usage":{"completion_tokens":3},"detail":"lost"}`:                                         `error_event: lost`,
+		`{"message":"no memory"}`:                                                                   `error_event: no memory`,
+		`{"id":"1","msg":"no memory"}`:                                                              `error_event: no memory`,
+		`{"success":false}`:                                                                         `error_event: {"success":false}`,
+		`{"success":"False","message":"no memory"}`:                                                 `error_event: no memory`,
+		`{"ok":false,"err":"no memory"}`:                                                            `error_event: no memory`,
+		`{"fault":{"faultstring":"no memory"}}`:                                                     `error_event: no memory`,
+		`{"err":"no memory"}`:                                                                       `error_event: no memory`,
+		`{"errcode":45009,"errmsg":"no memory"}`:                                                    `error_event: no memory`,
 	}
 	for event, want := range failures {
 		if got := read(event); got.Err != want {
@@ -141,14 +174,20 @@ func TestEventsThatTellOfFailures(t *testing.T) {
 	}
 	for _, event := range []string{
 		finish(`"stop"`), finish(`"length"`), finish(`"tool_calls"`), finish(`"function_call"`), finish(`"content_filter"`), finish(`"eos_token"`),
-		finish(`"max_tokens"`), finish(`"stop_sequence"`), finish(`"repetition"`), finish(`"abortive"`), finish(`"terror"`), finish(`"out"`),
-		finish(`""`), finish(`null`), finish(`7`), finish(`{"type":"stop","matched":2}`), finish(`{"type":"length","message":"abort"}`),
+		finish(`"max_tokens"`), finish(`"stop_sequence"`), finish(`"repetition"`), finish(`"Tool_Use"`), finish(`"STOP"`), finish(`"endTurn"`), finish(`"max-tokens"`),
+		finish(`"FINISH_REASON_MAX_TOKENS"`), finish(`"completed"`), finish(`"done"`), finish(`"finished"`), finish(`"eos"`), finish(`"max_length"`), finish(`"stop_token"`),
+		finish(`""`), finish(`null`), finish(`"null"`), finish(`{}`), finish(`{"type":"stop","matched":2}`), finish(`{"type":"length","message":"abort"}`),
+		finish(`{"reason":"matched </s>","type":"stop"}`), finish(`{"reason":"stop"}`),
 		`{"error":null,"choices":[]}`, `{"error":false}`, `{"error":""}`, `{"error":{}}`, `{"error":{ } }`, `{"error":[]}`, `{"error":0}`,
 		`{"choices":[{"delta":{"content":"error: abort"},"error":null,"finish_reason":null}],"error":null}`,
 		`{"choices":[{"delta":{"content":"x"}}],"message":"fine","code":500,"detail":"x","warning":"error"}`,
 		`{"type":"ping"}`, `{"status":"processing","message":"in the queue"}`, `{"code":0,"message":"success"}`, `{"code":200,"message":"success"}`,
 		`{"choices":[],"id":"error","model":"error","object":"chat.completion.chunk","prompt_filter_results":[{"content_filter_results":{"error":{}}}]}`,
-		`{"detail":null,"errors":[]}`, `{"message":"hello"}`, `{}`,
+		`{"detail":null,"errors":[]}`, `{}`,
+		`{"code":0,"message":"generating"}`, `{"message":"success"}`, `{"errcode":0,"errmsg":"ok"}`, `{"success":true,"message":"on the way"}`, `{"type":"ping","message":"x"}`,
+		`{"success":null}`, `{"message":""}`, `{"message":null,"msg":{},"err":null,"fault":false,"errmsg":""}`, `{"finish_reason":"stop"}`, `{"finish_reason":null}`,
+		`{"choices":[{"delta":{"content":"x"}}],"success":false,"fault":"x","err":"x","errmsg":"x","msg":"x"}`,
+		usageOnly,
 	} {
 		if got := read(event); got.Err != "" {
 			t.Errorf("%s\nfails with %q", event, got.Err)
@@ -175,7 +214,37 @@ func TestFailuresAreCitedInOneShortLine(t *testing.T) {
 	}
 }
 
-// kinds of events, of an answer one after the other.
+// Who nests what is wrong in a million bytes takes no more time than anyone else.
+func TestDeeplyNestedFailuresAreReadOnce(t *testing.T) {
+	deep := `"deep"`
+	for range maxNesting - 2 {
+		deep = `{"message":` + deep + `,"x":"` + strings.Repeat("y", 10_000) + `"}`
+	}
+	event := []byte(`{"error":` + deep + `}`)
+	var e chatEvent
+	var got string
+	once, all := time.Hour, time.Hour // how long it takes to go through the event, and to read it
+	for range 5 {
+		start := time.Now()
+		skipValue(event, 0, 0)
+		once = min(once, time.Since(start))
+		start = time.Now()
+		got = failureText(e.parse(event))
+		all = min(all, time.Since(start))
+	}
+	if all > 40*once {
+		t.Errorf("the failure took %v to read, and going through it %v", all, once)
+	}
+	if !strings.HasPrefix(got, `error_event: {"message":{"message":`) || len(got) > 3*maxExcerpt {
+		t.Errorf("the failure is %q", got)
+	}
+	wide := `{"error":{"data":` + deep + `,"message":"wide","detail":` + deep + `,"error":` + deep + `}}`
+	if got := read(strings.Replace(wide, `"data":{"message"`, `"data":{"m"`, 1)).Err; got != "error_event: wide" {
+		t.Errorf("the failure is %q", got)
+	}
+}
+
+// A template is taken from events, of an answer one after the other.
 func TestTemplateMatchesWhatDiffersInTextAndNumbers(t *testing.T) {
 	const usage = `}],"usage":{"prompt_tokens":20,"total_tokens":21,"completion_tokens":1,"completion_tokens_details":null}}`
 	const first = `{"id":"a","created":1795564952,"choices":[{"index":0,"delta":{"content":"te"},"finish_reason":null` + usage
@@ -190,11 +259,11 @@ func TestTemplateMatchesWhatDiffersInTextAndNumbers(t *testing.T) {
 		want     StreamChunk
 		ok       bool
 	}{
-		{"", "", StreamChunk{Tokens: 1}, true},
+		{"", "", StreamChunk{Tokens: 1, Content: true}, true},
 		{`"te"`, `""`, StreamChunk{Tokens: 1}, true},
-		{`"te"`, `"long \"text\", \\ \u00e9 é 能\n{}"`, StreamChunk{Tokens: 1}, true},
-		{`21,"completion_tokens":1`, `120,"completion_tokens":1234567`, StreamChunk{Tokens: 1234567}, true},
-		{`"completion_tokens":1`, `"completion_tokens":0`, StreamChunk{}, true},
+		{`"te"`, `"long \"text\", \\ \u00e9 é 能\n{}"`, StreamChunk{Tokens: 1, Content: true}, true},
+		{`21,"completion_tokens":1`, `120,"completion_tokens":1234567`, StreamChunk{Tokens: 1234567, Content: true}, true},
+		{`"completion_tokens":1`, `"completion_tokens":0`, StreamChunk{Content: true}, true},
 		{`"completion_tokens":1`, `"completion_tokens":12345678`, StreamChunk{}, false},
 		{`"completion_tokens":1`, `"completion_tokens":01`, StreamChunk{}, false},
 		{`"completion_tokens":1`, `"completion_tokens":1.0`, StreamChunk{}, false},
@@ -207,7 +276,7 @@ func TestTemplateMatchesWhatDiffersInTextAndNumbers(t *testing.T) {
 		{`"te"`, `"a\x"`, StreamChunk{}, false},
 		{`"te"`, "\"a\x01\"", StreamChunk{}, false},
 		{`"te"`, `"te\"`, StreamChunk{}, false},
-		{`"id":"a","created":1795564952`, `"id":"b-\\","created":7`, StreamChunk{Tokens: 1}, true},
+		{`"id":"a","created":1795564952`, `"id":"b-\\","created":7`, StreamChunk{Tokens: 1, Content: true}, true},
 		{`"id":"a"`, `"id":7`, StreamChunk{}, false},
 		{`"created"`, `"made"`, StreamChunk{}, false},
 		{`}}`, `},"x_groq":{"usage":{"completion_tokens":1000}}}`, StreamChunk{}, false},
@@ -274,18 +343,21 @@ func referenceOf(data []byte) (chunk StreamChunk, kind string) {
 		failed = failed || holds(choice["error"]) || holds(delta["error"])
 		chunk.Last = chunk.Last || holds(choice["finish_reason"])
 		if reason, ok := choice["finish_reason"].(string); ok {
-			aborted = aborted || saysFailure(reason)
+			aborted = aborted || !completes(reason) && reason != ""
 		}
 	}
-	chunk.Content = output && chunk.Tokens < 0
+	if reason, ok := event["finish_reason"].(string); ok {
+		aborted = aborted || !completes(reason) && reason != ""
+	}
+	chunk.Content = output
 	chunk.Last = chunk.Last || hasUsage && len(choices) == 0
 	switch {
 	case failed:
 		kind = "error_event"
+	case len(choices) == 0:
+		kind = "any"
 	case aborted:
 		kind = "aborted"
-	case !hasUsage && len(choices) == 0:
-		kind = "any"
 	}
 	return chunk, kind
 }

@@ -10,10 +10,22 @@ import (
 // Servers tell of a failure inside an answer whose status is 200 in many ways.
 // What is taken for one is gathered here.
 
-// saysFailure tells whether one of the words in text says that something failed.
-// Words are parted by anything but letters, and by a capital behind a small
-// letter: abort, ENGINE_ERROR, requestTimeout.
+// saysFailure tells whether one of the words in text says that something failed:
+// abort, ENGINE_ERROR, requestTimeout.
 func saysFailure(text string) bool {
+	last := ""
+	for _, word := range wordsOf(text) {
+		if isFailure(word) || word == "out" && (last == "time" || last == "timed") {
+			return true
+		}
+		last = word
+	}
+	return false
+}
+
+// wordsOf are the words of text in small letters. They are parted by anything but
+// letters, and by a capital behind a small letter.
+func wordsOf(text string) []string {
 	var parted strings.Builder
 	small := false // the letter before was
 	for _, r := range text {
@@ -23,14 +35,7 @@ func saysFailure(text string) bool {
 		small = unicode.IsLower(r)
 		parted.WriteRune(unicode.ToLower(r))
 	}
-	last := ""
-	for word := range strings.FieldsFuncSeq(parted.String(), func(r rune) bool { return !unicode.IsLetter(r) }) {
-		if isFailure(word) || word == "out" && (last == "time" || last == "timed") {
-			return true
-		}
-		last = word
-	}
-	return false
+	return strings.FieldsFunc(parted.String(), func(r rune) bool { return !unicode.IsLetter(r) })
 }
 
 func isFailure(word string) bool {
@@ -42,8 +47,9 @@ func isFailure(word string) bool {
 	return false
 }
 
-// abortion is the failure of a choice that was given up, nil for one that is
-// under way or complete. Reasons that nobody here has heard of are complete.
+// abortion is the failure of an answer that was given up, nil for one that is under
+// way or complete. What is no known way to be complete is none: servers have more
+// words for failures than anyone can list.
 //
 // The reason is a word, or an object with a word as its type and a message.
 func abortion(reason []byte) error {
@@ -52,26 +58,65 @@ func abortion(reason []byte) error {
 	}
 	word, message := string(textOf(reason)), ""
 	if reason[0] == '{' {
-		for members := itemsOf(reason, 0); members.next(); {
-			text := string(textOf(members.value.in(reason)))
-			switch string(members.name()) {
-			case "type", "reason":
-				if word == "" || saysFailure(text) {
-					word = text
-				}
-			case "message":
-				message = text
-			}
-		}
+		word, message = typedReason(reason)
 	}
-	if !saysFailure(word) {
+	if completes(word) {
 		return nil
+	}
+	if word == "" {
+		word = string(reason)
 	}
 	failure := &StreamError{Kind: StreamAborted, Detail: fmt.Sprintf("the server ended the answer with the finish reason %q", excerpt([]byte(word)))}
 	if message != "" {
 		failure.Detail += ": " + inOneLine(message)
 	}
 	return failure
+}
+
+// typedReason is what a finish reason that is an object says: its type, unless its
+// reason tells of a failure or there is no type.
+func typedReason(reason []byte) (word, message string) {
+	why := ""
+	for members := itemsOf(reason, 0); members.next(); {
+		text := string(textOf(members.value.in(reason)))
+		switch string(members.name()) {
+		case "type":
+			word = text
+		case "reason":
+			why = text
+		case "message":
+			message = text
+		}
+	}
+	if word == "" || saysFailure(why) {
+		word = why
+	}
+	return word, message
+}
+
+// completes tells whether a finish reason, in whatever case, is one of an answer
+// that is complete, or of none yet.
+func completes(reason string) bool {
+	switch strings.TrimPrefix(strings.Join(wordsOf(reason), "_"), "finish_reason_") {
+	case "stop", "stopped", "stop_sequence", "stop_token", "stop_token_id", "stop_string", "stop_str", "stop_word", "eos", "eos_token", "eos_token_id",
+		"end", "end_turn", "pause_turn", "end_of_text", "end_of_sequence", "endoftext", "repetition",
+		"length", "max_length", "max_tokens", "max_new_tokens", "max_output_tokens", "max_completion_tokens", "token_limit", "model_length",
+		"model_context_window_exceeded",
+		"tool_calls", "tool_call", "tool_use", "function_call", "content_filter", "content_filtered", "safety", "refusal",
+		"complete", "completed", "completion", "finish", "finished", "done", "success", "succeeded",
+		"null", "none", "unspecified":
+		return true
+	}
+	return false
+}
+
+// errorField is the failure for a field "error" of the event stream itself, as some
+// servers write it in place of an event; nil if it says that there is none.
+func errorField(value []byte) error {
+	if skipValue(value, 0, 0) == len(value) && !carries(value) {
+		return nil
+	}
+	return errorEvent(value, nil)
 }
 
 // isError tells whether a value is the string "error".
@@ -81,7 +126,7 @@ func isError(value []byte) bool { return bytes.EqualFold(textOf(value), []byte("
 // value that does, if there is one.
 func errorEvent(failure, event []byte) error {
 	message := messageOf(failure)
-	if message == "" && (len(failure) == 0 || failure[0] == 't') { // it says just that there is one
+	if message == "" && (len(failure) == 0 || string(failure) == "true") { // it says just that there is one
 		message = messageOf(event)
 	}
 	switch {
@@ -98,86 +143,131 @@ func errorEvent(failure, event []byte) error {
 
 // messageOf is what a value that reports an error says in words: the value itself
 // if it is a string, a member of it that is one; empty without any.
-func messageOf(value []byte) string {
+func messageOf(value []byte) string { return messageWithin(value, 0) }
+
+// maxMessageDepth is how deep in each other the objects may be that a message is
+// looked for in. Each of them is gone through anew.
+const maxMessageDepth = 8
+
+func messageWithin(value []byte, depth int) string {
 	at := skipBlanks(value, 0)
-	if at == len(value) || skipValue(value, at, 0) < 0 {
+	if depth > maxMessageDepth || at == len(value) {
+		return ""
+	}
+	end := skipValue(value, at, 0)
+	if end < 0 {
 		return ""
 	}
 	if value[at] != '{' {
-		return string(textOf(value[at:skipValue(value, at, 0)]))
+		return string(textOf(value[at:end]))
 	}
 	best, text := 0, ""
 	for members := itemsOf(value, at); members.next(); {
-		rank := 0
-		switch string(members.name()) {
-		case "message", "error_message":
-			rank = 4
-		case "msg", "error_msg":
-			rank = 3
-		case "error":
-			rank = 2
-		case "detail", "details":
-			rank = 1
+		rank := messageRank(members.name())
+		if rank <= best {
+			continue
 		}
-		if said := messageOf(members.value.in(value)); rank > best && said != "" {
+		if said := messageWithin(members.value.in(value), depth+1); said != "" {
 			best, text = rank, said
 		}
 	}
 	return text
 }
 
-// resemblesError tells whether an event without choices and without usage, the
-// object at data[at], reports an error:
+// messageRank is how well a member of that name says what is wrong, 0 for one that
+// says something else.
+func messageRank(name []byte) int {
+	switch string(name) {
+	case "message", "error_message":
+		return 4
+	case "msg", "error_msg", "errmsg", "err_msg", "faultstring":
+		return 3
+	case "error", "err", "fault":
+		return 2
+	case "detail", "details":
+		return 1
+	}
+	return 0
+}
+
+// resemblesError tells whether an event without choices, the object at data[at],
+// reports an error:
 //   - a member is named for it, such as detail or error_msg,
-//   - a type, a status or a code is that of a failure,
-//   - or there are a message and a code or status, which is not that of success.
+//   - a type, a status or a code is that of a failure, or a success is none,
+//   - or there is a message, and nothing that says that all is well.
 func resemblesError(data []byte, at int) bool {
-	message, refused := false, false
+	message, well := false, false
 	for members := itemsOf(data, at); members.next(); {
-		value, name := members.value.in(data), string(members.name())
-		if !carries(value) {
-			continue
-		}
-		switch name {
-		case "id", "model", "created", "system_fingerprint": // what servers and users name as they like
-		case "message", "msg":
-			message = true
-		case "detail", "details", "traceback":
-			return true
-		case "type", "object", "event", "status", "state", "code", "status_code", "statusCode":
-			failed, succeeded := verdict(value)
-			if failed {
+		value, name := members.value.in(data), members.name()
+		switch string(name) {
+		// What servers and users name as they like, and what every answer has.
+		case "id", "model", "created", "choices", "usage", "system_fingerprint", "service_tier":
+		case "success", "succeeded", "ok":
+			if value[0] == 'f' || bytes.EqualFold(textOf(value), []byte("false")) {
 				return true
 			}
-			if name == "status" || name == "code" || name == "status_code" || name == "statusCode" {
-				refused = refused || !succeeded
+			well = well || carries(value)
+		case "type", "object", "event", "status", "state", "code", "status_code", "statusCode":
+			says := verdict(value)
+			if says == saysFailed {
+				return true
+			}
+			well = well || says == saysWell
+		case "message", "msg":
+			message = message || carries(value) && verdict(value) != saysWell
+		case "err", "errmsg", "err_msg", "fault", "faultstring", "faultcode":
+			if carries(value) && verdict(value) != saysWell {
+				return true
+			}
+		case "detail", "details", "traceback":
+			if carries(value) {
+				return true
 			}
 		default:
-			if saysFailure(name) {
+			if carries(value) && saysFailure(string(name)) {
 				return true
 			}
 		}
 	}
-	return message && refused
+	return message && !well
 }
 
-// verdict is what a status or code says, if it is known: as HTTP has them, or in
+// said is what a status, a code or the like says.
+type said uint8
+
+const (
+	saysNothing said = iota
+	saysFailed
+	saysWell
+)
+
+// verdict is what a status or code says, if it is known: as HTTP has them, 0, or in
 // words.
-func verdict(value []byte) (failed, succeeded bool) {
-	text := string(textOf(value))
+func verdict(value []byte) said {
+	text := textOf(value)
 	number := value
-	if text != "" {
-		number = []byte(text)
+	if len(text) > 0 {
+		number = text
 	}
 	if skipNumber(number, 0) == len(number) {
 		n, whole := wholeNumber(number, maxTokens)
-		return !whole || n >= 400, whole && n < 400
+		switch {
+		case !whole || n >= 400:
+			return saysFailed
+		case n == 0 || n >= 100:
+			return saysWell
+		}
+		return saysNothing // 14 may be a failure of gRPC's
 	}
-	switch strings.ToLower(text) {
-	case "ok", "success", "succeeded", "processing", "pending", "queued", "running", "in_progress", "started":
-		return false, true
+	switch strings.ToLower(string(text)) {
+	case "ok", "success", "succeeded", "processing", "pending", "queued", "running", "in_progress", "started",
+		"ping", "pong", "heartbeat", "keepalive", "keep_alive", "keep-alive", "info", "progress":
+		return saysWell
 	}
-	return saysFailure(text), false
+	if saysFailure(string(text)) {
+		return saysFailed
+	}
+	return saysNothing
 }
 
 // inOneLine is the start of what a server says, fit for a log line.

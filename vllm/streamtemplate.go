@@ -103,7 +103,7 @@ func (t *eventTemplate) match(event []byte) (chunk StreamChunk, ok bool) {
 		}
 		from = p.to
 	}
-	chunk.Content = text && !t.hasTokens
+	chunk.Content = text
 	fixed := t.event[from:]
 	return chunk, len(fixed) > 0 && string(event[at:]) == string(fixed)
 }

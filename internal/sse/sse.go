@@ -16,6 +16,11 @@ const (
 	// TooLong says that the event under way has a line, or data, beyond the bound. It
 	// is said once, as soon as it is known, and the rest of the event is passed over.
 	TooLong
+	// ErrorField says that there is a line with the field "error", which the standard
+	// does not know, and with a value: that is the data. Some servers tell so of a
+	// failure, without any event. Whoever does not mind goes on: the event under way
+	// loses nothing.
+	ErrorField
 )
 
 // Splitter finds the events of a stream that arrives in pieces. Where the stream
@@ -23,8 +28,8 @@ const (
 // first use.
 //
 // Lines end with LF, CR LF, or CR alone. A byte-order mark at the very start,
-// comments, unknown fields, id and retry are passed over: nobody here resumes a
-// stream or reconnects when a server says so. What stands at the end of the stream
+// comments, unknown fields but [ErrorField], id and retry are passed over: nobody
+// here resumes a stream or reconnects when a server says so. What stands at the end of the stream
 // without an empty line behind it is no event.
 type Splitter struct {
 	max  int    // bytes that a line may have, without its end, and the data of an event
@@ -109,6 +114,11 @@ func (s *Splitter) Next(p []byte) (data, rest []byte, found Found) {
 			continue
 		}
 		switch value, isData := s.field(line); {
+		case !isData && value != nil:
+			if single != nil {
+				s.data = append(s.data[:0], single...)
+			}
+			return value, p, ErrorField
 		case !isData:
 		case !s.open:
 			single, s.open = value, true
@@ -154,7 +164,8 @@ func lineEnd(p []byte) int {
 }
 
 // field reads a line. It returns the value of a data field, not nil even if it
-// is empty, and keeps that of an event field.
+// is empty, or that of an error field unless it is empty, and keeps that of an event
+// field.
 func (s *Splitter) field(line []byte) (value []byte, isData bool) {
 	if s.tooLong {
 		return nil, false
@@ -171,6 +182,10 @@ func (s *Splitter) field(line []byte) (value []byte, isData bool) {
 		return value, true
 	case "event":
 		s.kind = append(s.kind[:0], value...)
+	case "error":
+		if len(value) > 0 {
+			return value, false
+		}
 	}
 	return nil, false
 }

@@ -16,7 +16,10 @@ type said struct {
 	Cut    bool
 }
 
-const tooLong = "(too long)"
+const (
+	tooLong  = "(too long)"
+	errorTag = "(error) "
+)
 
 // split feeds a stream in pieces of the sizes that next returns.
 func split(stream []byte, maxBytes int, next func(left int) int) said {
@@ -35,6 +38,8 @@ func split(stream []byte, maxBytes int, next func(left int) int) said {
 				all.Events = append(all.Events, string(s.Type())+"|"+string(data))
 			case TooLong:
 				all.Events = append(all.Events, tooLong)
+			case ErrorField:
+				all.Events = append(all.Events, errorTag+string(data))
 			}
 		}
 		for i := range whole {
@@ -76,6 +81,9 @@ func TestEvents(t *testing.T) {
 		{name: "comments", stream: ": test stream\n\ndata: a\n:\n:data: b\n\n:\n\n", want: []string{"|a"}},
 		{name: "id and retry", stream: "id: 1\nretry: 5\ndata: a\nid\n\nid: \x00\nretry: x\ndata: b\n\n", want: []string{"|a", "|b"}},
 		{name: "unknown fields", stream: "trace: 5\ndata: a\nnonsense\n\x00\xff\xfe\n\xf0: data: b\n\nevent: x\nbogus\n\n", want: []string{"|a"}},
+		{name: "errors", stream: "data: a\nerror: x\ndata: b\nerror:{}\r\nerror: \nerror\nerrors: y\nError: z\n\nerror: c\n\ndata: d\n\n",
+			want: []string{errorTag + "x", errorTag + "{}", "|a\nb", errorTag + "c", "|d"}},
+		{name: "an error behind one line of data", stream: "data: a\nerror: x\n\n", want: []string{errorTag + "x", "|a"}},
 		{name: "names that only resemble", stream: "Data: a\n data: b\ndata : c\ndatax: d\nxdata: e\nDATA\n\n"},
 		{name: "a byte-order mark", stream: "\ufeffdata: a\n\n\ufeffdata: b\n\n", want: []string{"|a"}},
 		{name: "one before an empty line", stream: "\ufeff\ndata: a\n\n", want: []string{"|a"}},
@@ -211,6 +219,10 @@ func reference(stream string) (events []string) {
 			kind = value
 		case "data":
 			data += value + "\n"
+		case "error": // not of the standard
+			if value != "" {
+				events = append(events, errorTag+value)
+			}
 		}
 	}
 }
@@ -218,7 +230,7 @@ func reference(stream string) (events []string) {
 func FuzzSplitter(f *testing.F) {
 	for _, seed := range []string{
 		"data: {\"timestamp_ms\":1,\"gpu_id\":0,\"power_mw\":75000}\n\n", "data: a\r\n\r\n", ":\n\ndata\n\n", "data: a\ndata: b\n\ndata", "\x00\xff\n\n",
-		"\ufeffevent: x\rdata\r\r\ndata:b\r\n\r", "data: a\r\rdata: b\r\n\rtrace: 5\ndata\n\n", "\xef\xbb\n\n", "data: 123456789\ndata: 123456789\n\n",
+		"data: a\nerror: b\ndata: c\n\nerror: d", "\ufeffevent: x\rdata\r\r\ndata:b\r\n\r", "data: a\r\rdata: b\r\n\rtrace: 5\ndata\n\n", "\xef\xbb\n\n", "data: 123456789\ndata: 123456789\n\n",
 	} {
 		f.Add([]byte(seed), uint64(len(seed)), uint16(16))
 	}
