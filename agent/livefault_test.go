@@ -956,8 +956,9 @@ func testVLLMStandsStill(t *testing.T) {
 	s.setFaults(0, sim.VLLMFaults{FreezeStreams: true})
 	w.until(t, "the run not to be ready again", w.cfg.ITLWindow+s.live.backends[0].noTokenLimit+2*tokensInterval+slack, func(*datacenter.State) bool { return unready() != nil })
 	s.setFaults(0, sim.VLLMFaults{Freeze: true})
-	w.until(t, "no answer", w.cfg.StaleAfter+2*slack, func(*datacenter.State) bool { return log.count("does not answer as it should") == 1 })
-	w.until(t, "no standstill", 2*tokensInterval+2*slack, func(*datacenter.State) bool { return unready() == nil })
+	const patience = 15 * time.Second // a question is open for 5 s, and repeated
+	w.until(t, "no answer", patience, func(*datacenter.State) bool { return log.count("does not answer as it should") == 1 })
+	w.until(t, "no standstill", patience, func(*datacenter.State) bool { return unready() == nil })
 	s.setFaults(0, sim.VLLMFaults{})
 	w.until(t, "recovery from silence", recoveryTime, runsBatch(8))
 	w.finish(t)
