@@ -23,6 +23,7 @@ func TestITLIsTheTruthBehindProxiesAndWithGaps(t *testing.T) {
 	type told struct {
 		method  string
 		bundles bool // percentiles are said to be those of bundles
+		exact   bool // they are said to be exact, unless the machine is busy
 	}
 	for _, test := range []struct {
 		name           string
@@ -32,14 +33,14 @@ func TestITLIsTheTruthBehindProxiesAndWithGaps(t *testing.T) {
 		missingUsage   float64
 		want           told
 	}{
-		{"collected for 50 ms", collects(50 * ms), false, nil, 0, told{MethodUsage, true}},
-		{"collected for 50 ms, over TLS", collects(50 * ms), true, nil, 0, told{MethodUsage, true}},
-		{"collected for 80 ms, several tokens a chunk", collects(80 * ms), false, []float64{5, 3, 1}, 0, told{MethodUsage, true}},
-		{"cut into small pieces", cuts(1), false, nil, 0, told{MethodUsage, false}},
-		{"usage missing in 30 %", nil, false, nil, 0.3, told{MethodUsage, false}},
-		{"usage missing in 80 %, cut into small pieces", cuts(2), false, nil, 0.8, told{MethodUsage, false}},
-		{"usage missing in 30 %, several tokens a chunk", nil, false, []float64{5, 3, 1}, 0.3, told{MethodPerChunk, false}},
-		{"usage missing in 50 %, collected for 50 ms", collects(50 * ms), false, nil, 0.5, told{MethodUsage, true}},
+		{"collected for 50 ms", collects(50 * ms), false, nil, 0, told{MethodUsage, true, false}},
+		{"collected for 50 ms, over TLS", collects(50 * ms), true, nil, 0, told{MethodUsage, true, false}},
+		{"collected for 80 ms, several tokens a chunk", collects(80 * ms), false, []float64{5, 3, 1}, 0, told{MethodUsage, true, false}},
+		{"cut into small pieces", cuts(1), false, nil, 0, told{MethodUsage, false, true}},
+		{"usage missing in 30 %", nil, false, nil, 0.3, told{MethodUsage, false, true}},
+		{"usage missing in 80 %, cut into small pieces", cuts(2), false, nil, 0.8, told{MethodUsage, false, true}},
+		{"usage missing in 30 %, several tokens a chunk", nil, false, []float64{5, 3, 1}, 0.3, told{MethodPerChunk, false, false}},
+		{"usage missing in 50 %, collected for 50 ms", collects(50 * ms), false, nil, 0.5, told{MethodUsage, true, false}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			server := startServer(t, sim.VLLMConfig{Profile: stalls, MaxNumSeqs: streams, Seed: 1, Spread: true, TokensPerChunk: test.tokensPerChunk})
@@ -54,26 +55,7 @@ func TestITLIsTheTruthBehindProxiesAndWithGaps(t *testing.T) {
 			eventually(t, 20*time.Second, "the batch is full, and each worker knows what the server does", func() bool {
 				return server.Truth().Running >= streams*3/4 && g.Stats().Completed >= 3*streams
 			})
-			var w ITLWindow
-			eventually(t, time.Minute, "a window as the truth is", func() bool {
-				var truth sim.ITL
-				w, truth = windowAndTruth(t, g, server)
-				if w.Tokens < 10*streams {
-					return false
-				}
-				exact := w.Method == MethodUsage && w.MultiEventShare <= 0.001
-				if !near(w.MeanS, truth.MeanS, 0.01) || exact && !(near(w.P99S, truth.P99S, 0.05) && near(w.P50S, truth.P50S, 0.05)) {
-					t.Logf("window %+v, truth %+v", w, truth)
-					return false
-				}
-				return told{w.Method, w.MultiEventShare > bundlingBegins} == test.want
-			})
-			// One window may be right by chance; the sum of many is not.
-			eventually(t, time.Minute, "the mean over 2 s as the truth is", func() bool {
-				truth, latencies := differenceOver(t, g, server, 2*time.Second)
-				t.Logf("over 2 s the mean is %.4f ms, the true one %.4f (%+.2f %%)", latencies*1e3, truth*1e3, 100*(latencies/truth-1))
-				return near(latencies, truth, 0.01)
-			})
+			exact := checkWindows(t, g, server, test.want.method, test.want.bundles)
 			if s := g.Stats(); s.Failed() != 0 || s.OddUsages != 0 {
 				t.Errorf("failures by kind %v, odd usages %d", s.FailedByKind, s.OddUsages)
 			}
@@ -85,8 +67,47 @@ func TestITLIsTheTruthBehindProxiesAndWithGaps(t *testing.T) {
 			if test.want.bundles && !warned { // a busy machine may cause the warning, too
 				t.Error("that tokens come in bundles is not logged")
 			}
+			if test.want.exact && exact == 0 {
+				t.Skip("percentiles are not compared: in each window, several tokens of a request were read together; the machine is busy")
+			}
 		})
 	}
+}
+
+// checkWindows compares some windows with the truth, and the mean over all of their
+// time. It returns how many of them say that their percentiles are exact.
+func checkWindows(t *testing.T, g *Generator, server *sim.VLLM, method string, bundles bool) (exact int) {
+	t.Helper()
+	const windows = 4
+	server.ResetTruth()
+	before := g.Stats().ITL
+	for range windows {
+		wait(t, 600*ms)
+		w, truth := windowAndTruth(t, g, server)
+		if w.Tokens == 0 || w.Method != method || bundles && w.MultiEventShare <= bundlingBegins {
+			t.Errorf("the window is %+v, want the method %s, bundles %v", w, method, bundles)
+		}
+		if w.Method != MethodUsage || w.MultiEventShare > 0.001 {
+			continue
+		}
+		exact++
+		if !near(w.P50S, truth.P50S, 0.05) || !near(w.P99S, truth.P99S, 0.05) {
+			t.Errorf("p50 and p99 are %.2f and %.2f ms, the true ones %.2f and %.2f", w.P50S*1e3, w.P99S*1e3, truth.P50S*1e3, truth.P99S*1e3)
+		}
+	}
+	after, truth := g.Stats().ITL, server.Truth().ITL
+	mean := (after.SumS - before.SumS) / float64(after.Count-before.Count)
+	t.Logf("the mean is %.4f ms, the true one %.4f (%+.2f %%); %d of %d windows are exact", mean*1e3, truth.MeanS*1e3, 100*(mean/truth.MeanS-1), exact, windows)
+	// The gaps of the first and last bundles, which are left out, are not quite as
+	// the others.
+	tolerance := 0.01
+	if bundles {
+		tolerance = 0.015
+	}
+	if !near(mean, truth.MeanS, tolerance) {
+		t.Errorf("the mean is %.4f ms, the true one %.4f", mean*1e3, truth.MeanS*1e3)
+	}
+	return exact
 }
 
 // windowAndTruth are the latest window, and what it should say.
@@ -98,15 +119,4 @@ func windowAndTruth(t *testing.T, g *Generator, server *sim.VLLM) (ITLWindow, si
 	from := now.Add(-(now.Sub(g.client.Epoch()) % part)).Add(-meanSlots * part)
 	wait(t, 400*ms) // the server writes down an iteration at its end
 	return w, server.ITLBetween(from, now)
-}
-
-// differenceOver are the means of all latencies over some time: the true ones, and
-// those measured.
-func differenceOver(t *testing.T, g *Generator, server *sim.VLLM, d time.Duration) (truthS, measuredS float64) {
-	t.Helper()
-	server.ResetTruth()
-	before := g.Stats().ITL
-	wait(t, d)
-	after, truth := g.Stats().ITL, server.Truth().ITL
-	return truth.MeanS, (after.SumS - before.SumS) / float64(after.Count-before.Count)
 }

@@ -337,12 +337,9 @@ func (s *Server) SetBatchSize(ctx context.Context, actuator Actuator, n int, ram
 	key := s.credential.Key()
 	ok := s.send(ctx, c, key, failed)
 	if !ok && refusesKey(failed.Status) {
-		renewed, err := s.credential.Renew(key)
-		switch {
-		case renewed:
+		var renewed bool
+		if renewed, failed.Detail = renew(s.credential, key, failed.Detail); renewed {
 			ok = s.send(ctx, c, s.credential.Key(), failed)
-		case err != nil:
-			failed.Detail = shorten(fmt.Sprintf("%s; the API key was to be read again: %v", failed.Detail, err))
 		}
 	}
 	if ok {

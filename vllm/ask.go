@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"github.com/g2g-agent/g2g-agent/internal/credential"
 )
 
 // maxRedirects is how many redirects a question follows.
@@ -166,6 +168,16 @@ type shortenedError struct {
 func (e *shortenedError) Error() string { return e.text }
 
 func (e *shortenedError) Unwrap() error { return e.err }
+
+// renew looks for a new key after one was refused, as detail says. If there should
+// be one and it cannot be read, the detail says that as well.
+func renew(c *credential.Credential, refused, detail string) (renewed bool, extended string) {
+	renewed, err := c.Renew(refused)
+	if err != nil {
+		detail = shorten(fmt.Sprintf("%s; the API key was to be read again: %v", detail, err))
+	}
+	return renewed, detail
+}
 
 // refusesKey reports whether an answer's status says that the key was not right.
 func refusesKey(status int) bool {

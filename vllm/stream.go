@@ -232,21 +232,11 @@ func (s *Stream) Complete(ctx context.Context, body []byte, onRead func(*StreamR
 		case renewed || !refusesKey(failure.Status):
 			return err
 		default:
-			if renewed = s.renew(key, failure); !renewed {
+			if renewed, failure.Detail = renew(s.client.cfg.Credential, key, failure.Detail); !renewed {
 				return err
 			}
 		}
 	}
-}
-
-// renew looks for a new key after one was refused. If there should be one and it
-// cannot be read, the failure says so.
-func (s *Stream) renew(refused string, failure *StreamError) bool {
-	renewed, err := s.client.cfg.Credential.Renew(refused)
-	if err != nil {
-		failure.Detail = shorten(fmt.Sprintf("%s; the API key was to be read again: %v", failure.Detail, err))
-	}
-	return renewed
 }
 
 // now is the time after the epoch.

@@ -62,8 +62,8 @@ const (
 func (d *responseDecoder) reset(maxEventBytes int) {
 	d.events.Reset(maxEventBytes)
 	*d = responseDecoder{
-		head: keep(d.head), maxEventBytes: maxEventBytes, events: d.events, template: d.template,
-		harmless: keep(d.harmless), chunks: d.chunks[:0], body: keep(d.body),
+		head: sse.Keep(d.head), maxEventBytes: maxEventBytes, events: d.events, template: d.template,
+		harmless: sse.Keep(d.harmless), chunks: d.chunks[:0], body: sse.Keep(d.body),
 	}
 }
 
@@ -311,13 +311,4 @@ func (d *responseDecoder) event(data, kind []byte) error {
 func (d *responseDecoder) add(chunk StreamChunk, data []byte) {
 	chunk.Bytes = len(data)
 	d.chunks = append(d.chunks, chunk)
-}
-
-// keep empties a buffer for the next use, unless it has grown beyond what an
-// ordinary answer needs.
-func keep(b []byte) []byte {
-	if cap(b) > 64<<10 {
-		return nil
-	}
-	return b[:0]
 }

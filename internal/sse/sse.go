@@ -48,12 +48,12 @@ type Splitter struct {
 // Reset makes the splitter ready for a new stream, with lines and data of up to
 // maxBytes.
 func (s *Splitter) Reset(maxBytes int) {
-	*s = Splitter{max: maxBytes, line: keep(s.line), data: keep(s.data), kind: keep(s.kind)}
+	*s = Splitter{max: maxBytes, line: Keep(s.line), data: Keep(s.data), kind: Keep(s.kind)}
 }
 
-// keep empties a buffer for the next use, unless it has grown beyond what an
-// ordinary event needs.
-func keep(b []byte) []byte {
+// Keep empties a buffer for the next stream, or lets go of one that has grown beyond
+// what ordinary events need.
+func Keep(b []byte) []byte {
 	if cap(b) > 64<<10 {
 		return nil
 	}
