@@ -234,7 +234,7 @@ func TestLiveSaysWhyWhatRunsIsUnknown(t *testing.T) {
 			if result.Err != nil {
 				text += result.Err.Error()
 			}
-			if failed := name == "not found" || name == "elsewhere" || name == "malformed"; failed != (result.Err != nil) || failed == (result.Warnings != nil) {
+			if failed := name == "not found" || name == "elsewhere" || name == "empty" || name == "of something else" || name == "malformed"; failed != (result.Err != nil) || failed == (result.Warnings != nil) {
 				t.Errorf("the probe finds %+v", result)
 			}
 			for _, want := range append(c.wants, wayOut) {

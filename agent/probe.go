@@ -149,7 +149,7 @@ func (b *backend) probeMetrics(ctx context.Context, result *ProbeResult) error {
 	page, err := b.server.Metrics(ctx)
 	status := (*vllm.StatusError)(nil)
 	switch {
-	case errors.Is(err, vllm.ErrMissingMetric), errors.As(err, &status) && status.Status >= http.StatusInternalServerError:
+	case errors.As(err, &status) && status.Status >= http.StatusInternalServerError:
 		result.warn("%v", err)
 		result.warnOfMissingRunning()
 		return nil

@@ -1,6 +1,7 @@
 package zeusd
 
 import (
+	"context"
 	"math"
 	"time"
 )
@@ -36,4 +37,19 @@ func backoffDelay(failures int, u float64) time.Duration {
 		ceiling = min(ceiling, backoffFirst<<max(failures, 0))
 	}
 	return time.Duration(u * float64(ceiling))
+}
+
+// wait returns false if the context ended first.
+func wait(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
 }

@@ -155,9 +155,9 @@ func (s *session) checkClock(ctx context.Context) error {
 	}
 	status := (*StatusError)(nil)
 	switch {
-	case err == nil, ctx.Err() == nil && s.eventSince(trip.sent):
+	case err == nil, ctx.Err() == nil && s.heardSince(trip.sent):
 		return nil
-	case errors.Is(err, ErrRefused) && s.eventSince(time.Now().Add(-s.cfg.AskAfter)):
+	case errors.Is(err, ErrRefused) && s.heardSince(time.Now().Add(-s.cfg.AskAfter)):
 		return nil // as long as events come, it does not matter
 	case errors.As(err, &status) && !errors.Is(err, ErrRefused):
 		return nil // it lives

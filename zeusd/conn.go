@@ -61,6 +61,7 @@ type conn struct {
 	everUp     bool
 	unknownErr error           // which GPUs do not exist
 	lastEvent  [2]time.Time    // by kind: when the latest event arrived
+	lastAnswer time.Time       // when the latest answer about power did
 	logged     map[string]bool // what was logged since the connection was last stable
 	downLogged bool
 	steppedAt  time.Time // when the daemon's clock last did
@@ -155,18 +156,6 @@ func (c *conn) renewToken() bool {
 		c.log.Error().Err(err).Msg("the token was to be read again")
 	}
 	return renewed
-}
-
-// wait returns false if the context ended first.
-func wait(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
 }
 
 // up records that the connection stands.
@@ -339,7 +328,10 @@ func (c *conn) confirmed(kind Kind, p devicePower, at time.Time) {
 func (c *conn) answer(kind Kind, asked []int, answer *powerEvent, at time.Time, trip roundTrip, first bool) (missed bool) {
 	c.emit.Lock()
 	defer c.emit.Unlock()
-	c.count(func(s *EndpointStatus) { s.Answers++ })
+	c.mu.Lock()
+	c.status.Answers++
+	c.lastAnswer = trip.received
+	c.mu.Unlock()
 	for _, p := range answer.devices {
 		key := deviceKey{kind, p.index}
 		c.mu.Lock()
@@ -489,9 +481,9 @@ func (c *conn) asked(r *read, indices []int) {
 	}
 }
 
-// eventSince tells whether any stream brought an event after the time.
-func (c *conn) eventSince(t time.Time) bool {
+// heardSince tells whether the daemon told of any power after the time.
+func (c *conn) heardSince(t time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.lastEvent[GPU].After(t) || c.lastEvent[CPU].After(t)
+	return c.lastEvent[GPU].After(t) || c.lastEvent[CPU].After(t) || c.lastAnswer.After(t)
 }
