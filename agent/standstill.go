@@ -69,17 +69,16 @@ func (w *serverWatch) lookForTokens(ctx context.Context) {
 	before := w.still.tokens
 	since := w.still.look(time.Now(), progress{tokens, inFlight, !w.failing, w.live.hasBegun()}, b.noTokenLimit,
 		func() bool { return b.server.Health(ctx) == nil })
-	was := b.standsSince.Swap(&since)
-	stood := was != nil && !was.IsZero()
+	b.standsSince.Store(&since)
 	switch {
 	case ctx.Err() != nil:
-	case !since.IsZero() && !stood:
+	case !since.IsZero() && w.stillSince.IsZero():
+		w.stillSince = since
 		b.log.Error().Float64("no_token_s", time.Since(since).Seconds()).Int("requests_in_flight", inFlight).
 			Msg("the vLLM server answers and makes no token: its engine may hang")
-	case since.IsZero() && stood && tokens == before:
-		// It does not answer any more, which is worse and said elsewhere.
-	case since.IsZero() && stood:
-		b.log.Info().Float64("no_token_s", time.Since(*was).Seconds()).Msg("the vLLM server makes tokens again")
+	case !w.stillSince.IsZero() && tokens != before:
+		b.log.Info().Float64("no_token_s", time.Since(w.stillSince).Seconds()).Msg("the vLLM server makes tokens again")
+		w.stillSince = time.Time{}
 	}
 }
 

@@ -30,6 +30,7 @@ type serverWatch struct {
 	guessedAt        time.Time
 	unknown          unknownNumbers
 	still            standstill
+	stillSince       time.Time // when it began to stand still, as the log says; zero: it makes tokens
 }
 
 // watch reads a server's metrics again and again until ctx is done, or only asks

@@ -546,6 +546,28 @@ func TestSlowReaderGetsEverything(t *testing.T) {
 	eventually(t, "it is finished", func() bool { return v.Truth().Finished == 1 })
 }
 
+// sumsOf are the values of a metrics page of the model m, summed over labels.
+func sumsOf(t *testing.T, page string) map[string]float64 {
+	t.Helper()
+	values := map[string]float64{}
+	for line := range strings.Lines(page) {
+		if strings.HasPrefix(line, "#") {
+			continue
+		}
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		x, err := strconv.ParseFloat(value, 64)
+		if err != nil {
+			t.Error(line)
+		}
+		base, labels, _ := strings.Cut(name, "{")
+		if strings.HasPrefix(base, "vllm:num") && !strings.Contains(labels, `model_name="m"`) {
+			t.Error(line)
+		}
+		values[base] += x
+	}
+	return values
+}
+
 func TestMetricsPage(t *testing.T) {
 	for _, old := range []bool{false, true} {
 		v := startVLLM(t, VLLMConfig{Engines: 2, MaxNumSeqs: 3, OldMetricNames: old, KVCacheTokens: 1000})
@@ -553,26 +575,15 @@ func TestMetricsPage(t *testing.T) {
 			ask(t, v, maxOutputTokens)
 		}
 		eventually(t, "three run", func() bool { now := v.Truth(); return now.Running == 3 && now.Waiting == 2 && now.ITL.Tokens > 3 })
-		_, header, page := do(t, client(t, "tcp", v.Addr()), "GET", "/metrics", "")
-		if got := header.Get("Content-Type"); got != "text/plain; version=1.0.0; charset=utf-8" {
-			t.Error(got)
-		}
-		values := map[string]float64{}
-		for line := range strings.Lines(page) {
-			if strings.HasPrefix(line, "#") {
-				continue
+		var values map[string]float64
+		eventually(t, "the page tells of six tokens", func() bool {
+			_, header, page := do(t, client(t, "tcp", v.Addr()), "GET", "/metrics", "")
+			if got := header.Get("Content-Type"); got != "text/plain; version=1.0.0; charset=utf-8" {
+				t.Error(got)
 			}
-			name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-			x, err := strconv.ParseFloat(value, 64)
-			if err != nil {
-				t.Error(line)
-			}
-			base, labels, _ := strings.Cut(name, "{")
-			if strings.HasPrefix(base, "vllm:num") && !strings.Contains(labels, `model_name="m"`) {
-				t.Error(line)
-			}
-			values[base] += x
-		}
+			values = sumsOf(t, page)
+			return values["vllm:generation_tokens_total"] >= 6 && values["vllm:inter_token_latency_seconds_count"] >= 3
+		})
 		kv := map[bool]string{false: "vllm:kv_cache_usage_perc", true: "vllm:gpu_cache_usage_perc"}
 		if values["vllm:num_requests_running"] != 3 || values["vllm:num_requests_waiting"] != 2 || values[kv[old]] <= 0 ||
 			values[kv[old]] > 2 || values["vllm:generation_tokens_total"] < 6 || values["vllm:time_to_first_token_seconds_count"] != 3 ||

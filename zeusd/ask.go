@@ -125,7 +125,8 @@ func (s *session) ask(ctx context.Context, r *read, indices []int, first bool) e
 	if err == nil {
 		at, ofNow := s.locateAnswer(ctx, trip)
 		if !ofNow {
-			return fmt.Errorf("%s: GET %s: %w: it was measured %v before it was asked for", s.peer.endpoint, powerPath(r.kind, "get_power"), errBadAnswer, trip.sent.Sub(at).Round(time.Millisecond))
+			return fmt.Errorf("%s: GET %s: %w: it says that it was measured at %v, where now is between 0s and %v", s.peer.endpoint, powerPath(r.kind, "get_power"), errBadAnswer,
+				at.Sub(trip.sent).Round(time.Millisecond), trip.received.Sub(trip.sent).Round(time.Millisecond))
 		}
 		missed := s.answer(r.kind, indices, &answer, at, trip, first)
 		for _, i := range indices {

@@ -173,3 +173,100 @@ func TestLostGPUWithAnotherListener(t *testing.T) {
 		})
 	}
 }
+
+// A change that was missed, since it came in an outage or in the pause of an opening,
+// is what the next stream begins with.
+func TestChangeThatWasMissed(t *testing.T) {
+	for name, change := range map[string]func(d *scripted, client *Client){
+		"in an outage": func(d *scripted, _ *Client) {
+			d.set(func(d *scripted) { d.absent = true })
+			d.drop()
+			pass(2 * time.Second)
+			d.set(func(d *scripted) { d.powerMW = 250_000 })
+			pass(2 * time.Second)
+			d.set(func(d *scripted) { d.absent = false })
+		},
+		"in a pause": func(d *scripted, client *Client) {
+			before := only(t, client).Reopenings
+			for only(t, client).Reopenings == before {
+				pass(time.Millisecond)
+			}
+			d.set(func(d *scripted) { d.powerMW = 250_000; d.pollOnce() })
+		},
+	} {
+		inOldBubble(t, func(d *scripted) { d.others = true; d.pollOnce() }, func(t *testing.T, d *scripted, client *Client) {
+			pass(15 * time.Second)
+			change(d, client)
+			pass(3 * time.Second)
+			for range 300 {
+				pass(100 * time.Millisecond)
+				if a := age(client, bubbleEndpoint(), 0); !holds(client, bubbleEndpoint(), 0, 250)() || a > 2*time.Second {
+					t.Fatalf("%s: age %v, status %+v", name, a, only(t, client))
+				}
+			}
+		})
+	}
+}
+
+// Any GPU of the host may hold the loop up, also one that is not read here, and after
+// the stream had begun well.
+func TestLoopHangsOnAnotherGPU(t *testing.T) {
+	cfg := Config{Targets: []Target{{Endpoint: bubbleEndpoint(), GPUs: []int{1}}}, AskAfter: 500 * time.Millisecond, RequestTimeout: 500 * time.Millisecond}
+	inBubbleWith(t, cfg, func(d *scripted) { d.old, d.gpuIDs, d.others = true, []int{0, 1}, true; d.pollOnce() },
+		func(t *testing.T, d *scripted, client *Client, _ *collector) {
+			pass(5 * time.Second)
+			before := only(t, client).Reopenings
+			for only(t, client).Reopenings == before {
+				pass(time.Millisecond)
+			}
+			pass(500 * time.Millisecond)
+			d.send(120_000)
+			pass(300 * time.Millisecond)
+			d.set(func(d *scripted) { d.hung, d.power1MW = true, 300_000 })
+			hung := time.Now()
+			pass(time.Second)
+			for range 150 {
+				pass(100 * time.Millisecond)
+				if _, at, _ := client.Latest(bubbleEndpoint(), 1); at.Sub(hung) > 600*time.Millisecond {
+					t.Fatalf("confirmed %v after, status %+v", at.Sub(hung), only(t, client))
+				}
+			}
+		})
+}
+
+// What is on its way while a stream is opened over a slow link was perhaps not read
+// for it.
+func TestLostGPUOverASlowLink(t *testing.T) {
+	for _, delay := range []time.Duration{2, 10, 30, 100} {
+		inOldBubble(t, func(d *scripted) { d.others, d.delay = true, delay*time.Millisecond; d.pollOnce() }, func(t *testing.T, d *scripted, client *Client) {
+			pass(3 * time.Second)
+			d.set(func(d *scripted) { d.lost = true })
+			since := time.Now().Add(600*time.Millisecond + delay*time.Millisecond)
+			for i := range 1000 {
+				d.set(func(d *scripted) { d.power1MW = 2000 + i })
+				pass(53 * time.Millisecond)
+				if _, at, ok := client.Latest(bubbleEndpoint(), 0); ok && at.After(since) {
+					t.Fatalf("%d ms: confirmed %v after it was lost, status %+v", int64(delay), at.Sub(since), only(t, client))
+				}
+			}
+		})
+	}
+}
+
+// A GPU that was lost before the start, when only somebody else listened. That is
+// found out soon: the first change may fall together with the first opening.
+func TestGPULostBeforeTheStart(t *testing.T) {
+	inOldBubble(t, func(d *scripted) { d.others = true; d.pollOnce(); d.lost = true }, func(t *testing.T, d *scripted, client *Client) {
+		began := time.Now()
+		for i := range 60 {
+			d.set(func(d *scripted) { d.power1MW = 2000 + i })
+			pass(130 * time.Millisecond)
+			if _, at, ok := client.Latest(bubbleEndpoint(), 0); ok && at.Sub(began) > 2*time.Second {
+				t.Fatalf("confirmed %v after the start, status %+v", at.Sub(began), only(t, client))
+			}
+		}
+		if !slices.Equal(only(t, client).FailedGPUs, []int{0}) || age(client, bubbleEndpoint(), 1) > time.Second {
+			t.Errorf("status %+v", only(t, client))
+		}
+	})
+}

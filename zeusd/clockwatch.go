@@ -35,6 +35,8 @@ const (
 
 // clockWatch is when a session measured the daemon's clock.
 type clockWatch struct {
+	recheck sync.Mutex // held by who measures since something looks wrong
+
 	mu          sync.Mutex
 	measuredAt  time.Time
 	recheckAt   time.Time
@@ -97,6 +99,8 @@ func (s *session) locateAnswer(ctx context.Context, trip roundTrip) (at time.Tim
 // done lately for nothing.
 func (s *session) recheckClock(ctx context.Context, now time.Time) {
 	w := &s.watch
+	w.recheck.Lock() // who comes meanwhile waits for what is found
+	defer w.recheck.Unlock()
 	w.mu.Lock()
 	due := !now.Before(w.recheckAt) && now.Sub(w.measuredAt) >= justMeasured
 	w.mu.Unlock()

@@ -344,10 +344,12 @@ func (c *conn) answer(kind Kind, asked []int, answer *powerEvent, at time.Time, 
 			d = nil
 		default:
 			d.askedAt = trip.sent
-			if first || d.failure != nil {
-				d.streamPowerW = p.powerMW / 1e3
+			powerW := p.powerMW / 1e3
+			plausible := d.rangeW.contains(powerW)
+			if plausible && (first || d.failure != nil) {
+				d.streamPowerW = powerW
 			}
-			missed = missed || d.streamPowerW != p.powerMW/1e3
+			missed = missed || plausible && d.streamPowerW != powerW
 		}
 		c.takeAndReport(key, d, p, at)
 	}

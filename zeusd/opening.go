@@ -29,6 +29,9 @@ const (
 	// answersWithin is how long a loop that begins anew may take to tell what it
 	// reads.
 	answersWithin = 250 * time.Millisecond
+	// slowTrip is how long it may take until a stream stands for what came meanwhile
+	// to have been read for it.
+	slowTrip = 25 * time.Millisecond
 	// openEvery is the time between two openings at least, and openSeldom that of
 	// those that only look whether a device or another listener is still away: who
 	// is heard of meanwhile misses what happens in the pause.
@@ -69,8 +72,8 @@ func (a *audience) answered(o *opening, at time.Time) (all bool) {
 	case o.hasReplay && o.replayAge <= stillPolled:
 		*a = audience{others: someOthers}
 		return false
-	case !o.hasReplay && at.Before(o.askedAt):
-		// As far as the clocks can tell, it may have been sent just before.
+	case !o.hasReplay && at.Before(o.askedAt), o.standsAt.Sub(o.askedAt) > slowTrip && at.Before(o.standsAt):
+		// As far as can be told, it may have been sent to others just before.
 		return a.others == noOthers
 	}
 	a.inARow++
@@ -84,6 +87,7 @@ func (a *audience) answered(o *opening, at time.Time) (all bool) {
 type opening struct {
 	anew      context.CancelCauseFunc // ends the stream; nil while none is open
 	askedAt   time.Time
+	standsAt  time.Time     // when it was known to stand
 	hasReplay bool          // it began with what was sent before
 	replayed  []devicePower // that
 	replayAge time.Duration // how old it was when the stream was asked for
@@ -97,7 +101,7 @@ type opening struct {
 func (s *session) opens(r *read, askedAt time.Time, end context.CancelCauseFunc) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r.opening = opening{anew: end, askedAt: askedAt}
+	r.opening = opening{anew: end, askedAt: askedAt, standsAt: time.Now()}
 }
 
 func (s *session) closes(r *read) {
@@ -145,6 +149,26 @@ func (s *session) noteEvent(r *read, devices []devicePower, at, arrived time.Tim
 	}
 	o.answered = true
 	return all
+}
+
+// told leaves out of an event that was not read for us what a loop may only repeat,
+// of a device that was never read: it is the witness that confirms it.
+func (s *session) told(r *read, devices []devicePower) []devicePower {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := &r.opening
+	return slices.DeleteFunc(devices, func(p devicePower) bool {
+		d := s.devices[deviceKey{r.kind, p.index}]
+		if d == nil || d.known {
+			return false
+		}
+		at := slices.IndexFunc(o.replayed, func(q devicePower) bool { return q.index == p.index })
+		if at < 0 {
+			o.replayed = append(o.replayed, p)
+			return true
+		}
+		return o.replayed[at].powerMW == p.powerMW
+	})
 }
 
 // confirmByOpening opens the stream anew when a device was not heard of for
@@ -207,6 +231,8 @@ func (s *session) judgeOpening(ctx context.Context, r *read, now time.Time) erro
 	if due && !answered {
 		a.inARow = 0
 	}
+	// The loop may hang on any GPU of the host, also after it has answered.
+	saysNothing := !answered || now.Sub(s.lastEvent[r.kind]) >= s.cfg.AskAfter
 	meter := timeUp && r.kind == GPU && alone && answered && !o.metered
 	o.metered = o.metered || meter
 	s.mu.Unlock()
@@ -217,7 +243,7 @@ func (s *session) judgeOpening(ctx context.Context, r *read, now time.Time) erro
 	case r.kind == GPU && alone:
 		return s.weighSilence(ctx, r)
 	case r.kind == GPU:
-		return s.askWitness(ctx, r, silent, !answered)
+		return s.askWitness(ctx, r, silent, saysNothing)
 	case alone:
 		s.failAll(r, silent, errSilent)
 	}

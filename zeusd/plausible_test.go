@@ -150,3 +150,18 @@ func TestWhatFlipsIsSaidOnce(t *testing.T) {
 		}
 	})
 }
+
+// Answers without a power that can be do not look like a stream that misses changes.
+func TestAnswersThatCannotBe(t *testing.T) {
+	for _, raw := range []string{"null", `"5"`, "-1", "4294967295"} {
+		inBubble(t, Config{AskAfter: 500 * time.Millisecond, RequestTimeout: 500 * time.Millisecond}, func(t *testing.T, d *scripted, client *Client, got *collector) {
+			pass(5 * time.Second)
+			d.set(func(d *scripted) { d.raw0 = raw })
+			staleFor(t, client, time.Now().Add(slack), time.Minute)
+			s := only(t, client)
+			if s.Reconnects > 0 || s.ImplausibleReadings < 50 || !slices.Equal(s.FailedGPUs, []int{0}) || strings.Count(got.logged(), "\n") > 2 {
+				t.Errorf("%s: status %+v, log:\n%s", raw, s, got.logged())
+			}
+		})
+	}
+}

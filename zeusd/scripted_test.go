@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -39,9 +40,9 @@ type scripted struct {
 	gpuIDs   []int         // what it says it has
 	limitMW  int           // the largest power limit of its GPUs; 0: it does not tell
 	lag      time.Duration // how old what it answers about power is
-	raw0     string        // what stands for GPU 0's power in the snapshots of the older daemon, unless empty
+	raw0     string        // what stands for GPU 0's power in snapshots and answers, unless empty
 	// old is a daemon of one loop: it sends snapshots, also to others if there are
-	// any. all is woken for each new one.
+	// any.
 	old    bool
 	others bool
 	loop   map[int]int // what the loop read last, while it runs
@@ -228,7 +229,7 @@ func (d *scripted) serveDriver(w http.ResponseWriter, r *http.Request) {
 	for {
 		d.mu.Lock()
 		hung, lost, noMeter, powerMW, power1MW, nowMS := d.hung, d.lost, d.noMeter, d.powerMW, d.power1MW, d.nowMS()
-		meterMW, lag := cmp.Or(d.meterMW, powerMW), d.lag
+		meterMW, lag, raw0 := cmp.Or(d.meterMW, powerMW), d.lag, cmp.Or(d.raw0, strconv.Itoa(powerMW))
 		d.mu.Unlock()
 		switch {
 		case about0 && hung:
@@ -245,7 +246,7 @@ func (d *scripted) serveDriver(w http.ResponseWriter, r *http.Request) {
 		case r.URL.Path == energyPath:
 			fmt.Fprintf(w, `{"0":{"energy_mj":%d},"1":{"energy_mj":%d}}`, nowMS*int64(meterMW)/1000, nowMS*int64(power1MW)/1000)
 		default:
-			fmt.Fprintf(w, `{"timestamp_ms":%d,"power_mw":{"0":%d,"1":%d}}`, nowMS-lag.Milliseconds(), powerMW, power1MW)
+			fmt.Fprintf(w, `{"timestamp_ms":%d,"power_mw":{"0":%s,"1":%d}}`, nowMS-lag.Milliseconds(), raw0, power1MW)
 		}
 		return
 	}

@@ -94,6 +94,9 @@ func (s *session) readEvents(ctx context.Context, r *read, events *eventReader, 
 		oldEvents--
 		at, ofNow := s.locate(ctx, event.timestampMS, askedAt, arrived, mayBeOld)
 		all := s.answers(r, event.devices, at, arrived, ofNow)
+		if ofNow && !all {
+			event.devices = s.told(r, event.devices)
+		}
 		if ofNow {
 			s.event(r.kind, event.devices, at, arrived, all)
 		}

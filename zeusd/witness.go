@@ -20,7 +20,7 @@ const (
 	// mark is from markAgeLeast to markAgeMost old.
 	meterFraction = 0.1
 	meterOffW     = 5
-	markAgeLeast  = 400 * time.Millisecond
+	markAgeLeast  = 700 * time.Millisecond
 	markAgeMost   = 10 * time.Second
 )
 
@@ -40,6 +40,13 @@ func (s *session) askEnergy(ctx context.Context, gpus []int) (mj map[int]float64
 	for rest := slices.Clone(gpus); len(rest) > 0; {
 		mj, err = s.peer.energy(ctx, rest)
 		status := (*StatusError)(nil)
+		if err == nil {
+			for _, gpu := range rest {
+				if _, ok := mj[gpu]; !ok {
+					failures[gpu] = "the answer lacks it"
+				}
+			}
+		}
 		if !errors.As(err, &status) || status.devices == nil {
 			return mj, failures, err
 		}
@@ -79,11 +86,12 @@ func (s *session) markMeters(ctx context.Context, gpus []int) {
 	s.mu.Lock()
 	gpus = slices.DeleteFunc(slices.Clone(gpus), func(gpu int) bool { return !s.devices[deviceKey{GPU, gpu}].hasEnergy })
 	s.mu.Unlock()
+	sent := time.Now()
 	mj, _, err := s.askEnergy(ctx, gpus)
 	if err != nil {
 		return // the next opening is the judge
 	}
-	now := time.Now()
+	now := sent.Add(time.Since(sent) / 2)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for gpu, mj := range mj {
@@ -156,12 +164,19 @@ func saysNoMeter(failure string) bool {
 }
 
 // lastPower is the power of a GPU as far as it was ever told; s.mu is held.
+//
+// What a stream began with is newer than what an earlier one told: in between the
+// power may have changed.
 func (s *session) lastPower(r *read, gpu int) (last devicePower, known bool) {
+	at := slices.IndexFunc(r.opening.replayed, func(p devicePower) bool { return p.index == gpu })
+	if at >= 0 && !r.opening.answered {
+		return r.opening.replayed[at], true
+	}
 	if d := s.devices[deviceKey{GPU, gpu}]; d.known {
 		return devicePower{index: gpu, powerMW: d.reading.PowerW * 1e3}, true
 	}
-	if i := slices.IndexFunc(r.opening.replayed, func(p devicePower) bool { return p.index == gpu }); i >= 0 {
-		return r.opening.replayed[i], true
+	if at >= 0 {
+		return r.opening.replayed[at], true
 	}
 	return devicePower{}, false
 }
@@ -175,11 +190,12 @@ func (s *session) failEnergy(gpu int, failure string) {
 // somebody came is told by energy counters that all go on rising by the last power.
 // It returns an error if the daemon refuses us.
 func (s *session) weighSilence(ctx context.Context, r *read) error {
+	sent := time.Now()
 	mj, failures, err := s.askEnergy(ctx, s.discovery.gpuIndices())
 	if err != nil {
 		return s.noWitness(r, r.indices, err)
 	}
-	now := time.Now()
+	now := sent.Add(time.Since(sent) / 2)
 	var rising, hanging int
 	asked := slices.Clone(r.indices)
 	for _, gpu := range r.indices {
