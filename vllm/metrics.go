@@ -101,8 +101,9 @@ const (
 // one of them is.
 //
 // Of a page with series of several models (label model_name) those count that have
-// the model's ID, and what is wrong with others' does not matter. Where none has, it may be that the server calls the model by
-// another name: all count if they have one name, or none.
+// the model's ID, and what is wrong with others' does not matter. Where none has, it
+// may be that the server calls the model by another name: all count if they have one
+// name, or none.
 //
 // It fails for a page that cannot be read to its end, is longer than 16 MiB, or
 // has nothing of vLLM at all, the latter with [ErrMissingMetric].

@@ -56,17 +56,27 @@ func (s *session) locate(ctx context.Context, timestampMS int64, askedAt, arrive
 		s.recheckClock(ctx, arrived)
 		at = s.clock.at(timestampMS)
 	}
-	switch {
-	case at.After(newest):
-		s.count(func(st *EndpointStatus) { st.ImplausibleTimes++ })
+	if !s.within(at, oldest, newest) {
 		return at, false
-	case at.Before(oldest):
-		s.count(func(st *EndpointStatus) { st.ReplayedEvents++ })
-		return at, false
-	case at.After(arrived):
+	}
+	if at.After(arrived) {
 		return arrived, true
 	}
 	return at, true
+}
+
+// within tells whether a time of the daemon's is one of now, and counts it if it is of
+// then or of the future.
+func (s *session) within(at, oldest, newest time.Time) bool {
+	switch {
+	case at.After(newest):
+		s.count(func(st *EndpointStatus) { st.ImplausibleTimes++ })
+		return false
+	case at.Before(oldest):
+		s.count(func(st *EndpointStatus) { st.ReplayedEvents++ })
+		return false
+	}
+	return true
 }
 
 // locateAnswer returns when an answer was measured, and whether that is between the
@@ -74,19 +84,16 @@ func (s *session) locate(ctx context.Context, timestampMS int64, askedAt, arrive
 // believed.
 func (s *session) locateAnswer(ctx context.Context, trip roundTrip) (at time.Time, ofNow bool) {
 	at = s.clock.at(trip.timestampMS)
-	err := s.clock.estimate.Load().roundTrip / 2 // at most, of the estimate
-	oldest, newest := trip.sent.Add(-replayMargin-err), trip.received.Add(aheadMost+err)
+	clockError := s.clock.estimate.Load().roundTrip / 2 // at most
+	oldest, newest := trip.sent.Add(-replayMargin-clockError), trip.received.Add(aheadMost+clockError)
 	if at.Before(oldest) || at.After(newest) {
 		s.recheckClock(ctx, trip.received)
 		at = s.clock.at(trip.timestampMS)
 	}
+	if !s.within(at, oldest, newest) {
+		return at, false
+	}
 	switch {
-	case at.Before(oldest):
-		s.count(func(st *EndpointStatus) { st.ReplayedEvents++ })
-		return at, false
-	case at.After(newest):
-		s.count(func(st *EndpointStatus) { st.ImplausibleTimes++ })
-		return at, false
 	case at.Before(trip.sent):
 		return trip.sent, true
 	case at.After(trip.received):

@@ -226,16 +226,18 @@ func (s *session) weighSilence(ctx context.Context, r *read) error {
 	return nil
 }
 
-// What an energy counter tells of a GPU's power.
+// verdict is what an energy counter tells of a GPU's power.
+type verdict uint8
+
 const (
-	meterNothing = iota // there is no last power
-	meterUnknown        // as yet
-	meterRises          // it is still the last one
+	meterNothing verdict = iota // there is no last power
+	meterUnknown                // as yet
+	meterRises                  // it is still the last one
 	meterDiffers
 )
 
 // weigh compares a GPU's energy counter with its last power.
-func (s *session) weigh(r *read, gpu int, told meterMark) int {
+func (s *session) weigh(r *read, gpu int, told meterMark) verdict {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := s.devices[deviceKey{GPU, gpu}]

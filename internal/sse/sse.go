@@ -29,8 +29,8 @@ const (
 //
 // Lines end with LF, CR LF, or CR alone. A byte-order mark at the very start,
 // comments, unknown fields but [ErrorField], id and retry are passed over: nobody
-// here resumes a stream or reconnects when a server says so. What stands at the end of the stream
-// without an empty line behind it is no event.
+// here resumes a stream or reconnects when a server says so. What stands at the end
+// of the stream without an empty line behind it is no event.
 type Splitter struct {
 	max  int    // bytes that a line may have, without its end, and the data of an event
 	line []byte // the start of a line whose end has not come yet
