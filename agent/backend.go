@@ -281,7 +281,7 @@ func (b *backend) unread() []string {
 	return gpus
 }
 
-// CheckBatchSize implements hardware.
+// CheckBatchSize returns why the batch size cannot be set, nil if it can.
 func (b *backend) CheckBatchSize(batchSize int, rampUpRate float64) error {
 	if batchSize > maxLiveBatchSize {
 		return fmt.Errorf("a live run has batch sizes of at most %d", maxLiveBatchSize)

@@ -20,14 +20,17 @@ func (l *Live) Apply(ctx context.Context, command datacenter.Command) error {
 	l.mu.Lock()
 	commands := l.commands
 	set, isSet := command.(datacenter.SetBatchSize)
+	shift, isShift := command.(datacenter.ShiftReplicas)
 	var err error
 	switch {
 	case commands == nil || commands.Err() != nil:
 		err = refuse("command", datacenter.ErrNotPossible, "the run has not begun, or is over")
 	case isSet:
-		err = l.pipeline.checkBatchSizes(set)
+		err = l.pipeline.checkBatchSizes(set, l.checkBatchSize)
+	case isShift:
+		err = l.pipeline.shiftReplicas(shift)
 	default:
-		err = l.pipeline.Apply(command)
+		err = fmt.Errorf("%w: unknown command %T", datacenter.ErrInvalidInput, command)
 	}
 	l.unlock()
 	if err != nil || !isSet {
@@ -69,6 +72,10 @@ func (l *Live) Apply(ctx context.Context, command datacenter.Command) error {
 		return &ServersError{failed}
 	}
 	return nil
+}
+
+func (l *Live) checkBatchSize(model, batchSize int, rampUpRate float64) error {
+	return l.backends[model].CheckBatchSize(batchSize, rampUpRate)
 }
 
 func (l *Live) tellBatchSizes() {

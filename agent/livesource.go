@@ -18,8 +18,6 @@ type hardware interface {
 	// PowerAgeS is for how long, in seconds, the power of the GPU heard of least
 	// recently has been taken on trust.
 	PowerAgeS() float64
-	// CheckBatchSize returns why the batch size cannot be set, nil if it can.
-	CheckBatchSize(batchSize int, rampUpRate float64) error
 }
 
 // liveModel is one model of a live source.
@@ -29,8 +27,7 @@ type liveModel struct {
 	numGPUs            int             // real ones
 	augmentationFactor float64
 
-	offsets    buffer.Offsets // of its simulated servers
-	percentile datacenter.ITLPercentiles
+	offsets buffer.Offsets // of its simulated servers
 }
 
 // liveSource reads what the hardware last reported. Nothing in it waits.
@@ -54,9 +51,9 @@ func newLiveModel(h hardware, history *buffer.Rolling, numGPUs, gpusPerReplica, 
 
 func (s *liveSource) Kind() datacenter.SourceKind { return datacenter.SourceLive }
 
-// BeginStep looks back from when the step was due: one that is late shows what
-// was, not what is.
-func (s *liveSource) BeginStep(_ int64, due time.Time) { s.dueS = s.clock(due) }
+// Begin looks back from when the step was due: one that is late shows what was,
+// not what is.
+func (s *liveSource) Begin(_ int64, due time.Time) { s.dueS = s.clock(due) }
 
 func (s *liveSource) Assign(model int, servers []int32) {
 	s.models[model].offsets.Select(s.stagger, servers)
@@ -69,35 +66,20 @@ func (s *liveSource) PerGPUPower(model int, perGPUW []float64) {
 	m.history.Sample(s.dueS, &m.offsets, perGPUW)
 }
 
-func (s *liveSource) CheckBatchSize(model, batchSize int, rampUpRate float64) error {
-	return s.models[model].hardware.CheckBatchSize(batchSize, rampUpRate)
-}
-
-// SetBatchSize does nothing: [Live] has set it at the server before.
-func (s *liveSource) SetBatchSize(int, int, float64) error { return nil }
-
-func (s *liveSource) ObservedITLS(model, _ int) float64 {
+func (s *liveSource) Observe(model, _ int) observation {
 	m := &s.models[model]
-	var meanS float64
-	meanS, m.percentile = m.hardware.Latency()
-	return meanS
-}
-
-func (s *liveSource) Live(model int) datacenter.LiveModelState {
-	m := &s.models[model]
+	itlS, percentilesS := m.hardware.Latency()
 	_, perGPUW, _ := m.history.Last()
 	age := m.hardware.PowerAgeS()
 	state := datacenter.LiveModelState{
 		MeasuredPowerW:     float64(perGPUW * float64(m.numGPUs)),
 		AugmentationFactor: m.augmentationFactor,
 		Server:             m.hardware.ServerLoad(),
-		ITLPercentilesS:    m.percentile,
+		ITLPercentilesS:    percentilesS,
 		Stale:              age >= s.staleAfterS,
 	}
 	if state.Stale {
 		state.StaleAgeS = age
 	}
-	return state
+	return observation{itlS, state}
 }
-
-func (s *liveSource) Reset() {}

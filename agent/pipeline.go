@@ -51,7 +51,7 @@ func (c *Config) newPool(stagger augment.Stagger) *augment.Pool {
 // by several goroutines at once; the states it returns are immutable.
 type Pipeline struct {
 	cfg       Config
-	source    Source
+	readings  readings
 	augmenter *augment.Augmenter
 	training  *workload.TrainingOverlay
 	demand    demand
@@ -66,7 +66,7 @@ type Pipeline struct {
 	leases     []lease // per model
 }
 
-func newPipeline(cfg Config, pool *augment.Pool, source Source) (*Pipeline, error) {
+func newPipeline(cfg Config, pool *augment.Pool, readings readings) (*Pipeline, error) {
 	training, err := workload.NewTrainingOverlay(cfg.Training)
 	if err != nil {
 		return nil, err
@@ -76,32 +76,28 @@ func newPipeline(cfg Config, pool *augment.Pool, source Source) (*Pipeline, erro
 		gpusPerReplica[i] = cfg.Models[i].GPUsPerReplica
 	}
 	p := &Pipeline{
-		cfg: cfg, source: source, training: training, horizon: math.MaxInt64,
-		augmenter:  augment.NewAugmenter(pool, gpusPerReplica, source, cfg.Seed+noiseSeedOffset),
+		cfg: cfg, readings: readings, training: training, horizon: math.MaxInt64,
+		augmenter:  augment.NewAugmenter(pool, gpusPerReplica, cfg.Seed+noiseSeedOffset),
 		demand:     newDemand(&cfg),
 		batchSizes: make([]int, len(cfg.Models)),
 		replicas:   make([]int, len(cfg.Models)),
 		leases:     make([]lease, len(cfg.Models)),
 	}
 	p.firstOverload = p.demand.firstOverload
-	return p, p.Reset()
+	p.reset()
+	return p, nil
 }
 
-// Reset returns the pipeline to its first step, initial batch sizes and no
-// shifts. A run after it gives the states of the first run again.
-func (p *Pipeline) Reset() error {
+// reset returns the pipeline to its first step, initial batch sizes and no
+// shifts.
+func (p *Pipeline) reset() {
 	p.step = 0
 	clear(p.demand.shift)
 	p.augmenter.Reset()
-	p.source.Reset()
 	for m := range p.cfg.Models {
 		p.leases[m] = noLease()
 		p.batchSizes[m] = p.cfg.Models[m].InitialBatchSize
-		if err := p.source.SetBatchSize(m, p.batchSizes[m], 0); err != nil {
-			return err
-		}
 	}
-	return nil
 }
 
 // Step computes the next state. due is when the step is, with its monotonic
@@ -110,15 +106,14 @@ func (p *Pipeline) Reset() error {
 // pipeline at the step that failed.
 func (p *Pipeline) Step(due time.Time) (*datacenter.State, error) {
 	t := p.nextStepS()
-	p.source.BeginStep(p.step, due)
 	p.demand.replicasAt(t, p.replicas)
-	power, err := p.augmenter.Augment(p.replicas)
+	power, err := p.power(due)
 	if err != nil {
 		return nil, fmt.Errorf("at t=%v s: %w", t, err)
 	}
 	base := float64(p.cfg.Facility.BaseKWPerPhase * 1e3)
 	state := &datacenter.State{
-		Seq: p.step, TimeS: t, WallTime: due.Round(0), Source: p.source.Kind(),
+		Seq: p.step, TimeS: t, WallTime: due.Round(0), Source: p.readings.Kind(),
 		PowerW: datacenter.ThreePhase{A: base + power.PhaseW.A, B: base + power.PhaseW.B, C: base + power.PhaseW.C},
 		Models: make([]datacenter.ModelState, len(p.cfg.Models)),
 	}
@@ -126,10 +121,10 @@ func (p *Pipeline) Step(due time.Time) (*datacenter.State, error) {
 	measuredW := 0.0
 	for m := range state.Models {
 		model := &power.Models[m]
+		observed := p.readings.Observe(m, model.ActiveReplicas)
 		state.Models[m] = datacenter.ModelState{
 			ModelLabel: p.cfg.Models[m].ModelLabel, PowerW: model.PowerW, ActiveReplicas: model.ActiveReplicas,
-			BatchSize: p.batchSizes[m], ObservedITLS: p.source.ObservedITLS(m, model.ActiveReplicas), PhaseShare: model.PhaseShare,
-			Live: p.source.Live(m),
+			BatchSize: p.batchSizes[m], ObservedITLS: observed.itlS, PhaseShare: model.PhaseShare, Live: observed.live,
 		}
 		measuredW += state.Models[m].Live.MeasuredPowerW
 	}
@@ -143,6 +138,24 @@ func (p *Pipeline) Step(due time.Time) (*datacenter.State, error) {
 	}
 	p.step++
 	return state, nil
+}
+
+// power allocates servers, reads their power and augments it.
+func (p *Pipeline) power(due time.Time) (*augment.Power, error) {
+	changed, err := p.augmenter.Allocate(p.replicas)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range changed {
+		p.readings.Assign(m, p.augmenter.Servers(m))
+	}
+	p.readings.Begin(p.step, due)
+	for m := range p.cfg.Models {
+		perGPUW := p.augmenter.PerGPU(m)
+		p.readings.PerGPUPower(m, perGPUW)
+		p.augmenter.Add(m, perGPUW)
+	}
+	return p.augmenter.Power(), nil
 }
 
 // checkFinite refuses a state whose numbers have outgrown a double, which only
@@ -162,19 +175,6 @@ func checkFinite(s *datacenter.State) error {
 	return nil
 }
 
-// Apply checks a command whole and, only if nothing is wrong with it, applies
-// it, as of the next step. A refused command gives a [*datacenter.CommandError].
-func (p *Pipeline) Apply(command datacenter.Command) error {
-	switch c := command.(type) {
-	case datacenter.SetBatchSize:
-		return p.setBatchSizes(c)
-	case datacenter.ShiftReplicas:
-		return p.shiftReplicas(c)
-	default:
-		return fmt.Errorf("%w: unknown command %T", datacenter.ErrInvalidInput, command)
-	}
-}
-
 func refuse(field string, reason error, format string, args ...any) error {
 	return &datacenter.CommandError{Field: field, Reason: reason, Detail: fmt.Sprintf(format, args...)}
 }
@@ -186,24 +186,9 @@ func (p *Pipeline) modelIndex(label string) int {
 // The fields of a [datacenter.SetBatchSize], for errors.
 const batchSizeField, rampField = "batch_size_by_model", "ramp_up_rate_by_model"
 
-func (p *Pipeline) setBatchSizes(c datacenter.SetBatchSize) error {
-	if err := p.checkBatchSizes(c); err != nil {
-		return err
-	}
-	for _, label := range slices.Sorted(maps.Keys(c.BatchSizeByModel)) {
-		m := p.modelIndex(label)
-		if err := p.source.SetBatchSize(m, c.BatchSizeByModel[label], c.RampUpRateByModel[label]); err != nil {
-			return refuse(batchSizeField+"."+label, datacenter.ErrNotPossible, "%v", err)
-		}
-		p.batchSizes[m] = c.BatchSizeByModel[label]
-		p.leaseBatchSize(m, c.LeaseS)
-	}
-	p.emitBatchSizes()
-	return nil
-}
-
-// checkBatchSizes returns what is wrong with the command, nil if nothing is.
-func (p *Pipeline) checkBatchSizes(c datacenter.SetBatchSize) error {
+// checkBatchSizes returns what is wrong with the command, nil if nothing is; can
+// tells why a model cannot be set to a batch size at a ramp-up rate.
+func (p *Pipeline) checkBatchSizes(c datacenter.SetBatchSize, can func(model, batchSize int, rampUpRate float64) error) error {
 	if len(c.BatchSizeByModel) == 0 {
 		return refuse(batchSizeField, datacenter.ErrOutOfRange, "names no model")
 	}
@@ -225,10 +210,10 @@ func (p *Pipeline) checkBatchSizes(c datacenter.SetBatchSize) error {
 		if size <= 0 || !p.cfg.AllowInfeasibleBatchSizes && !slices.Contains(feasible, size) {
 			return refuse(field, datacenter.ErrOutOfRange, "%d is not one of the feasible batch sizes %v", size, feasible)
 		}
-		if err := p.source.CheckBatchSize(m, size, 0); err != nil {
+		if err := can(m, size, 0); err != nil {
 			return refuse(field, datacenter.ErrOutOfRange, "%v", err)
 		}
-		if err := p.source.CheckBatchSize(m, size, c.RampUpRateByModel[label]); err != nil {
+		if err := can(m, size, c.RampUpRateByModel[label]); err != nil {
 			return refuse(rampField+"."+label, datacenter.ErrOutOfRange, "%v", err)
 		}
 	}
@@ -244,6 +229,7 @@ func (p *Pipeline) emitBatchSizes() {
 	p.emit(now)
 }
 
+// shiftReplicas checks a shift and applies it, as of the next step.
 func (p *Pipeline) shiftReplicas(c datacenter.ShiftReplicas) error {
 	m := p.modelIndex(c.ModelLabel)
 	if m < 0 {

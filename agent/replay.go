@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"time"
 
@@ -28,6 +29,7 @@ type ReplayConfig struct {
 // Replay is a run over recorded traces.
 type Replay struct {
 	*Pipeline
+	source   *replaySource
 	steps    int64
 	commands []datedCommand
 	next     int // command
@@ -63,10 +65,14 @@ func NewReplay(cfg ReplayConfig) (*Replay, error) {
 	pool := cfg.newPool(stagger)
 	source := newReplaySource(&cfg.Config, store, cfg.ITL, pool)
 	d := newDemand(&cfg.Config)
-	if err := errors.Join(r.checkCapacity(&d), r.checkBatchSizes(&cfg.Config, source)); err != nil {
+	if err := errors.Join(r.checkCapacity(&d), r.checkData(&cfg.Config, source)); err != nil {
 		return nil, err
 	}
+	r.source = source
 	if r.Pipeline, err = newPipeline(cfg.Config, pool, source); err != nil {
+		return nil, err
+	}
+	if err := r.Reset(); err != nil {
 		return nil, err
 	}
 	r.horizon = r.steps
@@ -125,16 +131,16 @@ func (r *Replay) walk(d *demand, from, to int64, next int) (*overload, *walkedSh
 	}
 }
 
-// checkBatchSizes checks that there is data for every batch size the run will
-// come to, and reports all for which there is none.
-func (r *Replay) checkBatchSizes(cfg *Config, source *replaySource) error {
+// checkData checks that there is data for every batch size the run will come to,
+// and reports all for which there is none.
+func (r *Replay) checkData(cfg *Config, source *replaySource) error {
 	var problems []error
 	for m := range cfg.Models {
-		if err := source.CheckBatchSize(m, cfg.Models[m].InitialBatchSize, 0); err != nil {
+		if err := source.checkBatchSize(m, cfg.Models[m].InitialBatchSize, 0); err != nil {
 			problems = append(problems, fmt.Errorf("models[%d].initial_batch_size: %w", m, err))
 		}
 		if failsafe := cfg.Models[m].FailsafeBatchSize; failsafe != 0 {
-			if err := source.CheckBatchSize(m, failsafe, 0); err != nil {
+			if err := source.checkBatchSize(m, failsafe, 0); err != nil {
 				problems = append(problems, fmt.Errorf("models[%d].failsafe_batch_size: %w", m, err))
 			}
 		}
@@ -150,7 +156,7 @@ func (r *Replay) checkBatchSizes(cfg *Config, source *replaySource) error {
 			if !named {
 				continue
 			}
-			if err := source.CheckBatchSize(m, size, set.RampUpRateByModel[label]); err != nil {
+			if err := source.checkBatchSize(m, size, set.RampUpRateByModel[label]); err != nil {
 				problems = append(problems, fmt.Errorf("%w: replay.commands[%d].set_batch_size.%s: %w", datacenter.ErrInvalidInput, c.index, label, err))
 			}
 		}
@@ -164,7 +170,43 @@ func (r *Replay) Steps() int64 { return r.steps }
 // Reset returns the replay to its start; it then gives the same run again.
 func (r *Replay) Reset() error {
 	r.next = 0
-	return r.Pipeline.Reset()
+	r.reset()
+	r.source.reset()
+	for m, n := range r.batchSizes {
+		if err := r.source.setBatchSize(m, n, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Apply checks a command whole and, only if nothing is wrong with it, applies
+// it, as of the next step. A refused command gives a [*datacenter.CommandError].
+func (r *Replay) Apply(command datacenter.Command) error {
+	switch c := command.(type) {
+	case datacenter.SetBatchSize:
+		return r.setBatchSizes(c)
+	case datacenter.ShiftReplicas:
+		return r.shiftReplicas(c)
+	default:
+		return fmt.Errorf("%w: unknown command %T", datacenter.ErrInvalidInput, command)
+	}
+}
+
+func (r *Replay) setBatchSizes(c datacenter.SetBatchSize) error {
+	if err := r.checkBatchSizes(c, r.source.checkBatchSize); err != nil {
+		return err
+	}
+	for _, label := range slices.Sorted(maps.Keys(c.BatchSizeByModel)) {
+		m := r.modelIndex(label)
+		if err := r.source.setBatchSize(m, c.BatchSizeByModel[label], c.RampUpRateByModel[label]); err != nil {
+			return refuse(batchSizeField+"."+label, datacenter.ErrNotPossible, "%v", err)
+		}
+		r.batchSizes[m] = c.BatchSizeByModel[label]
+		r.leaseBatchSize(m, c.LeaseS)
+	}
+	r.emitBatchSizes()
+	return nil
 }
 
 // Step applies the commands that are due and computes the next state. After the

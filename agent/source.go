@@ -11,30 +11,29 @@ import (
 	"github.com/g2g-agent/g2g-agent/workload"
 )
 
-// Source is where a pipeline's readings come from. Models are indexed in config
-// order. A pipeline calls it from one goroutine.
-type Source interface {
-	// PerGPUPower reads the power of the servers as of the step begun last.
-	augment.PowerSource
-
+// readings is where a pipeline's numbers come from: traces or real hardware.
+// Models are indexed in config order. A pipeline calls it from one goroutine, in
+// each step in the order of the methods.
+type readings interface {
 	Kind() datacenter.SourceKind
-	// BeginStep fixes the step, from 0, that the next readings are for, and when it
-	// is due (zero where no clock is followed).
-	BeginStep(step int64, due time.Time)
-	// CheckBatchSize returns why the model cannot be set to the batch size with
-	// the given ramp-up rate (requests per second, 0: at once), nil if it can.
-	CheckBatchSize(model, batchSize int, rampUpRate float64) error
-	// SetBatchSize sets it, as of the next step.
-	SetBatchSize(model, batchSize int, rampUpRate float64) error
-	// ObservedITLS is the model's average inter-token latency, in seconds, with
-	// activeReplicas active; NaN when there is none. It is called once a step for
-	// each model, in order.
-	ObservedITLS(model, activeReplicas int) float64
-	// Live is what the hardware behind the model shows, zero without hardware.
-	Live(model int) datacenter.LiveModelState
-	// Reset returns the source to where it started; batch sizes are set anew
-	// after it.
-	Reset()
+	// Assign tells which servers serve a model from this step on. It must not keep
+	// or change the slice.
+	Assign(model int, servers []int32)
+	// Begin fixes the step, from 0, that what follows is for, and when it is due
+	// (zero where no clock is followed).
+	Begin(step int64, due time.Time)
+	// PerGPUPower sets perGPUW[i] to the power, in watts, of one GPU of the i-th
+	// server assigned to the model. The values are finite.
+	PerGPUPower(model int, perGPUW []float64)
+	// Observe is what is seen of the model beside its power with activeReplicas
+	// active. It is called once a step for each model, in order.
+	Observe(model, activeReplicas int) observation
+}
+
+// observation is what is seen of one model at one step.
+type observation struct {
+	itlS float64 // average inter-token latency in seconds, NaN for none
+	live datacenter.LiveModelState
 }
 
 // latencySeedOffset is added to a run's seed for the latency draws, as OpenG2G
@@ -66,7 +65,7 @@ func newReplaySource(cfg *Config, store *workload.TemplateStore, itl bool, pool 
 
 func (s *replaySource) Kind() datacenter.SourceKind { return datacenter.SourceReplay }
 
-func (s *replaySource) BeginStep(step int64, _ time.Time) {
+func (s *replaySource) Begin(step int64, _ time.Time) {
 	s.step = int32(step % int64(s.store.Len()))
 }
 
@@ -92,7 +91,9 @@ func (s *replaySource) PerGPUPower(model int, perGPUW []float64) {
 	}
 }
 
-func (s *replaySource) CheckBatchSize(model, batchSize int, rampUpRate float64) error {
+// checkBatchSize returns why the model cannot be set to the batch size with the
+// given ramp-up rate (requests per second, 0: at once), nil if it can.
+func (s *replaySource) checkBatchSize(model, batchSize int, rampUpRate float64) error {
 	if rampUpRate != 0 {
 		return fmt.Errorf("a replay changes batch sizes at once and knows no ramp_up_rate, got %v", rampUpRate)
 	}
@@ -110,8 +111,9 @@ func (s *replaySource) CheckBatchSize(model, batchSize int, rampUpRate float64) 
 	return nil
 }
 
-func (s *replaySource) SetBatchSize(model, batchSize int, rampUpRate float64) error {
-	if err := s.CheckBatchSize(model, batchSize, rampUpRate); err != nil {
+// setBatchSize sets it, as of the next step.
+func (s *replaySource) setBatchSize(model, batchSize int, rampUpRate float64) error {
+	if err := s.checkBatchSize(model, batchSize, rampUpRate); err != nil {
 		return err
 	}
 	if s.models[model].InitialReplicas() == 0 {
@@ -132,16 +134,15 @@ func (s *replaySource) SetBatchSize(model, batchSize int, rampUpRate float64) er
 	return nil
 }
 
-func (s *replaySource) ObservedITLS(model, activeReplicas int) float64 {
+func (s *replaySource) Observe(model, activeReplicas int) observation {
 	if !s.itl || activeReplicas == 0 {
-		return math.NaN()
+		return observation{itlS: math.NaN()}
 	}
-	return s.samplers[model].Avg(s.rng, activeReplicas)
+	return observation{itlS: s.samplers[model].Avg(s.rng, activeReplicas)}
 }
 
-func (s *replaySource) Live(int) datacenter.LiveModelState { return datacenter.LiveModelState{} }
-
-func (s *replaySource) Reset() {
+// reset returns the source to where it started; batch sizes are set anew after it.
+func (s *replaySource) reset() {
 	s.rng = nprand.New(s.seed + latencySeedOffset)
 	s.step = 0
 }

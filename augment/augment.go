@@ -9,17 +9,6 @@ import (
 // noiseFloorW is the least server power, in watts, that noise is a fraction of.
 const noiseFloorW = 1.0
 
-// PowerSource supplies the readings to augment.
-type PowerSource interface {
-	// Assign tells which servers serve a model, an index into the pool's models,
-	// from this step on. It must not keep or change the slice.
-	Assign(model int, servers []int32)
-	// PerGPUPower sets perGPUW[i] to the power, in watts, of one GPU of the i-th
-	// server assigned to the model. The values must be finite. It must not keep
-	// the slice.
-	PerGPUPower(model int, perGPUW []float64)
-}
-
 // ModelPower is one model's share of a [Power].
 type ModelPower struct {
 	// PowerW is the power of all its servers, in watts.
@@ -42,11 +31,25 @@ type Power struct {
 	Models []ModelPower
 }
 
-// Augmenter turns per-GPU power into datacenter power, step by step. It is not
-// safe for use by several goroutines at once.
+// Augmenter turns per-GPU power into datacenter power, step by step: each step is
+// one [Augmenter.Allocate], then one [Augmenter.Add] for each model in config
+// order, then [Augmenter.Power].
+//
+// Model m takes ceil(replicas * gpus_per_replica / gpus_per_server) servers of
+// the pool. With p_s the reading for server s in W per GPU, G the GPUs per
+// server, a_s the server's amplitude scale, f the noise fraction and z_s a
+// standard normal draw (one for every server of the pool at every step, so that
+// the draws do not depend on who is active), server s draws
+//
+//	P_s = max(0, w_s + z_s * f * max(w_s, 1 W)),   w_s = p_s * G * a_s    [W]
+//
+// and a phase draws the sum of P_s over its servers, model by model in config
+// order and within a model in the order of allocation. The formula is that of
+// OpenG2G's InferencePowerAugmenter; so is every rounding on the way.
+//
+// It is not safe for use by several goroutines at once.
 type Augmenter struct {
 	pool           *Pool
-	source         PowerSource
 	seed           uint64
 	gpusPerReplica []int
 	rng            *nprand.Generator
@@ -54,7 +57,7 @@ type Augmenter struct {
 	wanted         []int
 	noise          []float64 // per server: this step's standard normal draw
 	placed         []placement
-	serverW        []float64
+	perGPUW        []float64 // scratch
 	out            Power
 }
 
@@ -66,18 +69,17 @@ type placement struct {
 }
 
 // NewAugmenter returns an augmenter over pool for models that need the given
-// numbers of GPUs per replica (in the pool's order), their power read from
-// source, its noise drawn from default_rng(seed).
-func NewAugmenter(pool *Pool, gpusPerReplica []int, source PowerSource, seed uint64) *Augmenter {
+// numbers of GPUs per replica (in the pool's order), its noise drawn from
+// default_rng(seed).
+func NewAugmenter(pool *Pool, gpusPerReplica []int, seed uint64) *Augmenter {
 	n := len(gpusPerReplica)
 	a := &Augmenter{
 		pool:           pool,
-		source:         source,
 		seed:           seed,
 		gpusPerReplica: gpusPerReplica,
 		wanted:         make([]int, n),
 		placed:         make([]placement, n),
-		serverW:        make([]float64, pool.NumServers()),
+		perGPUW:        make([]float64, pool.NumServers()),
 		out:            Power{Models: make([]ModelPower, n)},
 	}
 	if pool.cfg.Augmentation.NoiseFraction > 0 {
@@ -94,48 +96,63 @@ func (a *Augmenter) Reset() {
 	a.alloc = newAllocation(a.pool)
 }
 
-// Augment is one step: the power of the datacenter in which model m runs
-// replicas[m] replicas (below 0 counts as none).
-//
-// Model m takes ceil(replicas * gpus_per_replica / gpus_per_server) servers of
-// the pool. With p_s the reading for server s in W per GPU, G the GPUs per
-// server, a_s the server's amplitude scale, f the noise fraction and z_s a
-// standard normal draw (one for every server of the pool at every step, so that
-// the draws do not depend on who is active), server s draws
-//
-//	P_s = max(0, w_s + z_s * f * max(w_s, 1 W)),   w_s = p_s * G * a_s    [W]
-//
-// and a phase draws the sum of P_s over its servers, model by model in config
-// order and within a model in the order of allocation. The formula is that of
-// OpenG2G's InferencePowerAugmenter; so is every rounding on the way.
-//
-// The result belongs to the augmenter and holds until the next call. An error,
-// an [*OversubscribedError], means that the pool has too few servers; noise was
-// not drawn then.
-func (a *Augmenter) Augment(replicas []int) (*Power, error) {
-	if err := a.allocate(replicas); err != nil {
+// Allocate begins a step in which model m runs replicas[m] replicas (below 0
+// counts as none), and draws the step's noise. It returns the models whose servers
+// are others than before, all of them at first. An error, an
+// [*OversubscribedError], means that the pool has too few servers; noise was not
+// drawn then.
+func (a *Augmenter) Allocate(replicas []int) (changed []int, err error) {
+	gpusPerServer := a.pool.cfg.GPUsPerServer
+	for m, n := range replicas {
+		a.wanted[m] = (max(n, 0)*a.gpusPerReplica[m] + gpusPerServer - 1) / gpusPerServer
+	}
+	first, err := a.alloc.update(a.wanted)
+	if err != nil {
 		return nil, err
+	}
+	changed = a.alloc.byLabel[first:]
+	for _, m := range changed {
+		servers := a.alloc.servers[m]
+		a.out.Models[m] = ModelPower{
+			ActiveReplicas: len(servers) * gpusPerServer / a.gpusPerReplica[m],
+			PhaseShare:     a.placed[m].place(a.pool, servers),
+			Servers:        servers,
+		}
 	}
 	if a.noise != nil {
 		a.rng.FillStandardNormal(a.noise)
 	}
 	a.out.PhaseW = datacenter.ThreePhase{}
-	for m := range a.out.Models {
-		model := &a.out.Models[m]
-		if len(model.Servers) == 0 {
-			model.PowerW = 0
-			continue
-		}
-		w := a.serverW[:len(model.Servers)]
-		a.source.PerGPUPower(m, w)
-		phaseW := a.servers(w, model.Servers, &a.placed[m])
-		model.PowerW = npmath.Sum(w)
-		a.out.PhaseW.A += phaseW[datacenter.PhaseA]
-		a.out.PhaseW.B += phaseW[datacenter.PhaseB]
-		a.out.PhaseW.C += phaseW[datacenter.PhaseC]
-	}
-	return &a.out, nil
+	return changed, nil
 }
+
+// Servers are the servers that a model, an index into the pool's models, has at
+// this step. They belong to the augmenter.
+func (a *Augmenter) Servers(model int) []int32 { return a.out.Models[model].Servers }
+
+// PerGPU is room for the power of one GPU of each of the model's servers, for
+// [Augmenter.Add]. The models share it.
+func (a *Augmenter) PerGPU(model int) []float64 { return a.perGPUW[:len(a.Servers(model))] }
+
+// Add adds a model's power to the step. perGPUW[i] is the power, in watts, of one
+// GPU of the i-th of [Augmenter.Servers]; it must be finite, and becomes the power
+// of the whole server.
+func (a *Augmenter) Add(model int, perGPUW []float64) {
+	m := &a.out.Models[model]
+	if len(m.Servers) == 0 {
+		m.PowerW = 0
+		return
+	}
+	phaseW := a.servers(perGPUW, m.Servers, &a.placed[model])
+	m.PowerW = npmath.Sum(perGPUW)
+	a.out.PhaseW.A += phaseW[datacenter.PhaseA]
+	a.out.PhaseW.B += phaseW[datacenter.PhaseB]
+	a.out.PhaseW.C += phaseW[datacenter.PhaseC]
+}
+
+// Power is the outcome of the step. It belongs to the augmenter and holds until
+// the next step.
+func (a *Augmenter) Power() *Power { return &a.out }
 
 // servers turns w from watts per GPU into watts per server, in place, and
 // returns the sums per phase.
@@ -167,29 +184,6 @@ func (a *Augmenter) servers(w []float64, servers []int32, placed *placement) [4]
 		phaseW[phases[i]&3] += v
 	}
 	return phaseW
-}
-
-// allocate gives every model the servers its replicas need and, where that
-// changed them, what follows from the servers alone.
-func (a *Augmenter) allocate(replicas []int) error {
-	gpusPerServer := a.pool.cfg.GPUsPerServer
-	for m, n := range replicas {
-		a.wanted[m] = (max(n, 0)*a.gpusPerReplica[m] + gpusPerServer - 1) / gpusPerServer
-	}
-	first, err := a.alloc.update(a.wanted)
-	if err != nil {
-		return err
-	}
-	for _, m := range a.alloc.byLabel[first:] {
-		servers := a.alloc.servers[m]
-		a.source.Assign(m, servers)
-		a.out.Models[m] = ModelPower{
-			ActiveReplicas: len(servers) * gpusPerServer / a.gpusPerReplica[m],
-			PhaseShare:     a.placed[m].place(a.pool, servers),
-			Servers:        servers,
-		}
-	}
-	return nil
 }
 
 // place takes over the servers' constants and returns their share on each phase.

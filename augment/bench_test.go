@@ -51,7 +51,7 @@ func benchmarkAugment(b *testing.B, servers int, ramping bool) {
 		ModelLabels:  []string{"8B", "70B", "405B"},
 	})
 	src := &templates{stagger: pool.StaggerSteps(), power: make([][]float64, 3), offsets: make([][]int32, 3)}
-	a := NewAugmenter(pool, []int{1, 4, 8}, src, 1)
+	a := newSourced(pool, []int{1, 4, 8}, src, 1)
 	for m := range src.power {
 		src.power[m] = make([]float64, steps)
 		for i := range src.power[m] {

@@ -59,7 +59,7 @@ func TestAllocationMatchesOpenG2G(t *testing.T) {
 			pool.preferences = append(pool.preferences, byPhase(c.ModelPriorities[label], c.PhaseList))
 			gpusPerReplica[m] = 1 // so that replicas are GPUs
 		}
-		a := NewAugmenter(pool, gpusPerReplica, new(constant), 0)
+		a := newSourced(pool, gpusPerReplica, new(constant), 0)
 		if len(c.Results) == 0 {
 			t.Fatal("no golden results")
 		}
@@ -114,13 +114,13 @@ func TestAllocationIsThatOfAFreshPool(t *testing.T) {
 	pool := testPool(50, 0, "b", "a", "c")
 	gpusPerReplica := []int{1, 4, 16}
 	rapid.Check(t, func(t *rapid.T) {
-		a := NewAugmenter(pool, gpusPerReplica, watts(100), 1)
+		a := newSourced(pool, gpusPerReplica, watts(100), 1)
 		for range rapid.IntRange(1, 8).Draw(t, "steps") {
 			replicas := []int{
 				rapid.IntRange(-2, 200).Draw(t, "b"), rapid.IntRange(0, 50).Draw(t, "a"), rapid.IntRange(0, 12).Draw(t, "c"),
 			}
 			got, gotErr := a.Augment(replicas)
-			want, wantErr := NewAugmenter(pool, gpusPerReplica, watts(100), 1).Augment(replicas)
+			want, wantErr := newSourced(pool, gpusPerReplica, watts(100), 1).Augment(replicas)
 			if (gotErr == nil) != (wantErr == nil) {
 				t.Fatalf("%v: error %v, a fresh pool says %v", replicas, gotErr, wantErr)
 			}
@@ -148,7 +148,7 @@ func TestAllocationIsThatOfAFreshPool(t *testing.T) {
 }
 
 func TestOversubscribedPool(t *testing.T) {
-	a := NewAugmenter(testPool(3, 0.1, "b", "a"), []int{8, 8}, watts(500), 1)
+	a := newSourced(testPool(3, 0.1, "b", "a"), []int{8, 8}, watts(500), 1)
 	_, err := a.Augment([]int{2, 2})
 	var over *OversubscribedError
 	if !errors.As(err, &over) || *over != (OversubscribedError{"b", 2, 1}) {
@@ -158,14 +158,14 @@ func TestOversubscribedPool(t *testing.T) {
 	if err != nil {
 		t.Fatalf("after a refused step: %v", err)
 	}
-	fresh, err := NewAugmenter(testPool(3, 0.1, "b", "a"), []int{8, 8}, watts(500), 1).Augment([]int{1, 2})
+	fresh, err := newSourced(testPool(3, 0.1, "b", "a"), []int{8, 8}, watts(500), 1).Augment([]int{1, 2})
 	if err != nil || fresh.PhaseW != before.PhaseW {
 		t.Errorf("the refused step drew noise: %v, want %v (%v)", before.PhaseW, fresh.PhaseW, err)
 	}
 }
 
 func TestPowerIsNeverNegative(t *testing.T) {
-	a := NewAugmenter(testPool(30, 5, "a"), []int{8}, watts(100), 1) // noise of five times the power
+	a := newSourced(testPool(30, 5, "a"), []int{8}, watts(100), 1) // noise of five times the power
 	for range 50 {
 		p, err := a.Augment([]int{30})
 		if err != nil {
@@ -179,7 +179,7 @@ func TestPowerIsNeverNegative(t *testing.T) {
 
 func TestResetRepeatsTheRun(t *testing.T) {
 	power := watts(0)
-	a := NewAugmenter(testPool(40, 0.05, "a", "b"), []int{1, 4}, power, 9)
+	a := newSourced(testPool(40, 0.05, "a", "b"), []int{1, 4}, power, 9)
 	run := func() (out []datacenter.ThreePhase) {
 		for i := range 20 {
 			*power = constant(300 + i)
@@ -202,7 +202,7 @@ func TestResetRepeatsTheRun(t *testing.T) {
 }
 
 func TestAugmentDoesNotAllocate(t *testing.T) {
-	a := NewAugmenter(testPool(1000, 0.05, "a", "b"), []int{1, 4}, watts(300), 9)
+	a := newSourced(testPool(1000, 0.05, "a", "b"), []int{1, 4}, watts(300), 9)
 	replicas := []int{3000, 900}
 	step := func() {
 		replicas[0] = 3000 - (replicas[0]+7)%64
@@ -255,7 +255,7 @@ func TestNoiseFloor(t *testing.T) {
 			preferences:     [][datacenter.NumPhases][]int32{byPhase([]int32{0, 1, 2, 3, 4, 5}, phases)},
 		}
 		power := watts(0)
-		a := NewAugmenter(pool, []int{8}, power, 7)
+		a := newSourced(pool, []int{8}, power, 7)
 		for i, s := range steps {
 			*power = constant(s.perGPUW)
 			got, err := a.Augment([]int{6})
