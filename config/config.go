@@ -4,6 +4,10 @@
 package config
 
 import (
+	"cmp"
+	"fmt"
+	"slices"
+
 	"github.com/g2g-agent/g2g-agent/datacenter"
 )
 
@@ -77,7 +81,8 @@ type Ramp struct {
 	TEnd   *float64 `koanf:"t_end"`
 }
 
-// LiveModel is where a model really runs.
+// LiveModel is where a model really runs: on one vLLM server, or on those of
+// Servers, for which the other keys are defaults.
 type LiveModel struct {
 	VLLMBaseURL string `koanf:"vllm_base_url"`
 	// APIKeyFile holds the key of a vLLM server started with --api-key.
@@ -89,17 +94,59 @@ type LiveModel struct {
 	BatchSizeActuator string         `koanf:"batch_size_actuator"`
 	GPUEndpoints      []GPUEndpoint  `koanf:"gpu_endpoints"`
 	RequestExtraBody  map[string]any `koanf:"request_extra_body"`
+	Servers           []LiveServer   `koanf:"servers"`
 }
 
-// GPUEndpoint is a zeusd daemon and the GPUs of it that serve the model.
+// LiveServer is one of several vLLM servers of a model, and the GPUs it runs on.
+type LiveServer struct {
+	VLLMBaseURL       string         `koanf:"vllm_base_url"`
+	APIKeyFile        string         `koanf:"api_key_file"`
+	BatchSizeActuator string         `koanf:"batch_size_actuator"`
+	GPUEndpoints      []GPUEndpoint  `koanf:"gpu_endpoints"`
+	RequestExtraBody  map[string]any `koanf:"request_extra_body"`
+}
+
+// AllServers are the model's vLLM servers, with the defaults filled in; one for
+// the form without servers.
+func (l *LiveModel) AllServers() []LiveServer {
+	own := LiveServer{l.VLLMBaseURL, l.APIKeyFile, l.BatchSizeActuator, l.GPUEndpoints, l.RequestExtraBody}
+	if len(l.Servers) == 0 {
+		return []LiveServer{own}
+	}
+	all := slices.Clone(l.Servers)
+	for i := range all {
+		s := &all[i]
+		s.APIKeyFile = cmp.Or(s.APIKeyFile, own.APIKeyFile)
+		s.BatchSizeActuator = cmp.Or(s.BatchSizeActuator, own.BatchSizeActuator)
+		if s.RequestExtraBody == nil {
+			s.RequestExtraBody = own.RequestExtraBody
+		}
+	}
+	return all
+}
+
+// ServerPath is the key path of one of [LiveModel.AllServers], below the model's
+// live.
+func (l *LiveModel) ServerPath(i int) string {
+	if len(l.Servers) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(".servers[%d]", i)
+}
+
+// GPUEndpoint is a power source and the GPUs of it that serve the model.
 type GPUEndpoint struct {
-	Host       string `koanf:"host"`
-	Port       int    `koanf:"port"`
-	Socket     string `koanf:"socket"`
+	// Source is the kind of source, one of package kinds; empty is its default.
+	Source string `koanf:"source"`
+	Host   string `koanf:"host"`
+	Port   int    `koanf:"port"`
+	Socket string `koanf:"socket"`
+	// File has the readings that the source file plays.
+	File       string `koanf:"file"`
 	TokenFile  string `koanf:"token_file"`
 	GPUIndices []int  `koanf:"gpu_indices"`
 	// PowerRangeW is the least and the most that one of the GPUs can draw, in watts;
-	// nil is what the daemon knows of them.
+	// nil is what the source knows of them.
 	PowerRangeW []float64 `koanf:"power_range_w"`
 }
 

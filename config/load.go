@@ -473,26 +473,3 @@ func describe(v any) string {
 		return fmt.Sprint(v)
 	}
 }
-
-// resolvePaths makes relative paths relative to the config file's directory.
-func (c *Config) resolvePaths(dir string) {
-	paths := []*string{&c.Replay.DataDir, &c.Live.RequestsDir, &c.API.TokenFile, &c.API.ReadTokenFile, &c.API.TLSCertFile, &c.API.TLSKeyFile}
-	for i := range c.Training {
-		paths = append(paths, &c.Training[i].Trace)
-	}
-	for i := range c.Models {
-		if c.Models[i].Live == nil {
-			continue
-		}
-		paths = append(paths, &c.Models[i].Live.APIKeyFile)
-		for j := range c.Models[i].Live.GPUEndpoints {
-			e := &c.Models[i].Live.GPUEndpoints[j]
-			paths = append(paths, &e.Socket, &e.TokenFile)
-		}
-	}
-	for _, p := range paths {
-		if *p != "" && !filepath.IsAbs(*p) {
-			*p = filepath.Join(dir, filepath.FromSlash(*p))
-		}
-	}
-}

@@ -106,9 +106,11 @@ func TestEveryKeyIsRead(t *testing.T) {
 			SpecHash: "abc", GPUModel: "H100", Task: "chat", Precision: "fp8", TensorParallel: 2, ExpertParallel: 3,
 			BatchSizes: []int{8}, FitExcludeBatchSizes: []int{512},
 			Live: &LiveModel{
-				"http://node1:8000", "/key", 720, "concurrency",
-				[]GPUEndpoint{{"node1", 4938, "", "/t", []int{0, 1}, []float64{20, 1200}}, {Socket: "/run/zeusd.sock"}},
-				map[string]any{"temperature": 0.5, "stop": []any{"x", nil}, "nothing": nil},
+				VLLMBaseURL: "http://node1:8000", APIKeyFile: "/key", SimulatedNumReplicas: 720, BatchSizeActuator: "concurrency",
+				GPUEndpoints: []GPUEndpoint{
+					{Host: "node1", Port: 4938, TokenFile: "/t", GPUIndices: []int{0, 1}, PowerRangeW: []float64{20, 1200}}, {Socket: "/run/zeusd.sock"},
+				},
+				RequestExtraBody: map[string]any{"temperature": 0.5, "stop": []any{"x", nil}, "nothing": nil},
 			},
 		}},
 		Training: []Training{{2400, "/t.csv", ptr(400), ptr(60), ptr(120)}},

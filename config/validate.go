@@ -5,16 +5,13 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"net"
-	"net/netip"
 	"net/url"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-	"unicode"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/power"
+	"github.com/g2g-agent/g2g-agent/power/kinds"
 )
 
 // Bounds that keep a mistyped number from asking for more memory than there is.
@@ -30,12 +27,6 @@ const (
 	// between two readings, and a server is asked without end.
 	minPollIntervalS, minITLWindowS, minStaleAfterS = 0.05, 0.01, 0.2
 	maxLiveS                                        = 86_400
-	// maxGPUPowerW is more than one GPU will ever draw.
-	maxGPUPowerW = 1_000_000
-	// maxGPUIndex bounds the index of a GPU on its host.
-	maxGPUIndex = 65_535
-	// defaultZeusdPort is where zeusd listens unless told otherwise.
-	defaultZeusdPort = 4938
 )
 
 // rules collects broken rules.
@@ -142,7 +133,7 @@ func (c *Config) validateCapacity(r *rules) {
 func (c *Config) validateForLive(r *rules) {
 	r.that(c.Live.WarmupTimeoutS > c.Live.StaggerS, "live.warmup_timeout_s",
 		"must be greater than stagger_s (%v), which the warm-up takes at least, got %v", c.Live.StaggerS, c.Live.WarmupTimeoutS)
-	servers := 0
+	simulated := 0 // servers
 	for i := range c.Models {
 		m := &c.Models[i]
 		path := fmt.Sprintf("models[%d]", i)
@@ -156,17 +147,19 @@ func (c *Config) validateForLive(r *rules) {
 			continue
 		}
 		path += ".live"
-		r.that(m.Live.VLLMBaseURL != "", path+".vllm_base_url", "is missing; a live run loads a vLLM server")
+		servers := m.Live.AllServers()
+		for j := range servers {
+			r.that(servers[j].VLLMBaseURL != "", path+m.Live.ServerPath(j)+".vllm_base_url", "is missing; a live run loads a vLLM server")
+		}
 		if r.that(m.Live.SimulatedNumReplicas != 0, path+".simulated_num_replicas", "is missing or 0; must be >= 1") {
 			// Both are at most 2^31: the product holds, and the sum is cut below.
-			servers = min(servers+m.Live.SimulatedNumReplicas*m.GPUsPerReplica/max(c.Datacenter.GPUsPerServer, 1), math.MaxInt32)
+			simulated = min(simulated+m.Live.SimulatedNumReplicas*m.GPUsPerReplica/max(c.Datacenter.GPUsPerServer, 1), math.MaxInt32)
 		}
-		r.that(len(m.Live.GPUEndpoints) > 0, path+".gpu_endpoints", "must list at least one zeusd daemon; a live run reads its GPUs' power")
-		for j, e := range m.Live.GPUEndpoints {
-			r.that(len(e.GPUIndices) > 0, fmt.Sprintf("%s.gpu_endpoints[%d].gpu_indices", path, j), "must list at least one GPU")
+		for j := range servers {
+			servers[j].validateGPUsForLive(r, path+m.Live.ServerPath(j)+".gpu_endpoints")
 		}
 	}
-	r.that(servers <= maxServers, "models", "simulate more than %d servers", maxServers)
+	r.that(simulated <= maxServers, "models", "simulate more than %d servers", maxServers)
 	if !r.clean("models") || !r.clean("datacenter") {
 		return
 	}
@@ -177,6 +170,13 @@ func (c *Config) validateForLive(r *rules) {
 	}
 	if err != nil {
 		r.that(false, "models", "%s (in a live run, the sum of simulated_num_replicas times gpus_per_replica)", withoutKind(err))
+	}
+}
+
+func (s *LiveServer) validateGPUsForLive(r *rules, path string) {
+	r.that(len(s.GPUEndpoints) > 0, path, "must list at least one zeusd daemon; a live run reads its GPUs' power")
+	for i, e := range s.GPUEndpoints {
+		r.that(len(e.GPUIndices) > 0, fmt.Sprintf("%s[%d].gpu_indices", path, i), "must list at least one GPU")
 	}
 }
 
@@ -269,23 +269,41 @@ func (p *Replicas) validate(r *rules, path string) {
 
 func (l *LiveModel) validate(r *rules, path string) {
 	r.count(path+".simulated_num_replicas", l.SimulatedNumReplicas, 0)
-	if l.VLLMBaseURL != "" {
-		u, err := url.Parse(l.VLLMBaseURL)
+	if l.Servers != nil {
+		r.that(len(l.Servers) > 0, path+".servers", "must list at least one vLLM server")
+		const each = "each of servers has its own; leave it out here"
+		r.that(l.VLLMBaseURL == "", path+".vllm_base_url", each)
+		r.that(l.GPUEndpoints == nil, path+".gpu_endpoints", each)
+		validActuator(r, path, l.BatchSizeActuator)
+	}
+	gpus, servers := map[string]bool{}, map[string]int{}
+	for i, s := range l.AllServers() {
+		at := path + l.ServerPath(i)
+		s.validate(r, at, gpus)
+		if first, twice := servers[s.VLLMBaseURL]; twice && s.VLLMBaseURL != "" {
+			r.that(false, at+".vllm_base_url", "is that of servers[%d] already", first)
+		}
+		servers[s.VLLMBaseURL] = i
+	}
+}
+
+// validate notes what is wrong with a server; seen are the GPUs of those before.
+func (s *LiveServer) validate(r *rules, path string, seen map[string]bool) {
+	if s.VLLMBaseURL != "" {
+		u, err := url.Parse(s.VLLMBaseURL)
 		if r.that(err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "", path+".vllm_base_url",
-			"must be an http or https URL such as http://node1:8000, got %s", quoteAddress(l.VLLMBaseURL)) {
+			"must be an http or https URL such as http://node1:8000, got %s", power.QuoteAddress(s.VLLMBaseURL)) {
 			r.that(u.User == nil, path+".vllm_base_url", "must have no user name or password in it; the key of a server goes into api_key_file")
 		}
 	}
-	r.that(l.BatchSizeActuator == "" || slices.Contains(batchSizeActuators(), l.BatchSizeActuator), path+".batch_size_actuator",
-		"must be one of %q, got %q", batchSizeActuators(), l.BatchSizeActuator)
-	seen := map[string]bool{}
-	for i, e := range l.GPUEndpoints {
+	validActuator(r, path, s.BatchSizeActuator)
+	for i, e := range s.GPUEndpoints {
 		at := fmt.Sprintf("%s.gpu_endpoints[%d]", path, i)
 		e.validate(r, at)
+		kind, known := kinds.Table()[e.Kind()]
 		for j, g := range e.GPUIndices {
-			index := fmt.Sprintf("%s.gpu_indices[%d]", at, j)
-			if r.that(g >= 0, index, "must be >= 0, got %d", g) && r.that(g <= maxGPUIndex, index, "must be at most %d, got %d", maxGPUIndex, g) {
-				id := fmt.Sprintf("%s %d", e.daemon(), g)
+			if index := fmt.Sprintf("%s.gpu_indices[%d]", at, j); known && r.clean(index) {
+				id := fmt.Sprintf("%s %s %d", e.Kind(), kind.Address(e.Endpoint()), g)
 				r.that(!seen[id], index, "GPU %d of this endpoint stands there twice", g)
 				seen[id] = true
 			}
@@ -293,64 +311,37 @@ func (l *LiveModel) validate(r *rules, path string) {
 	}
 }
 
+func validActuator(r *rules, path, actuator string) {
+	r.that(actuator == "" || slices.Contains(batchSizeActuators(), actuator), path+".batch_size_actuator",
+		"must be one of %q, got %q", batchSizeActuators(), actuator)
+}
+
 func (e *GPUEndpoint) validate(r *rules, path string) {
-	r.that(e.Host != "" || e.Socket != "", path, "needs host or socket, has neither")
-	r.that(e.Host == "" || e.Socket == "", path, "needs host or socket, has both")
-	if e.Host != "" {
-		r.that(validHost(e.Host), path+".host", "must be a name or an IP address alone, such as node1 or ::1, got %s; %s", quoteAddress(e.Host), hostAdvice(e.Host))
+	names := slices.Sorted(maps.Keys(kinds.Table()))
+	kind, known := kinds.Table()[e.Kind()]
+	if !r.that(known, path+".source", "must be one of %q, got %q", names, e.Source) {
+		return
 	}
-	if r.that(e.Port >= 0 && e.Port <= math.MaxUint16, path+".port", "must be a port, 0 to %d, got %d", math.MaxUint16, e.Port) {
-		r.that(e.Socket == "" || e.Port == 0, path+".port", "a socket has no port; leave it out, got %d", e.Port)
-	}
-	if w := e.PowerRangeW; w != nil {
-		r.that(len(w) == 2 && w[0] >= 0 && w[1] > w[0] && w[1] <= maxGPUPowerW, path+".power_range_w",
-			"must be [least, most] in watts, 0 <= least < most <= %v, got %v", float64(maxGPUPowerW), w)
-	}
-}
-
-// daemon is the endpoint's address in the one form that names its daemon.
-func (e *GPUEndpoint) daemon() string {
-	if e.Socket != "" {
-		return filepath.Clean(e.Socket)
-	}
-	host := strings.ToLower(e.Host)
-	if ip, err := netip.ParseAddr(host); err == nil {
-		host = ip.String()
-	}
-	return net.JoinHostPort(host, strconv.Itoa(cmp.Or(e.Port, defaultZeusdPort)))
-}
-
-// validHost reports whether host is a name or an IP address and nothing beside it.
-func validHost(host string) bool {
-	if _, err := netip.ParseAddr(host); err == nil {
-		return true
-	}
-	return !strings.ContainsFunc(host, func(c rune) bool {
-		return !unicode.IsLetter(c) && !unicode.IsDigit(c) && !strings.ContainsRune("-._", c)
-	})
-}
-
-// hostAdvice says how to write what was put into host.
-func hostAdvice(host string) string {
-	inner, bracketed := strings.CutPrefix(host, "[")
-	if inner, closed := strings.CutSuffix(inner, "]"); bracketed && closed {
-		return "write " + inner + " without brackets"
-	}
-	if name, port, err := net.SplitHostPort(host); err == nil && validHost(name) && name != "" {
-		if _, err := strconv.ParseUint(port, 10, 16); err == nil {
-			return fmt.Sprintf("put the port into port: {host: %q, port: %s}", name, port)
+	for _, p := range slices.Concat(kind.Check(e.Endpoint()), power.CheckGPUs(e.GPUIndices), power.CheckRange(e.PowerRangeW)) {
+		at := path
+		if p.Key != "" {
+			at += "." + p.Key
 		}
+		r.that(false, at, "%s", p.Text)
 	}
-	return "scheme, path and blanks do not belong there, and the port has a key of its own"
 }
 
-// quoteAddress quotes what was written as an address, unless there may be a
-// password in it.
-func quoteAddress(address string) string {
-	if strings.Contains(address, "@") {
-		return "something with an @ in it, which is not shown since it may hold a password"
+// Kind is the kind of the source.
+func (e *GPUEndpoint) Kind() string { return cmp.Or(e.Source, kinds.Default) }
+
+// Endpoint is the endpoint in the vocabulary of package power, its token still to
+// be read.
+func (e *GPUEndpoint) Endpoint() power.Endpoint {
+	endpoint := power.Endpoint{Host: e.Host, Port: e.Port, Socket: e.Socket, File: e.File, TokenFile: e.TokenFile, GPUIndices: e.GPUIndices}
+	if len(e.PowerRangeW) == len(endpoint.RangeW) {
+		endpoint.RangeW = [2]float64(e.PowerRangeW)
 	}
-	return strconv.Quote(address)
+	return endpoint
 }
 
 // batchSizeActuators are the values of batch_size_actuator.

@@ -53,7 +53,11 @@ type conn struct {
 	clock  *clock
 	log    zerolog.Logger
 
-	emit sync.Mutex // held while OnReading is called, so that readings stay in order
+	// Set before the connection runs.
+	onReading func(Reading)
+	onStatus  func(EndpointStatus)
+
+	emit sync.Mutex // held while onReading is called, so that readings stay in order
 
 	mu         sync.Mutex
 	devices    map[deviceKey]*device
@@ -84,15 +88,17 @@ const (
 func newConn(cfg *Config, target Target) *conn {
 	address := target.Endpoint.Address()
 	c := &conn{
-		cfg:      cfg,
-		target:   target,
-		peer:     newPeer(target.Endpoint, cfg.RequestTimeout, cfg.dial),
-		clock:    newClock(time.Now()),
-		log:      cfg.Log.With().Str("zeusd", address.String()).Logger(),
-		devices:  make(map[deviceKey]*device),
-		status:   EndpointStatus{Endpoint: address},
-		logged:   make(map[string]bool),
-		patience: [2]int{patienceLeast, patienceLeast},
+		cfg:       cfg,
+		target:    target,
+		onReading: cfg.OnReading,
+		onStatus:  cfg.OnStatus,
+		peer:      newPeer(target.Endpoint, cfg.RequestTimeout, cfg.dial),
+		clock:     newClock(time.Now()),
+		log:       cfg.Log.With().Str("zeusd", address.String()).Logger(),
+		devices:   make(map[deviceKey]*device),
+		status:    EndpointStatus{Endpoint: address},
+		logged:    make(map[string]bool),
+		patience:  [2]int{patienceLeast, patienceLeast},
 	}
 	for _, gpu := range target.GPUs {
 		d := &device{rangeW: defaultRange(GPU)}
@@ -177,7 +183,7 @@ func (c *conn) up() {
 	if log {
 		c.log.Info().Msg("zeusd connected")
 	}
-	c.cfg.OnStatus(c.currentStatus())
+	c.onStatus(c.currentStatus())
 }
 
 // down records why the connection is gone, or did not come about, and returns how
@@ -209,7 +215,7 @@ func (c *conn) down(ctx context.Context, err error, now time.Time) (lived time.D
 		c.log.Warn().Err(err).Msg("zeusd not connected; trying again")
 	}
 	if changed {
-		c.cfg.OnStatus(c.currentStatus())
+		c.onStatus(c.currentStatus())
 	}
 	return lived
 }
@@ -391,7 +397,7 @@ func (c *conn) takeAndReport(key deviceKey, d *device, p devicePower, at time.Ti
 	if say {
 		c.logFailure(key, nil)
 	}
-	c.cfg.OnReading(r)
+	c.onReading(r)
 }
 
 // fail records why a device could not be read.

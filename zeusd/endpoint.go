@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/g2g-agent/g2g-agent/internal/credential"
+	"github.com/g2g-agent/g2g-agent/power"
 )
 
 // DefaultPort is the TCP port of a zeusd unless it was told another.
@@ -56,34 +57,19 @@ func (e Endpoint) Address() Endpoint {
 	if e.Socket != "" {
 		return Endpoint{Socket: filepath.Clean(e.Socket)}
 	}
-	return Endpoint{Host: strings.ToLower(e.Host), Port: cmp.Or(e.Port, DefaultPort)}
+	return Endpoint{Host: power.CanonicalHost(e.Host), Port: cmp.Or(e.Port, DefaultPort)}
 }
 
 func (e Endpoint) validate() error {
-	switch {
-	case e.Host == "" && e.Socket == "":
-		return errors.New("endpoint has neither host nor socket; it needs one")
-	case e.Host != "" && e.Socket != "":
-		return fmt.Errorf("endpoint has both host %q and socket %q; it needs one", e.Host, e.Socket)
-	case e.Socket != "" && e.Port != 0:
-		return fmt.Errorf("endpoint has socket %q and port %d; a socket has no port", e.Socket, e.Port)
-	case e.Port < 0 || e.Port > 65535:
-		return fmt.Errorf("endpoint %s: port is %d, want 1 to 65535", e.Host, e.Port)
-	case !e.hasValidHost():
-		return fmt.Errorf("endpoint has the host %q, want a name or an IP address alone", e.Host)
+	var errs []error
+	at := power.Endpoint{Host: e.Host, Port: e.Port, Socket: e.Socket}
+	for _, p := range at.CheckAddress() {
+		errs = append(errs, errors.New(strings.TrimSpace("endpoint "+p.Key)+": "+p.Text))
 	}
 	if err := e.Token.Check(); err != nil {
-		return fmt.Errorf("endpoint %s: token: %w", e, err)
+		errs = append(errs, fmt.Errorf("endpoint %s: token: %w", e, err))
 	}
-	return nil
-}
-
-func (e Endpoint) hasValidHost() bool {
-	if e.Socket != "" {
-		return true
-	}
-	u, err := url.Parse(e.url())
-	return err == nil && u.Hostname() == e.Host
+	return errors.Join(errs...)
 }
 
 // Target is what to read from a daemon.
@@ -102,7 +88,7 @@ type Target struct {
 }
 
 // maxIndex bounds the index of a device.
-const maxIndex = 1<<16 - 1
+const maxIndex = power.MaxGPUIndex
 
 // mergeTargets joins the targets of one daemon, in the order of their first
 // mention, with their GPUs sorted.
@@ -118,10 +104,8 @@ func mergeTargets(targets []Target) ([]Target, error) {
 		if len(t.GPUs) == 0 && !t.CPU {
 			errs = append(errs, fmt.Errorf("zeusd target %d (%s): names no GPU and no CPU", i, t.Endpoint))
 		}
-		for _, gpu := range t.GPUs {
-			if gpu < 0 || gpu > maxIndex {
-				errs = append(errs, fmt.Errorf("zeusd target %d (%s): GPU index is %d, want 0 to %d", i, t.Endpoint, gpu, maxIndex))
-			}
+		for _, p := range power.CheckGPUs(t.GPUs) {
+			errs = append(errs, fmt.Errorf("zeusd target %d (%s): %s: %s", i, t.Endpoint, p.Key, p.Text))
 		}
 		address := t.Endpoint.Address()
 		k, known := at[address]

@@ -64,14 +64,14 @@ func TestConfigErrors(t *testing.T) {
 	if err == nil {
 		t.Fatal("no error")
 	}
-	want := `zeusd target 0: endpoint has neither host nor socket; it needs one
-zeusd target 1: endpoint has both host "a" and socket "/b"; it needs one
-zeusd target 2: endpoint a: port is 70000, want 1 to 65535
-zeusd target 3: endpoint has socket "/b" and port 1; a socket has no port
-zeusd target 4: endpoint has the host "http://a", want a name or an IP address alone
+	want := `zeusd target 0: endpoint: needs host or socket, has neither
+zeusd target 1: endpoint: needs host or socket, has both
+zeusd target 2: endpoint port: must be a port, 0 to 65535, got 70000
+zeusd target 3: endpoint port: a socket has no port; leave it out, got 1
+zeusd target 4: endpoint host: must be a name or an IP address alone, such as node1 or ::1, got "http://a"; scheme, path and blanks do not belong there, and the port has a key of its own
 zeusd target 5: endpoint a:4938: token: the key has a space, a line break or another character that cannot be sent; want printable ASCII
 zeusd target 6 (a:4938): names no GPU and no CPU
-zeusd target 7 (a:4938): GPU index is -1, want 0 to 65535
+zeusd target 7 (a:4938): gpu_indices[0]: must be >= 0, got -1
 zeusd target 8 (A:4938): another target gives this endpoint another token; one connection has one
 AskAfter is -1ns, want more than 0
 RequestTimeout is -1ns, want more than 0`

@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
+
+	"github.com/g2g-agent/g2g-agent/power"
 )
 
 const (
@@ -53,8 +54,8 @@ func givenRanges(targets []Target) (map[gpuKey]powerRange, error) {
 			continue
 		}
 		r := powerRange{t.PowerRangeW[0], t.PowerRangeW[1]}
-		if !(r.minW >= 0 && r.maxW > r.minW) || math.IsInf(r.maxW, 1) {
-			errs = append(errs, fmt.Errorf("zeusd target %d (%s): the power range is %v W, want 0 or more to something higher", i, t.Endpoint, t.PowerRangeW))
+		for _, p := range power.CheckRange(t.PowerRangeW[:]) {
+			errs = append(errs, fmt.Errorf("zeusd target %d (%s): %s: %s", i, t.Endpoint, p.Key, p.Text))
 		}
 		for _, gpu := range t.GPUs {
 			key := gpuKey{t.Endpoint.Address(), gpu}

@@ -1,0 +1,129 @@
+package zeusd
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/g2g-agent/g2g-agent/power"
+)
+
+// kindName is zeusd's name among the kinds of power sources.
+const kindName = "zeusd"
+
+// SourceKind is zeusd as a kind of power source.
+func SourceKind() power.Kind {
+	return power.Kind{
+		Check: func(e power.Endpoint) []power.Problem {
+			problems := e.CheckAddress()
+			if e.File != "" {
+				problems = append(problems, power.Problem{Key: "file", Text: "source zeusd has none; leave it out, or set source: file"})
+			}
+			return problems
+		},
+		Address: func(e power.Endpoint) string { return e.Address(DefaultPort) },
+		Open:    open,
+	}
+}
+
+func open(endpoints []power.Endpoint, o power.Options) ([]power.Source, error) {
+	targets := make([]Target, len(endpoints))
+	for i, e := range endpoints {
+		targets[i] = Target{
+			Endpoint: Endpoint{Host: e.Host, Port: e.Port, Socket: e.Socket, Token: e.Token},
+			GPUs:     e.GPUIndices, PowerRangeW: e.RangeW,
+		}
+	}
+	client, err := NewClient(Config{
+		Targets: targets, Log: o.Log,
+		// Power is not to become stale because one answer was lost.
+		AskAfter: o.StaleAfter / 4, RequestTimeout: o.StaleAfter / 4,
+	})
+	if err != nil {
+		return nil, err
+	}
+	byAddress := map[Endpoint]power.Source{}
+	for _, conn := range client.conns {
+		byAddress[conn.target.Endpoint.Address()] = &Source{conn}
+	}
+	sources := make([]power.Source, len(endpoints))
+	for i, t := range targets {
+		sources[i] = byAddress[t.Endpoint.Address()]
+	}
+	return sources, nil
+}
+
+// Source is one daemon as a source of its GPUs' power.
+type Source struct{ conn *conn }
+
+// String returns the daemon's address.
+func (s *Source) String() string { return s.conn.target.Endpoint.Address().String() }
+
+// Kind implements [power.Source].
+func (s *Source) Kind() string { return kindName }
+
+// Target is what the source reads.
+func (s *Source) Target() Target { return s.conn.target }
+
+// Run implements [power.Source].
+func (s *Source) Run(ctx context.Context, to power.Sink) error {
+	s.conn.onReading = func(r Reading) {
+		if r.Kind == GPU {
+			to.Read(power.Reading{Index: r.Index, PowerW: r.PowerW, At: r.At})
+		}
+	}
+	s.conn.onStatus = func(status EndpointStatus) {
+		for _, index := range status.UnknownGPUs {
+			to.Lose(index, time.Now())
+		}
+	}
+	s.conn.run(ctx)
+	return nil
+}
+
+// Probe implements [power.Source].
+func (s *Source) Probe(ctx context.Context) power.Report {
+	r := s.conn.probe(ctx)
+	report := power.Report{PowerW: map[int]float64{}, Unread: r.Unread, Err: r.Err}
+	add := func(format string, args ...any) {
+		report.Findings = append(report.Findings, fmt.Sprintf(format, args...))
+	}
+	if len(r.Discovery.GPUs) > 0 {
+		add("%d GPUs, %d of them used", len(r.Discovery.GPUs), len(r.Target.GPUs))
+	}
+	if r.Identity != nil {
+		add("token accepted")
+	}
+	if r.RoundTrip > 0 {
+		add("clock %+.3f s from ours, round trip %.1f ms", -r.ClockOffset.Seconds(), 1e3*r.RoundTrip.Seconds())
+	}
+	for i, powerW := range r.PowerW {
+		if index := r.Target.GPUs[i]; r.Unread[index] == nil {
+			report.PowerW[index] = powerW
+		}
+	}
+	return report
+}
+
+// Health implements [power.Source].
+func (s *Source) Health() power.Health {
+	e := s.conn.currentStatus()
+	return power.Health{
+		Connected: e.Connected, Err: cmp.Or(e.Err, e.CPUErr), UnknownGPUs: e.UnknownGPUs, FailedGPUs: e.FailedGPUs,
+		Reconnects: e.Reconnects, ClockOffset: e.ClockOffset, RoundTrip: e.RoundTrip,
+		Counts: []power.Count{
+			{Name: "events", N: e.Events},
+			{Name: "bad_events", N: e.BadEvents},
+			{Name: "late_events", N: e.LateEvents},
+			{Name: "replayed_events", N: e.ReplayedEvents},
+			{Name: "implausible_times", N: e.ImplausibleTimes},
+			{Name: "implausible_readings", N: e.ImplausibleReadings},
+			{Name: "unwanted_readings", N: e.UnwantedReadings},
+			{Name: "answers", N: e.Answers},
+			{Name: "failed_asks", N: e.FailedAsks},
+			{Name: "reopened_streams", N: e.Reopenings},
+			{Name: "clock_steps", N: e.ClockSteps},
+		},
+	}
+}
