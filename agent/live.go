@@ -45,7 +45,10 @@ type LiveConfig struct {
 	RestoreBatchSizes bool
 	// OnStep, if set, is told each step's timing, from the goroutine that steps.
 	OnStep func(StepTiming)
-	Log    zerolog.Logger
+	// OnCommand, if set, is told each command's outcome, from the goroutine that
+	// commands.
+	OnCommand func(datacenter.Command, error)
+	Log       zerolog.Logger
 }
 
 // HardwareConfig is the real servers of one model.

@@ -261,7 +261,11 @@ func TestLiveRefusesCommandsWhole(t *testing.T) {
 
 // TestLiveReportsPerModel: one of two servers does not do as it is told.
 func TestLiveReportsPerModel(t *testing.T) {
-	s := newLiveSite(t, func(cfg *LiveConfig) { cfg.Hardware[1].Actuator = vllm.ActuatorConcurrency })
+	var told []error
+	s := newLiveSite(t, func(cfg *LiveConfig) {
+		cfg.Hardware[1].Actuator = vllm.ActuatorConcurrency
+		cfg.OnCommand = func(_ datacenter.Command, err error) { told = append(told, err) }
+	})
 	s.start(t)
 	s.await(t, "a state", func(*datacenter.State) bool { return true })
 	s.vllms[0].SetFaults(sim.VLLMFaults{Status: 500})
@@ -269,6 +273,9 @@ func TestLiveReportsPerModel(t *testing.T) {
 	var servers *ServersError
 	if !errors.As(err, &servers) || len(servers.ByModel) != 1 || servers.ByModel["patched"] == nil {
 		t.Fatalf("the error is %v, want one of the model patched", err)
+	}
+	if len(told) != 1 || told[0] != err { //nolint:errorlint // the very error that Apply returned
+		t.Errorf("OnCommand was told %v, want once what Apply returned", told)
 	}
 	s.drain()
 	state := s.await(t, "a state after it", func(*datacenter.State) bool { return true })

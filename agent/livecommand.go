@@ -16,12 +16,14 @@ import (
 
 // Apply implements [Site]. A batch size that the server runs already is not sent
 // again; its lease is renewed.
-func (l *Live) Apply(ctx context.Context, command datacenter.Command) error {
+func (l *Live) Apply(ctx context.Context, command datacenter.Command) (err error) {
+	if l.cfg.OnCommand != nil {
+		defer func() { l.cfg.OnCommand(command, err) }()
+	}
 	l.mu.Lock()
 	commands := l.commands
 	set, isSet := command.(datacenter.SetBatchSize)
 	shift, isShift := command.(datacenter.ShiftReplicas)
-	var err error
 	switch {
 	case commands == nil || commands.Err() != nil:
 		err = refuse("command", datacenter.ErrNotPossible, "the run has not begun, or is over")

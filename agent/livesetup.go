@@ -40,12 +40,15 @@ func SecretsFrom(environ []string) Secrets {
 	return s
 }
 
-// Observer is told what happens in a run. Both functions may be nil.
+// Observer is told what happens in a run. Each function may be nil.
 type Observer struct {
 	// OnEvent is called with each event, from any goroutine.
 	OnEvent func(datacenter.Event)
 	// OnStep is called after each step, from the goroutine that steps.
 	OnStep func(StepTiming)
+	// OnCommand is called with each command to a live run and its outcome, as
+	// [Live.Apply] returns it, from the goroutine that commands.
+	OnCommand func(datacenter.Command, error)
 }
 
 // LiveSetup is a live run made from a config, with what was noticed on the way.
@@ -83,6 +86,7 @@ func SetUpLive(c *config.Config, secrets Secrets, log zerolog.Logger, o Observer
 		StaleErrorAfter:        duration(c.Live.StaleErrorAfterS),
 		RestoreBatchSizes:      c.Live.RestoreBatchSizes,
 		OnStep:                 o.OnStep,
+		OnCommand:              o.OnCommand,
 		Log:                    log,
 	}
 	setup := &LiveSetup{Models: models}

@@ -88,12 +88,12 @@ func (c *CSVWriter) Flush() error { return c.out.Flush() }
 // Close flushes. It does not close the underlying writer.
 func (c *CSVWriter) Close() error { return c.out.Flush() }
 
-// ReadCSV reads the states that a [CSVWriter] wrote. As CSV has no seq,
+// readCSV reads the states that a [CSVWriter] wrote. As CSV has no seq,
 // wall_time and source, the states are numbered from 0, have no wall time and
 // come from [datacenter.SourceReplay]. Errors start with name and the line.
 // A last line without its newline is an error: a file that was cut short there
 // would otherwise read as a wrong number.
-func ReadCSV(r io.Reader, name string) iter.Seq2[*datacenter.State, error] {
+func readCSV(r io.Reader, name string) iter.Seq2[*datacenter.State, error] {
 	return func(yield func(*datacenter.State, error) bool) {
 		tail := &tailReader{r: r}
 		in := csv.NewReader(tail)

@@ -2,8 +2,6 @@ package record
 
 import (
 	"fmt"
-	"io"
-	"path/filepath"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/internal/atomicfile"
@@ -15,7 +13,7 @@ import (
 type File struct {
 	path   string
 	file   *atomicfile.File
-	states Writer
+	states writer
 	err    error // the first failed write
 }
 
@@ -27,30 +25,20 @@ type File struct {
 // It fails, wrapping [datacenter.ErrInvalidInput], for another ending, a path
 // that cannot be written to, and labels that [NewCSVWriter] refuses.
 func Create(path string, models []string) (*File, error) {
-	if err := checkEnding(path); err != nil {
+	format, err := formatOf(path)
+	if err != nil {
 		return nil, err
 	}
 	file, err := atomicfile.Create(path)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", datacenter.ErrInvalidInput, err)
 	}
-	states, err := newWriter(file, filepath.Ext(path), models)
+	states, err := format.newWriter(file, models)
 	if err != nil {
 		file.Abort()
 		return nil, fmt.Errorf("create %s: %w", path, err)
 	}
 	return &File{path: path, file: file, states: states}, nil
-}
-
-func newWriter(w io.Writer, ending string, models []string) (Writer, error) {
-	switch ending {
-	case csvEnding:
-		return NewCSVWriter(w, models)
-	case jsonlEnding:
-		return NewJSONLWriter(w, models)
-	default:
-		return NewParquetWriter(w, models)
-	}
 }
 
 // Write appends one state. After an error the file cannot be committed.

@@ -11,25 +11,25 @@ import (
 	"github.com/g2g-agent/g2g-agent/datacenter"
 )
 
-// JSONLWriter writes states as JSON objects, one a line.
-type JSONLWriter struct {
+// jsonlWriter writes states as JSON objects, one a line.
+type jsonlWriter struct {
 	out    *bufio.Writer
 	labels []string
 	line   []byte
 }
 
-// NewJSONLWriter returns a writer to w of states of the models, in that order.
+// newJSONLWriter returns a writer to w of states of the models, in that order.
 // It fails, wrapping [datacenter.ErrInvalidInput], for the labels that
 // [NewCSVWriter] refuses.
-func NewJSONLWriter(w io.Writer, models []string) (*JSONLWriter, error) {
+func newJSONLWriter(w io.Writer, models []string) (*jsonlWriter, error) {
 	if err := checkLabels(models); err != nil {
 		return nil, err
 	}
-	return &JSONLWriter{out: bufio.NewWriterSize(w, bufferSize), labels: slices.Clone(models)}, nil
+	return &jsonlWriter{out: bufio.NewWriterSize(w, bufferSize), labels: slices.Clone(models)}, nil
 }
 
 // Write appends s as one line.
-func (j *JSONLWriter) Write(s *datacenter.State) error {
+func (j *jsonlWriter) Write(s *datacenter.State) error {
 	if err := checkModels(s, j.labels); err != nil {
 		return err
 	}
@@ -39,11 +39,11 @@ func (j *JSONLWriter) Write(s *datacenter.State) error {
 }
 
 // Close flushes. It does not close the underlying writer.
-func (j *JSONLWriter) Close() error { return j.out.Flush() }
+func (j *jsonlWriter) Close() error { return j.out.Flush() }
 
-// ReadJSONL reads states as [datacenter.State.AppendJSON] writes them, one a
+// readJSONL reads states as [datacenter.State.AppendJSON] writes them, one a
 // line; blank lines are passed over. Errors start with name and the line.
-func ReadJSONL(r io.Reader, name string) iter.Seq2[*datacenter.State, error] {
+func readJSONL(r io.Reader, name string) iter.Seq2[*datacenter.State, error] {
 	return func(yield func(*datacenter.State, error) bool) {
 		in := bufio.NewReaderSize(r, bufferSize)
 		for number := 1; ; number++ {

@@ -35,21 +35,59 @@ type parquetColumn struct {
 	set   func(*datacenter.State, parquet.Value)
 }
 
+func doubleColumn(name string, at func(*datacenter.State) *float64) parquetColumn {
+	return parquetColumn{
+		name, parquet.Leaf(parquet.DoubleType),
+		func(s *datacenter.State) parquet.Value { return parquet.DoubleValue(*at(s)) },
+		func(s *datacenter.State, v parquet.Value) { *at(s) = v.Double() },
+	}
+}
+
+func countColumn(name string, at func(*datacenter.State) *int) parquetColumn {
+	return parquetColumn{
+		name, parquet.Int(64),
+		func(s *datacenter.State) parquet.Value { return parquet.Int64Value(int64(*at(s))) },
+		func(s *datacenter.State, v parquet.Value) { *at(s) = int(v.Int64()) },
+	}
+}
+
+func wallTimeColumn() parquetColumn {
+	return parquetColumn{
+		"wall_time", parquet.Optional(parquet.Timestamp(parquet.Nanosecond)),
+		func(s *datacenter.State) parquet.Value {
+			if s.WallTime.IsZero() {
+				return parquet.NullValue()
+			}
+			return parquet.Int64Value(s.WallTime.UnixNano())
+		},
+		func(s *datacenter.State, v parquet.Value) {
+			if !v.IsNull() {
+				s.WallTime = time.Unix(0, v.Int64()).UTC()
+			}
+		},
+	}
+}
+
+// itlColumn is the observed latency of model i, null for none.
+func itlColumn(name string, i int) parquetColumn {
+	return parquetColumn{
+		name, parquet.Optional(parquet.Leaf(parquet.DoubleType)),
+		func(s *datacenter.State) parquet.Value {
+			if itl := s.Models[i].ObservedITLS; !math.IsNaN(itl) {
+				return parquet.DoubleValue(itl)
+			}
+			return parquet.NullValue()
+		},
+		func(s *datacenter.State, v parquet.Value) {
+			s.Models[i].ObservedITLS = math.NaN()
+			if !v.IsNull() {
+				s.Models[i].ObservedITLS = v.Double()
+			}
+		},
+	}
+}
+
 func parquetColumns(labels []string) []parquetColumn {
-	double := func(name string, at func(*datacenter.State) *float64) parquetColumn {
-		return parquetColumn{
-			name, parquet.Leaf(parquet.DoubleType),
-			func(s *datacenter.State) parquet.Value { return parquet.DoubleValue(*at(s)) },
-			func(s *datacenter.State, v parquet.Value) { *at(s) = v.Double() },
-		}
-	}
-	count := func(name string, at func(*datacenter.State) *int) parquetColumn {
-		return parquetColumn{
-			name, parquet.Int(64),
-			func(s *datacenter.State) parquet.Value { return parquet.Int64Value(int64(*at(s))) },
-			func(s *datacenter.State, v parquet.Value) { *at(s) = int(v.Int64()) },
-		}
-	}
 	fixed, perModel := stateColumns(), modelColumns()
 	columns := []parquetColumn{
 		{
@@ -57,74 +95,47 @@ func parquetColumns(labels []string) []parquetColumn {
 			func(s *datacenter.State) parquet.Value { return parquet.Int64Value(s.Seq) },
 			func(s *datacenter.State, v parquet.Value) { s.Seq = v.Int64() },
 		},
-		{
-			"wall_time", parquet.Optional(parquet.Timestamp(parquet.Nanosecond)),
-			func(s *datacenter.State) parquet.Value {
-				if s.WallTime.IsZero() {
-					return parquet.NullValue()
-				}
-				return parquet.Int64Value(s.WallTime.UnixNano())
-			},
-			func(s *datacenter.State, v parquet.Value) {
-				if !v.IsNull() {
-					s.WallTime = time.Unix(0, v.Int64()).UTC()
-				}
-			},
-		},
+		wallTimeColumn(),
 		{
 			"source", parquet.String(),
 			func(s *datacenter.State) parquet.Value { return parquet.ByteArrayValue([]byte(s.Source)) },
 			func(s *datacenter.State, v parquet.Value) { s.Source = datacenter.SourceKind(v.ByteArray()) },
 		},
-		double(fixed[0], func(s *datacenter.State) *float64 { return &s.TimeS }),
-		double(fixed[1], func(s *datacenter.State) *float64 { return &s.PowerW.A }),
-		double(fixed[2], func(s *datacenter.State) *float64 { return &s.PowerW.B }),
-		double(fixed[3], func(s *datacenter.State) *float64 { return &s.PowerW.C }),
+		doubleColumn(fixed[0], func(s *datacenter.State) *float64 { return &s.TimeS }),
+		doubleColumn(fixed[1], func(s *datacenter.State) *float64 { return &s.PowerW.A }),
+		doubleColumn(fixed[2], func(s *datacenter.State) *float64 { return &s.PowerW.B }),
+		doubleColumn(fixed[3], func(s *datacenter.State) *float64 { return &s.PowerW.C }),
 	}
 	for i, label := range labels {
 		columns = append(columns,
-			double(label+perModel[0], func(s *datacenter.State) *float64 { return &s.Models[i].PowerW }),
-			count(label+perModel[1], func(s *datacenter.State) *int { return &s.Models[i].ActiveReplicas }),
-			count(label+perModel[2], func(s *datacenter.State) *int { return &s.Models[i].BatchSize }),
-			parquetColumn{
-				label + perModel[3], parquet.Optional(parquet.Leaf(parquet.DoubleType)),
-				func(s *datacenter.State) parquet.Value {
-					if itl := s.Models[i].ObservedITLS; !math.IsNaN(itl) {
-						return parquet.DoubleValue(itl)
-					}
-					return parquet.NullValue()
-				},
-				func(s *datacenter.State, v parquet.Value) {
-					s.Models[i].ObservedITLS = math.NaN()
-					if !v.IsNull() {
-						s.Models[i].ObservedITLS = v.Double()
-					}
-				},
-			},
-			double(label+perModel[4], func(s *datacenter.State) *float64 { return &s.Models[i].PhaseShare.A }),
-			double(label+perModel[5], func(s *datacenter.State) *float64 { return &s.Models[i].PhaseShare.B }),
-			double(label+perModel[6], func(s *datacenter.State) *float64 { return &s.Models[i].PhaseShare.C }),
+			doubleColumn(label+perModel[0], func(s *datacenter.State) *float64 { return &s.Models[i].PowerW }),
+			countColumn(label+perModel[1], func(s *datacenter.State) *int { return &s.Models[i].ActiveReplicas }),
+			countColumn(label+perModel[2], func(s *datacenter.State) *int { return &s.Models[i].BatchSize }),
+			itlColumn(label+perModel[3], i),
+			doubleColumn(label+perModel[4], func(s *datacenter.State) *float64 { return &s.Models[i].PhaseShare.A }),
+			doubleColumn(label+perModel[5], func(s *datacenter.State) *float64 { return &s.Models[i].PhaseShare.B }),
+			doubleColumn(label+perModel[6], func(s *datacenter.State) *float64 { return &s.Models[i].PhaseShare.C }),
 		)
 	}
 	return columns
 }
 
-// ParquetWriter writes states as the rows of a Parquet file, compressed with
+// parquetWriter writes states as the rows of a Parquet file, compressed with
 // Zstandard. Columns are sorted by name. Beside those of the CSV there are seq
 // (int64), wall_time (timestamp in ns UTC, null when there is none) and source
 // (string); the observed ITL is null when there is none.
-type ParquetWriter struct {
+type parquetWriter struct {
 	out     *parquet.GenericWriter[any]
 	labels  []string
 	columns []parquetColumn // in the order of the file
 	row     parquet.Row
 }
 
-// NewParquetWriter returns a writer to w of states of the models, in that
+// newParquetWriter returns a writer to w of states of the models, in that
 // order, which the file keeps in its metadata g2g_agent.model_labels. It fails,
 // wrapping [datacenter.ErrInvalidInput], for the labels that [NewCSVWriter]
 // refuses and for more models than Parquet has columns for.
-func NewParquetWriter(w io.Writer, models []string) (*ParquetWriter, error) {
+func newParquetWriter(w io.Writer, models []string) (*parquetWriter, error) {
 	if err := checkLabels(models); err != nil {
 		return nil, err
 	}
@@ -141,7 +152,7 @@ func NewParquetWriter(w io.Writer, models []string) (*ParquetWriter, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &ParquetWriter{labels: slices.Clone(models), columns: make([]parquetColumn, len(columns))}
+	p := &parquetWriter{labels: slices.Clone(models), columns: make([]parquetColumn, len(columns))}
 	schema := parquet.NewSchema("state", group)
 	for _, c := range columns {
 		leaf, _ := schema.Lookup(c.name)
@@ -154,7 +165,7 @@ func NewParquetWriter(w io.Writer, models []string) (*ParquetWriter, error) {
 
 // Write appends s as one row. It fails for a wall time that does not fit in 64
 // bits of nanoseconds (the years 1678 to 2261 do).
-func (p *ParquetWriter) Write(s *datacenter.State) error {
+func (p *parquetWriter) Write(s *datacenter.State) error {
 	if err := checkModels(s, p.labels); err != nil {
 		return err
 	}
@@ -176,13 +187,13 @@ func (p *ParquetWriter) Write(s *datacenter.State) error {
 
 // Close writes the last rows and the footer, without which no reader takes the
 // file. It does not close the underlying writer.
-func (p *ParquetWriter) Close() error { return p.out.Close() }
+func (p *parquetWriter) Close() error { return p.out.Close() }
 
-// ReadParquet reads the states that a [ParquetWriter] wrote from the size bytes
+// readParquet reads the states that a [parquetWriter] wrote from the size bytes
 // of r. Columns it does not know are passed over; without the metadata on model
 // order, models come in the order of the columns. Errors start with name and,
 // past the footer, the row, counted from 1.
-func ReadParquet(r io.ReaderAt, size int64, name string) iter.Seq2[*datacenter.State, error] {
+func readParquet(r io.ReaderAt, size int64, name string) iter.Seq2[*datacenter.State, error] {
 	return func(yield func(*datacenter.State, error) bool) {
 		p, err := openParquet(r, size)
 		if err != nil {

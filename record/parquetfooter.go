@@ -14,8 +14,12 @@ const maxFooterDepth = 32
 // errFooter is the error of a footer that contradicts its own length.
 var errFooter = errors.New("the Parquet file is corrupt: its footer claims more than it holds")
 
-// checkFooter refuses footers whose lengths the file cannot hold. The library
-// believes them and reserves memory, without limit, before it finds out.
+// checkFooter refuses footers whose lengths the file cannot hold, and those that
+// nest without end. The library's own reader does neither (as of v0.32.0): it
+// reserves room for as many elements as a list claims to have, before it reads the
+// first, and follows structures it does not know as deep as they go. A footer of
+// nine bytes makes it ask for 200 GB, a longer one exhausts the stack. Both end the
+// program: recover, which turns the library's panics into errors, sees neither.
 func checkFooter(r io.ReaderAt, size int64) error {
 	var end [8]byte // the footer's size and the magic bytes
 	if size < int64(len(end)) {

@@ -13,6 +13,7 @@ package record
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"iter"
 	"os"
@@ -23,8 +24,8 @@ import (
 	"github.com/g2g-agent/g2g-agent/datacenter"
 )
 
-// Writer writes states in one format.
-type Writer interface {
+// writer writes states in one format.
+type writer interface {
 	// Write appends one state. It does not keep the state. It fails if the
 	// state's models are not those the writer was made for.
 	Write(*datacenter.State) error
@@ -39,6 +40,54 @@ const (
 	jsonlEnding   = ".jsonl"
 	parquetEnding = ".parquet"
 )
+
+// fileFormat is a format that files may have.
+type fileFormat struct {
+	ending    string
+	newWriter func(w io.Writer, models []string) (writer, error)
+	// read reads the states from the size bytes of in; its errors start with name.
+	read func(in input, size int64, name string) iter.Seq2[*datacenter.State, error]
+}
+
+// input is a file that is read.
+type input interface {
+	io.Reader
+	io.ReaderAt
+}
+
+func fileFormats() []fileFormat {
+	return []fileFormat{
+		{
+			csvEnding,
+			func(w io.Writer, models []string) (writer, error) { return NewCSVWriter(w, models) },
+			func(in input, _ int64, name string) iter.Seq2[*datacenter.State, error] { return readCSV(in, name) },
+		},
+		{
+			jsonlEnding,
+			func(w io.Writer, models []string) (writer, error) { return newJSONLWriter(w, models) },
+			func(in input, _ int64, name string) iter.Seq2[*datacenter.State, error] { return readJSONL(in, name) },
+		},
+		{
+			parquetEnding,
+			func(w io.Writer, models []string) (writer, error) { return newParquetWriter(w, models) },
+			func(in input, size int64, name string) iter.Seq2[*datacenter.State, error] {
+				return readParquet(in, size, name)
+			},
+		},
+	}
+}
+
+// formatOf returns the format that the ending of path asks for.
+func formatOf(path string) (fileFormat, error) {
+	formats := fileFormats()
+	for _, f := range formats {
+		if filepath.Ext(path) == f.ending {
+			return f, nil
+		}
+	}
+	return fileFormat{}, fmt.Errorf("%w: %q must end in %s, %s or %s", datacenter.ErrInvalidInput,
+		path, formats[0].ending, formats[1].ending, formats[2].ending)
+}
 
 // stateColumns are the columns of a state itself, in CSV order.
 func stateColumns() []string {
@@ -67,13 +116,14 @@ func ReadAll(path string) ([]datacenter.State, error) {
 	return states, nil
 }
 
-// ReadFile reads the states of the file at path one by one, as [ReadCSV],
-// [ReadJSONL] or [ReadParquet] does. The states are the caller's to keep. The
-// first error is the last thing yielded; it names the file and wraps
-// [datacenter.ErrInvalidInput], unless reading itself failed.
+// ReadFile reads the states of the file at path one by one, in the format that its
+// ending names. The states are the caller's to keep. The first error is the last
+// thing yielded; it names the file and wraps [datacenter.ErrInvalidInput], unless
+// reading itself failed.
 func ReadFile(path string) iter.Seq2[*datacenter.State, error] {
 	return func(yield func(*datacenter.State, error) bool) {
-		if err := checkEnding(path); err != nil {
+		format, err := formatOf(path)
+		if err != nil {
 			yield(nil, err)
 			return
 		}
@@ -83,31 +133,13 @@ func ReadFile(path string) iter.Seq2[*datacenter.State, error] {
 			return
 		}
 		defer f.Close()
-		var states iter.Seq2[*datacenter.State, error]
-		switch filepath.Ext(path) {
-		case csvEnding:
-			states = ReadCSV(f, path)
-		case jsonlEnding:
-			states = ReadJSONL(f, path)
-		default:
-			info, err := f.Stat()
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			states = ReadParquet(f, info.Size(), path)
+		info, err := f.Stat()
+		if err != nil {
+			yield(nil, err)
+			return
 		}
-		states(yield)
+		format.read(f, info.Size(), path)(yield)
 	}
-}
-
-func checkEnding(path string) error {
-	switch filepath.Ext(path) {
-	case csvEnding, jsonlEnding, parquetEnding:
-		return nil
-	}
-	return fmt.Errorf("%w: %q must end in %s, %s or %s", datacenter.ErrInvalidInput,
-		path, csvEnding, jsonlEnding, parquetEnding)
 }
 
 // checkLabels refuses model labels that a format could not carry: CSV readers

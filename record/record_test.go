@@ -2,10 +2,10 @@ package record
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"math"
 	"os"
 	"path/filepath"
@@ -31,10 +31,19 @@ var sameBits = cmp.Options{
 	cmpopts.EquateEmpty(),
 }
 
+func newWriter(t testing.TB, w io.Writer, ending string, models []string) (writer, error) {
+	t.Helper()
+	format, err := formatOf("out" + ending)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return format.newWriter(w, models)
+}
+
 func encode(t testing.TB, ending string, models []string, states []datacenter.State) []byte {
 	t.Helper()
 	var out bytes.Buffer
-	w, err := newWriter(&out, ending, models)
+	w, err := newWriter(t, &out, ending, models)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,17 +59,12 @@ func encode(t testing.TB, ending string, models []string, states []datacenter.St
 }
 
 func decode(ending string, raw []byte) ([]datacenter.State, error) {
-	var in iter.Seq2[*datacenter.State, error]
-	switch ending {
-	case csvEnding:
-		in = ReadCSV(bytes.NewReader(raw), "in")
-	case jsonlEnding:
-		in = ReadJSONL(bytes.NewReader(raw), "in")
-	default:
-		in = ReadParquet(bytes.NewReader(raw), int64(len(raw)), "in")
+	format, err := formatOf("in" + ending)
+	if err != nil {
+		return nil, err
 	}
 	var states []datacenter.State
-	for s, err := range in {
+	for s, err := range format.read(bytes.NewReader(raw), int64(len(raw)), "in") {
 		if err != nil {
 			return states, err
 		}
@@ -192,6 +196,8 @@ func TestReadersSayWhatIsWrongAndWhere(t *testing.T) {
 		{"cut", parquetEnding, file[:len(file)/2], "in: "},
 		{"cut in the middle", parquetEnding, file[:100] + file[200:], "in: "},
 		{"footer larger than the file", parquetEnding, file[:len(file)-8] + "\xff\xff\xff\x7fPAR1", "in: the file does not end as a Parquet file"},
+		{"footer of more elements than bytes", parquetEnding, parquetFile("\x15\x02\x19\xfc\xff\xff\xff\xff\x07"), "in: the Parquet file is corrupt: its footer claims more than it holds"},
+		{"footer without end", parquetEnding, parquetFile(strings.Repeat("\xcc", 1000)), "in: the Parquet file is corrupt: its footer nests more than 32 deep"},
 		{"damaged page", parquetEnding, strings.ReplaceAll(file, "replay", "relpay"), "in: row 1: "},
 	} {
 		t.Run(c.ending+" "+c.name, func(t *testing.T) {
@@ -203,10 +209,15 @@ func TestReadersSayWhatIsWrongAndWhere(t *testing.T) {
 	}
 }
 
+// parquetFile is a Parquet file of nothing but a footer.
+func parquetFile(footer string) string {
+	return "PAR1" + string(binary.LittleEndian.AppendUint32([]byte(footer), uint32(len(footer)))) + "PAR1"
+}
+
 func TestReadersPassOnFailedReads(t *testing.T) {
 	failed := &os.PathError{Op: "read", Path: "in", Err: errors.New("broken disk")}
 	r := io.MultiReader(strings.NewReader(strings.Join(csvColumns(nil), ",")+"\n"), errorReader{failed})
-	for _, err := range ReadCSV(r, "in") {
+	for _, err := range readCSV(r, "in") {
 		if !errors.Is(err, failed) || errors.Is(err, datacenter.ErrInvalidInput) {
 			t.Errorf("got %v, want the failed read and no invalid input", err)
 		}
@@ -239,7 +250,7 @@ func TestReadersStopWhenAsked(t *testing.T) {
 func TestWritersRefuseOtherModels(t *testing.T) {
 	for _, ending := range endings {
 		for _, models := range [][]string{{}, {"b", "a"}, {"a"}, {"a", "b", "c"}} {
-			w, err := newWriter(io.Discard, ending, []string{"a", "b"})
+			w, err := newWriter(t, io.Discard, ending, []string{"a", "b"})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -248,7 +259,7 @@ func TestWritersRefuseOtherModels(t *testing.T) {
 			}
 		}
 		for _, models := range [][]string{{"a", "a"}, {"a\r\nb"}, {"\xff"}} {
-			if _, err := newWriter(io.Discard, ending, models); !errors.Is(err, datacenter.ErrInvalidInput) {
+			if _, err := newWriter(t, io.Discard, ending, models); !errors.Is(err, datacenter.ErrInvalidInput) {
 				t.Errorf("%s: got error %v for models %q, want invalid input", ending, err, models)
 			}
 		}
@@ -273,7 +284,7 @@ func BenchmarkWriter(b *testing.B) {
 	for _, ending := range endings {
 		b.Run(ending, func(b *testing.B) {
 			b.ReportAllocs()
-			w, err := newWriter(io.Discard, ending, labels)
+			w, err := newWriter(b, io.Discard, ending, labels)
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -11,13 +11,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
-
-	"github.com/rs/zerolog"
 
 	"github.com/g2g-agent/g2g-agent/agent"
 	"github.com/g2g-agent/g2g-agent/config"
-	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/sim"
 )
 
@@ -58,51 +54,17 @@ func (cmd demoCmd) Run(ctx context.Context, term terminal) (err error) {
 		run.log = newLiveLogger(c.Log, term.stderr)
 	}
 	run.log.Info().Int("models", len(c.Models)).Msg("three models on simulated hosts; Ctrl-C ends it. The servers are loaded first, until they are warm")
-	// The demo's script makes way for whoever takes the controls.
-	taken := make(chan struct{})
-	run.onCommand = sync.OnceFunc(func() { close(taken) })
+	script := demoScript{changed: make(chan struct{}, 1)}
+	run.onCommand = script.onCommand
 	run.beside = func(ctx context.Context, live *agent.Live) {
 		var group sync.WaitGroup
-		group.Go(func() { followDemoScript(ctx, live, taken, run.log.Logger) })
+		group.Go(func() { script.follow(ctx, live, run.log.Logger) })
 		if cmd.Faults {
 			group.Go(func() { hosts.causeFaults(ctx, c.Seed, run.log.Logger) })
 		}
 		group.Wait()
 	}
 	return cmd.runLive(ctx, term, run)
-}
-
-// demoScript is what a controller might do: batch sizes down as the grid is
-// short of power, and up again.
-func demoScript() []datacenter.SetBatchSize {
-	return []datacenter.SetBatchSize{
-		{BatchSizeByModel: map[string]int{"Llama-3.1-8B": 16}},
-		{BatchSizeByModel: map[string]int{"Llama-3.1-70B": 8, "Llama-3.1-405B": 8}},
-		{BatchSizeByModel: map[string]int{"Llama-3.1-8B": 64, "Llama-3.1-70B": 32, "Llama-3.1-405B": 32}},
-	}
-}
-
-const demoScriptInterval = 15 * time.Second
-
-// followDemoScript sends the commands of the script, again and again, until
-// someone else has taken the controls.
-func followDemoScript(ctx context.Context, live *agent.Live, taken <-chan struct{}, log zerolog.Logger) {
-	ticker := time.NewTicker(demoScriptInterval)
-	defer ticker.Stop()
-	script := demoScript()
-	for i := 0; ; i++ {
-		select {
-		case <-ctx.Done():
-			return
-		case <-taken:
-			log.Info().Msg("a command came over the API: the demo's own script ends")
-			return
-		case <-ticker.C:
-		}
-		if err := live.Apply(ctx, script[i%len(script)]); err != nil && ctx.Err() == nil {
-			log.Warn().Err(err).Msg("a command of the demo failed")
-		}
-	}
 }
 
 // demoHosts are the simulated hosts of the demo.

@@ -2,23 +2,15 @@ package main
 
 import (
 	"io"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
 	"github.com/rs/zerolog/diode"
-	"golang.org/x/term"
 
 	"github.com/g2g-agent/g2g-agent/config"
 )
-
-// isTerminal reports whether w is a terminal someone may be looking at.
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
-}
 
 // newLogger logs to w as the config asks: readable on a terminal, JSON otherwise,
 // unless it names a format.

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"strings"
@@ -36,12 +35,6 @@ type commandLine struct {
 	Check    checkCmd    `cmd:"" help:"Validate a config and the data it names, without running anything."`
 	Generate generateCmd `cmd:"" help:"Make input data."`
 	Version  versionCmd  `cmd:"" help:"Print the version."`
-}
-
-// terminal is where a verb reads and writes.
-type terminal struct {
-	stdout, stderr io.Writer
-	environ        []string
 }
 
 func main() {

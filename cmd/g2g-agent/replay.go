@@ -11,6 +11,8 @@ import (
 	"github.com/g2g-agent/g2g-agent/agent"
 	"github.com/g2g-agent/g2g-agent/config"
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/record"
+	"github.com/g2g-agent/g2g-agent/report"
 )
 
 type replayCmd struct {
@@ -56,8 +58,8 @@ func logEventTo(log zerolog.Logger) func(datacenter.Event) {
 
 // replayOutput is where the states of a replay go.
 type replayOutput struct {
-	output
-	summary  *agent.Summary
+	record.Output
+	summary  *report.Summary
 	progress *progress
 	began    time.Time
 	to       io.Writer // the summary
@@ -71,7 +73,7 @@ func (cmd replayCmd) prepare(c *config.Config, setup *agent.Setup, log zerolog.L
 	if err != nil {
 		return nil, err
 	}
-	o := &replayOutput{out, agent.NewSummary(c.DT, setup.Models), newProgress(term.stderr, setup.Replay.Steps()), time.Now(), term.stdout}
+	o := &replayOutput{out, report.NewSummary(c.DT, setup.Models), newProgress(term.stderr, setup.Replay.Steps()), time.Now(), term.stdout}
 	if cmd.Out == stdoutPath {
 		o.to = term.stderr
 	}
@@ -86,15 +88,15 @@ func (o *replayOutput) add(s *datacenter.State) error {
 
 func (o *replayOutput) Commit() error {
 	o.progress.clear()
-	return o.output.Commit()
+	return o.Output.Commit()
 }
 
 func (o *replayOutput) Abort() {
 	o.progress.clear()
-	o.output.Abort()
+	o.Output.Abort()
 }
 
-func (o *replayOutput) print() error { return printSummary(o.to, o.summary, time.Since(o.began)) }
+func (o *replayOutput) print() error { return o.summary.WriteText(o.to, time.Since(o.began)) }
 
 // explain says what an interrupted run left.
 func (cmd replayCmd) explain(ctx context.Context, err error) error {

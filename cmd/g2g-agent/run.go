@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os/signal"
 	"runtime"
 	"strings"
@@ -18,6 +17,8 @@ import (
 	"github.com/g2g-agent/g2g-agent/api"
 	"github.com/g2g-agent/g2g-agent/config"
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/record"
+	"github.com/g2g-agent/g2g-agent/report"
 )
 
 type runCmd struct {
@@ -54,9 +55,8 @@ type liveRun struct {
 	// beside, if set, runs beside the steps, from the first on, until its context
 	// is done.
 	beside func(context.Context, *agent.Live)
-	// onCommand, if set, is called after each command from outside that was not
-	// refused.
-	onCommand func()
+	// onCommand, if set, sees each command and its outcome.
+	onCommand func(datacenter.Command, error)
 }
 
 // errDurationOver ends a run that has a duration.
@@ -64,7 +64,7 @@ var errDurationOver = errors.New("the duration is over")
 
 // runLive runs until ctx is done, which is its orderly end, or the duration is
 // over, and prints a summary.
-func (f liveFlags) runLive(ctx context.Context, term terminal, run liveRun) (err error) {
+func (f liveFlags) runLive(ctx context.Context, term terminal, run liveRun) error {
 	defer run.log.end()
 	if !(f.DurationS >= 0) {
 		return invalidf("--duration-s must be >= 0, got %v", f.DurationS)
@@ -72,96 +72,130 @@ func (f liveFlags) runLive(ctx context.Context, term terminal, run liveRun) (err
 	// That nobody reads standard output any more is an error as others are; it
 	// must not kill the program before the servers are restored.
 	signal.Ignore(syscall.SIGPIPE)
-	serving, err := newServing(run.config, run.load, run.log.Logger, run.log.level, term.environ)
+	s, err := f.setUp(term, run)
 	if err != nil {
 		return err
 	}
-	setup, err := agent.SetUpLive(run.config, agent.SecretsFrom(term.environ), run.log.Logger, serving.observer(run.logEvent))
+	defer s.out.Abort()
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	if err := s.openAPI(ctx, end); err != nil {
+		s.setup.Live.Close()
+		return errors.Join(err, s.serving.close())
+	}
+	timing, err := s.step(ctx, end)
+	// The API takes its leave while the output is completed: the end is to be quick.
+	closed := make(chan error, 1)
+	go func() { closed <- s.serving.close() }()
+	if s.summary.Steps == 0 {
+		err = s.endUnbegun(err)
+	} else {
+		err = s.finish(err, timing)
+	}
+	return errors.Join(err, <-closed)
+}
+
+// liveSession is a live run that is set up, and what stands around it.
+type liveSession struct {
+	liveRun
+	flags   liveFlags
+	term    terminal
+	serving *serving
+	setup   *agent.LiveSetup
+	out     *record.Queue
+	summary *report.Summary
+	took    time.Duration // the steps, with the warm-up before them
+}
+
+// setUp reads what the config names and opens the output; no server is contacted.
+func (f liveFlags) setUp(term terminal, run liveRun) (*liveSession, error) {
+	serving, err := newServing(run.config, run.load, run.log.Logger, run.log.level, term.environ)
 	if err != nil {
-		return fmt.Errorf("%s: %w", run.name, err)
+		return nil, err
+	}
+	observer := serving.observer(run.logEvent)
+	observer.OnCommand = run.onCommand
+	setup, err := agent.SetUpLive(run.config, agent.SecretsFrom(term.environ), run.log.Logger, observer)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", run.name, err)
 	}
 	for _, w := range setup.Warnings {
 		run.log.Warn().Msg(w)
 	}
-	direct, err := openOutput(f.Out, setup.Models, true, term)
+	out, err := openOutput(f.Out, setup.Models, true, term)
 	if err != nil {
-		return err
-	}
-	out := startQueuedOutput(direct)
-	defer out.Abort()
-
-	ctx, end := context.WithCancelCause(ctx)
-	defer end(nil)
-	defer func() { err = errors.Join(err, serving.close()) }()
-	if err := serving.open(ctx, api.Config{
-		Site: commandedSite{setup.Live, run.onCommand}, Settings: run.config.API, Control: run.config.Control, LiveStats: setup.Live.Stats,
-	}, end); err != nil {
 		setup.Live.Close()
-		return err
+		return nil, err
 	}
-	if run.onPage != nil && serving.server != nil {
-		run.onPage(serving.server.URL())
-	}
-	var beside sync.WaitGroup
-	began := time.Now()
-	summary := agent.NewSummary(run.config.DT, setup.Models)
-	alive := aliveLog{log: run.log}
-	timing, err := setup.Live.Run(ctx, func(s *datacenter.State) error {
-		if s.Seq == 0 && run.beside != nil {
-			beside.Go(func() { run.beside(ctx, setup.Live) })
-		}
-		alive.update()
-		summary.Add(s)
-		serving.publish(s)
-		if run.onState != nil {
-			run.onState(s)
-		}
-		if f.DurationS > 0 && s.TimeS+run.config.DT.Float64() >= f.DurationS {
-			end(errDurationOver)
-		}
-		return out.Write(s)
-	})
-	took := time.Since(began)
-	end(nil)
-	beside.Wait()
-	// The API takes its leave while the output is completed: the end is to be quick.
-	var closing sync.WaitGroup
-	closing.Go(func() { _ = serving.close() }) // its error is asked for in the end
-	defer closing.Wait()
-	if summary.Steps == 0 {
-		run.log.end()
-		if err == nil {
-			err = tell(term.stderr, "interrupted before the first step\n")
-		}
-		return err
-	}
-	logTiming(run.log.Logger, timing)
-	// What was measured is kept, however the run ended.
-	if commitErr := out.Commit(); !errors.Is(err, commitErr) {
-		err = errors.Join(err, commitErr)
-	}
-	run.log.end()
-	var text strings.Builder
-	w := term.stdout
-	if f.Out == stdoutPath {
-		w = term.stderr
-	}
-	return errors.Join(err, printSummary(&text, summary, took), tell(w, text.String()))
+	return &liveSession{
+		liveRun: run, flags: f, term: term, serving: serving, setup: setup,
+		out: record.NewQueue(out), summary: report.NewSummary(run.config.DT, setup.Models),
+	}, nil
 }
 
-// commandedSite tells of each command that was not refused.
-type commandedSite struct {
-	*agent.Live
-	onCommand func() // may be nil
-}
-
-func (s commandedSite) Apply(ctx context.Context, command datacenter.Command) error {
-	err := s.Live.Apply(ctx, command)
-	var refused *datacenter.CommandError
-	if s.onCommand != nil && !errors.As(err, &refused) {
-		s.onCommand()
+// openAPI opens the API and what else is told of the run. Its failure later on
+// calls end.
+func (s *liveSession) openAPI(ctx context.Context, end context.CancelCauseFunc) error {
+	err := s.serving.open(ctx, api.Config{
+		Site: s.setup.Live, Settings: s.config.API, Control: s.config.Control, LiveStats: s.setup.Live.Stats,
+	}, end)
+	if err == nil && s.onPage != nil && s.serving.server != nil {
+		s.onPage(s.serving.server.URL())
 	}
 	return err
+}
+
+// step computes the steps, until ctx is done, which it is at the end, the duration
+// is over, or a step fails.
+func (s *liveSession) step(ctx context.Context, end context.CancelCauseFunc) (agent.Timing, error) {
+	var beside sync.WaitGroup
+	alive := aliveLog{log: s.log}
+	began := time.Now()
+	timing, err := s.setup.Live.Run(ctx, func(state *datacenter.State) error {
+		if state.Seq == 0 && s.beside != nil {
+			beside.Go(func() { s.beside(ctx, s.setup.Live) })
+		}
+		alive.update()
+		s.summary.Add(state)
+		s.serving.publish(state)
+		if s.onState != nil {
+			s.onState(state)
+		}
+		if s.flags.DurationS > 0 && state.TimeS+s.config.DT.Float64() >= s.flags.DurationS {
+			end(errDurationOver)
+		}
+		return s.out.Write(state)
+	})
+	s.took = time.Since(began)
+	end(nil)
+	beside.Wait()
+	return timing, err
+}
+
+// endUnbegun ends a run without a step: there is nothing to be kept. The error is
+// that of the run.
+func (s *liveSession) endUnbegun(err error) error {
+	s.log.end()
+	if err == nil {
+		err = tell(s.term.stderr, "interrupted before the first step\n")
+	}
+	return err
+}
+
+// finish completes the output and prints the summary: what was measured is kept,
+// however the run ended. The error is that of the run, and what went wrong here.
+func (s *liveSession) finish(err error, timing agent.Timing) error {
+	logTiming(s.log.Logger, timing)
+	if commitErr := s.out.Commit(); !errors.Is(err, commitErr) {
+		err = errors.Join(err, commitErr)
+	}
+	s.log.end()
+	w := s.term.stdout
+	if s.flags.Out == stdoutPath {
+		w = s.term.stderr
+	}
+	var text strings.Builder
+	return errors.Join(err, s.summary.WriteText(&text, s.took), tell(w, text.String()))
 }
 
 // logEvent logs an event, unless the agent itself has, with the cause.
@@ -174,14 +208,6 @@ func (run *liveRun) logEvent(e datacenter.Event) {
 		level = zerolog.WarnLevel
 	}
 	run.log.WithLevel(level).Float64("time_s", e.TimeS).Interface("data", e.Data).Msg(e.Topic)
-}
-
-// tell writes text for people, who may not be reading.
-func tell(w io.Writer, text string) error {
-	return within(noticeTimeout, func() error {
-		_, err := io.WriteString(w, text)
-		return err
-	})
 }
 
 // aliveLog notes now and then what the program itself takes.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/g2g-agent/g2g-agent/config"
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/record"
 )
 
 // fullPipe returns the writing end of a pipe that takes no more and is not read.
@@ -128,13 +129,13 @@ func TestStdoutIsNotRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	checkIncomplete(t, told, errNotTaken.Error())
+	checkIncomplete(t, told, record.ErrNotTaken.Error())
 	if took := time.Since(began); took > 15*time.Second {
-		t.Errorf("it took %v to end, want %v and little more", took, outputTimeout)
+		t.Errorf("it took %v to end, want %v and little more", took, record.QueueTimeout)
 	}
 	checkSteps(t, told.stderr.text())
 
-	checkIncomplete(t, p, errNotTaken.Error())
+	checkIncomplete(t, p, record.ErrNotTaken.Error())
 	if steps := checkSteps(t, p.stderr.text()); steps != 20 {
 		t.Errorf("%d steps, want 20", steps)
 	}
@@ -183,90 +184,6 @@ func TestInterruptedBeforeTheFirstStep(t *testing.T) {
 	}
 	if left := names(t, filepath.Dir(out)); left != nil {
 		t.Errorf("the run left %q", left)
-	}
-}
-
-// fakeOutput is an output that can be held up, and counts what it is given.
-type fakeOutput struct {
-	released           chan struct{}
-	err                error
-	written            int
-	committed, aborted bool
-}
-
-func (o *fakeOutput) Write(*datacenter.State) error {
-	<-o.released
-	o.written++
-	return o.err
-}
-func (o *fakeOutput) Commit() error { o.committed = true; return nil }
-func (o *fakeOutput) Abort()        { o.aborted = true }
-
-func TestQueuedOutput(t *testing.T) {
-	start := func(fails error) (*fakeOutput, *queuedOutput) {
-		out := &fakeOutput{released: make(chan struct{}), err: fails}
-		return out, startQueuedOutput(out)
-	}
-	write := func(t *testing.T, q *queuedOutput, states int) {
-		t.Helper()
-		for i := range states {
-			if err := q.Write(&datacenter.State{}); err != nil {
-				t.Fatalf("state %d: %v", i, err)
-			}
-		}
-	}
-	for name, test := range map[string]func(*testing.T){
-		"all is written": func(t *testing.T) {
-			out, q := start(nil)
-			write(t, q, outputQueueSize)
-			close(out.released)
-			if err := q.Commit(); err != nil || out.written != outputQueueSize || !out.committed {
-				t.Errorf("%v, %+v", err, out)
-			}
-			q.Abort()
-		},
-		"aborted": func(t *testing.T) {
-			out, q := start(nil)
-			write(t, q, 3)
-			close(out.released)
-			q.Abort()
-			q.Abort()
-			if out.committed || !out.aborted {
-				t.Errorf("%+v", out)
-			}
-		},
-		"too slow": func(t *testing.T) {
-			out, q := start(nil)
-			began := time.Now()
-			write(t, q, outputQueueSize)
-			synctest.Wait() // it has taken one
-			write(t, q, 1)
-			if err := q.Write(&datacenter.State{}); err == nil || !strings.Contains(err.Error(), "the output cannot keep up: 1000 states") {
-				t.Errorf("one state too many: %v", err)
-			}
-			if took := time.Since(began); took != 0 {
-				t.Errorf("a write waited for %v", took)
-			}
-			if err := q.Commit(); !errors.Is(err, errNotTaken) || time.Since(began) != outputTimeout {
-				t.Errorf("after %v: %v", time.Since(began), err)
-			}
-			q.Abort()
-			close(out.released)
-		},
-		"a write fails": func(t *testing.T) {
-			out, q := start(errFull)
-			close(out.released)
-			write(t, q, 1)
-			synctest.Wait()
-			if err := q.Write(&datacenter.State{}); !errors.Is(err, errFull) {
-				t.Errorf("the next write: %v, want %v", err, errFull)
-			}
-			if err := q.Commit(); !errors.Is(err, errFull) || out.committed || !out.aborted || out.written != 1 {
-				t.Errorf("%v, %+v", err, out)
-			}
-		},
-	} {
-		t.Run(name, func(t *testing.T) { synctest.Test(t, test) })
 	}
 }
 

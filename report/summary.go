@@ -1,4 +1,5 @@
-package agent
+// Package report sums up runs from their states.
+package report
 
 import (
 	"math"
