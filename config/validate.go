@@ -2,12 +2,12 @@ package config
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
 	"net"
 	"net/netip"
-	"net/url"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -15,6 +15,7 @@ import (
 	"unicode"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/baseurl"
 )
 
 // Bounds that keep a mistyped number from asking for more memory than there is.
@@ -270,11 +271,7 @@ func (p *Replicas) validate(r *rules, path string) {
 func (l *LiveModel) validate(r *rules, path string) {
 	r.count(path+".simulated_num_replicas", l.SimulatedNumReplicas, 0)
 	if l.VLLMBaseURL != "" {
-		u, err := url.Parse(l.VLLMBaseURL)
-		if r.that(err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "", path+".vllm_base_url",
-			"must be an http or https URL such as http://node1:8000, got %s", quoteAddress(l.VLLMBaseURL)) {
-			r.that(u.User == nil, path+".vllm_base_url", "must have no user name or password in it; the key of a server goes into api_key_file")
-		}
+		validBaseURL(r, path+".vllm_base_url", l.VLLMBaseURL)
 	}
 	r.that(l.BatchSizeActuator == "" || slices.Contains(batchSizeActuators(), l.BatchSizeActuator), path+".batch_size_actuator",
 		"must be one of %q, got %q", batchSizeActuators(), l.BatchSizeActuator)
@@ -290,6 +287,20 @@ func (l *LiveModel) validate(r *rules, path string) {
 				seen[id] = true
 			}
 		}
+	}
+}
+
+func validBaseURL(r *rules, path, raw string) {
+	_, err := baseurl.Parse(raw)
+	var flawed *baseurl.Error
+	switch {
+	case !errors.As(err, &flawed):
+	case flawed.Flaw == baseurl.NoAddress:
+		r.that(false, path, "must be an http or https URL such as http://node1:8000, got %s", quoteAddress(raw))
+	case flawed.Flaw == baseurl.WithUser:
+		r.that(false, path, "must have no user name or password in it; the key of a server goes into api_key_file")
+	default:
+		r.that(false, path, "%v", flawed)
 	}
 }
 
