@@ -10,6 +10,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/g2g-agent/g2g-agent/completion"
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/loadgen"
 	"github.com/g2g-agent/g2g-agent/vllm"
@@ -200,7 +201,7 @@ func (b *backend) requests() string {
 	text := fmt.Sprintf("%d requests completed", stats.Completed)
 	for kind, n := range stats.FailedByKind {
 		if n > 0 {
-			text += fmt.Sprintf(", %d failed (%s)", n, vllm.StreamErrorKind(kind))
+			text += fmt.Sprintf(", %d failed (%s)", n, completion.ErrorKind(kind))
 		}
 	}
 	return text
@@ -209,7 +210,7 @@ func (b *backend) requests() string {
 // lostConnections counts the requests that failed as they do when a server dies.
 func (b *backend) lostConnections() uint64 {
 	failed := b.load.Stats().FailedByKind
-	return failed[vllm.StreamConnect] + failed[vllm.StreamCut]
+	return failed[completion.KindConnect] + failed[completion.KindCut]
 }
 
 // scrape reads the server's metrics once.

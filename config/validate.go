@@ -2,14 +2,15 @@ package config
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
-	"net/url"
 	"slices"
 	"strings"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/baseurl"
 	"github.com/g2g-agent/g2g-agent/power"
 	"github.com/g2g-agent/g2g-agent/power/kinds"
 )
@@ -290,11 +291,7 @@ func (l *LiveModel) validate(r *rules, path string) {
 // validate notes what is wrong with a server; seen are the GPUs of those before.
 func (s *LiveServer) validate(r *rules, path string, seen map[string]bool) {
 	if s.VLLMBaseURL != "" {
-		u, err := url.Parse(s.VLLMBaseURL)
-		if r.that(err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "", path+".vllm_base_url",
-			"must be an http or https URL such as http://node1:8000, got %s", power.QuoteAddress(s.VLLMBaseURL)) {
-			r.that(u.User == nil, path+".vllm_base_url", "must have no user name or password in it; the key of a server goes into api_key_file")
-		}
+		validBaseURL(r, path+".vllm_base_url", s.VLLMBaseURL)
 	}
 	validActuator(r, path, s.BatchSizeActuator)
 	for i, e := range s.GPUEndpoints {
@@ -314,6 +311,20 @@ func (s *LiveServer) validate(r *rules, path string, seen map[string]bool) {
 func validActuator(r *rules, path, actuator string) {
 	r.that(actuator == "" || slices.Contains(batchSizeActuators(), actuator), path+".batch_size_actuator",
 		"must be one of %q, got %q", batchSizeActuators(), actuator)
+}
+
+func validBaseURL(r *rules, path, raw string) {
+	_, err := baseurl.Parse(raw)
+	var flawed *baseurl.Error
+	switch {
+	case !errors.As(err, &flawed):
+	case flawed.Flaw == baseurl.NoAddress:
+		r.that(false, path, "must be an http or https URL such as http://node1:8000, got %s", power.QuoteAddress(raw))
+	case flawed.Flaw == baseurl.WithUser:
+		r.that(false, path, "must have no user name or password in it; the key of a server goes into api_key_file")
+	default:
+		r.that(false, path, "%v", flawed)
+	}
 }
 
 func (e *GPUEndpoint) validate(r *rules, path string) {

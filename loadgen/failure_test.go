@@ -11,8 +11,8 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/g2g-agent/g2g-agent/completion"
 	"github.com/g2g-agent/g2g-agent/sim"
-	"github.com/g2g-agent/g2g-agent/vllm"
 )
 
 // TestAnswersGivenUpAreFailures: an engine that aborts each request must not look
@@ -79,7 +79,7 @@ func TestErrorEventsFailInEveryShape(t *testing.T) {
 	g := startLoad(t, Config{BaseURL: server.URL(), Concurrency: 3, MaxOutputTokens: 10})
 	eventually(t, 20*time.Second, "all shapes, twice, and health", func() bool { return server.Faults().ErrorEvents == 0 && g.Stats().Completed > 10 })
 	s := g.Stats()
-	if failed := s.FailedByKind[vllm.StreamErrorEvent]; failed != 18 || s.Failed() != 18 {
+	if failed := s.FailedByKind[completion.KindErrorEvent]; failed != 18 || s.Failed() != 18 {
 		t.Errorf("failures by kind %v, want 18 error events", s.FailedByKind)
 	}
 }

@@ -13,9 +13,9 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/g2g-agent/g2g-agent/completion"
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/internal/credential"
-	"github.com/g2g-agent/g2g-agent/vllm"
 )
 
 // Config says what load to keep on which server.
@@ -53,7 +53,7 @@ type Config struct {
 // Generator keeps a server under load.
 type Generator struct {
 	cfg          Config
-	client       *vllm.StreamClient
+	client       *completion.Client
 	requests     []preparedRequest
 	meter        *meter
 	log          zerolog.Logger
@@ -78,7 +78,7 @@ type tallies struct {
 	inFlight                      atomic.Int64
 	started, completed, cancelled atomic.Uint64
 	connects, reconnects          atomic.Uint64
-	failed                        [vllm.NumStreamErrorKinds]atomic.Uint64
+	failed                        [completion.NumErrorKinds]atomic.Uint64
 }
 
 // New checks cfg and prepares all requests. Nothing is sent before
@@ -100,7 +100,7 @@ func New(cfg Config) (*Generator, error) {
 	case cfg.ITLWindow < minWindow:
 		return nil, fmt.Errorf("%w: the ITL window is %v, want %v or more", datacenter.ErrInvalidInput, cfg.ITLWindow, minWindow)
 	}
-	client, err := vllm.NewStreamClient(vllm.StreamConfig{
+	client, err := completion.NewClient(completion.Config{
 		BaseURL: cfg.BaseURL, Credential: cfg.Credential, TLS: cfg.TLS,
 		IdleTimeout: cfg.IdleTimeout, RequestTimeout: cfg.RequestTimeout,
 	})
@@ -236,7 +236,7 @@ type worker struct {
 	generator *Generator
 	shard     int
 	random    *rand.Rand
-	stream    *vllm.Stream
+	stream    *completion.Stream
 	connects  int // of the stream, as far as they are counted
 	progress  progress
 }
@@ -271,9 +271,9 @@ func (w *worker) work(ctx context.Context) {
 		w.countConnects()
 		if err == nil && w.progress.tokens == 0 {
 			// At once again, it would be a busy loop that measures nothing.
-			err = &vllm.StreamError{Kind: vllm.StreamNoTokens, Detail: "the answer is complete and has no tokens"}
+			err = &completion.Error{Kind: completion.KindNoTokens, Detail: "the answer is complete and has no tokens"}
 		}
-		var failure *vllm.StreamError
+		var failure *completion.Error
 		switch {
 		case err == nil:
 			g.tallies.completed.Add(1)
@@ -292,7 +292,7 @@ func (w *worker) work(ctx context.Context) {
 	g.gone()
 }
 
-func (w *worker) observe(r *vllm.StreamRead) {
+func (w *worker) observe(r *completion.Read) {
 	w.countConnects()
 	if odd := w.generator.meter.observe(w.shard, &w.progress, r); odd != "" {
 		w.generator.oddUsage(odd)

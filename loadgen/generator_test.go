@@ -18,10 +18,10 @@ import (
 	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
 
+	"github.com/g2g-agent/g2g-agent/completion"
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/internal/credential"
 	"github.com/g2g-agent/g2g-agent/sim"
-	"github.com/g2g-agent/g2g-agent/vllm"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -173,30 +173,30 @@ func TestConcurrencyFollowsWhatIsSet(t *testing.T) {
 }
 
 // failed is the number of failures of a kind so far.
-func failed(g *Generator, kind vllm.StreamErrorKind) uint64 { return g.Stats().FailedByKind[kind] }
+func failed(g *Generator, kind completion.ErrorKind) uint64 { return g.Stats().FailedByKind[kind] }
 
 func TestFailuresAreCountedByKindAndOvercome(t *testing.T) {
 	t.Parallel()
 	for i, test := range []struct {
-		kind   vllm.StreamErrorKind
+		kind   completion.ErrorKind
 		faults sim.VLLMFaults
 	}{
-		{vllm.StreamStatus5xx, sim.VLLMFaults{Status: 500}},
-		{vllm.StreamStatus4xx, sim.VLLMFaults{Status: 404}},
-		{vllm.StreamErrorEvent, sim.VLLMFaults{ErrorEvents: 8}},
-		{vllm.StreamAborted, sim.VLLMFaults{Aborts: 8}},
-		{vllm.StreamNoDone, sim.VLLMFaults{NoDone: 8}},
-		{vllm.StreamMalformed, sim.VLLMFaults{MalformedEvents: 8}},
-		{vllm.StreamCut, sim.VLLMFaults{DropStreams: true}},
-		{vllm.StreamIdleTimeout, sim.VLLMFaults{Freeze: true}},
-		{vllm.StreamIdleTimeout, sim.VLLMFaults{FreezeStreams: true}},
-		{vllm.StreamTotalTimeout, sim.VLLMFaults{SlowDown: 100}},
+		{completion.KindStatus5xx, sim.VLLMFaults{Status: 500}},
+		{completion.KindStatus4xx, sim.VLLMFaults{Status: 404}},
+		{completion.KindErrorEvent, sim.VLLMFaults{ErrorEvents: 8}},
+		{completion.KindAborted, sim.VLLMFaults{Aborts: 8}},
+		{completion.KindNoDone, sim.VLLMFaults{NoDone: 8}},
+		{completion.KindMalformed, sim.VLLMFaults{MalformedEvents: 8}},
+		{completion.KindCut, sim.VLLMFaults{DropStreams: true}},
+		{completion.KindIdleTimeout, sim.VLLMFaults{Freeze: true}},
+		{completion.KindIdleTimeout, sim.VLLMFaults{FreezeStreams: true}},
+		{completion.KindTotalTimeout, sim.VLLMFaults{SlowDown: 100}},
 	} {
 		t.Run(fmt.Sprintf("%v %d", test.kind, i), func(t *testing.T) {
 			t.Parallel()
 			server := startServer(t, sim.VLLMConfig{Profile: steady(2 * time.Millisecond), OutputTokens: 10})
 			cfg := Config{BaseURL: server.URL(), Concurrency: 8, MaxOutputTokens: 10, IdleTimeout: 300 * time.Millisecond, RequestTimeout: time.Minute}
-			if test.kind == vllm.StreamTotalTimeout {
+			if test.kind == completion.KindTotalTimeout {
 				cfg.IdleTimeout, cfg.RequestTimeout = time.Minute, 500*time.Millisecond
 			}
 			g := startLoad(t, cfg)
@@ -218,10 +218,10 @@ func TestServerKilledAndBack(t *testing.T) {
 	g := startLoad(t, Config{BaseURL: server.URL(), Concurrency: 100, MaxOutputTokens: 20, Log: zerolog.New(&log)})
 	eventually(t, 10*time.Second, "requests complete", func() bool { return g.Stats().Completed >= 200 })
 	server.Kill()
-	eventually(t, 10*time.Second, "all workers know", func() bool { return failed(g, vllm.StreamConnect) >= 300 })
+	eventually(t, 10*time.Second, "all workers know", func() bool { return failed(g, completion.KindConnect) >= 300 })
 	s := g.Stats()
-	if s.FailedByKind[vllm.StreamCut] == 0 || s.FailedByKind[vllm.StreamCut] > 200 {
-		t.Errorf("%d streams were cut, want those in flight, 100", s.FailedByKind[vllm.StreamCut])
+	if s.FailedByKind[completion.KindCut] == 0 || s.FailedByKind[completion.KindCut] > 200 {
+		t.Errorf("%d streams were cut, want those in flight, 100", s.FailedByKind[completion.KindCut])
 	}
 	if w := g.ITL(time.Now().Add(2 * time.Second)); !math.IsNaN(w.MeanS) {
 		t.Errorf("ITL without a server is %v, want NaN", w.MeanS)
@@ -252,11 +252,11 @@ func TestNoBusyLoopWhileTheServerIsAway(t *testing.T) {
 	server := startServer(t, sim.VLLMConfig{Profile: steady(time.Millisecond)})
 	server.Kill()
 	g := startLoad(t, Config{BaseURL: server.URL(), Concurrency: 10})
-	eventually(t, 10*time.Second, "the back-off has grown", func() bool { return failed(g, vllm.StreamConnect) >= 50 })
-	before, start := failed(g, vllm.StreamConnect), time.Now()
+	eventually(t, 10*time.Second, "the back-off has grown", func() bool { return failed(g, completion.KindConnect) >= 50 })
+	before, start := failed(g, completion.KindConnect), time.Now()
 	wait(t, 2*time.Second)
 	// At most one in half a second each, and the one under way.
-	if tries, most := failed(g, vllm.StreamConnect)-before, uint64(10*(time.Since(start).Seconds()*2+1)); tries < 10 || tries > most {
+	if tries, most := failed(g, completion.KindConnect)-before, uint64(10*(time.Since(start).Seconds()*2+1)); tries < 10 || tries > most {
 		t.Errorf("%d attempts of 10 workers in 2 s, want 10 to %d", tries, most)
 	}
 }
@@ -291,8 +291,8 @@ func TestOutagesAreLoggedOnce(t *testing.T) {
 	var log lockedBuffer
 	o := outages{log: zerolog.New(&log)}
 	now := time.Unix(1_700_000_000, 0)
-	cut := &vllm.StreamError{Kind: vllm.StreamCut, Detail: "gone"}
-	away := &vllm.StreamError{Kind: vllm.StreamConnect, Err: errors.New("refused")}
+	cut := &completion.Error{Kind: completion.KindCut, Detail: "gone"}
+	away := &completion.Error{Kind: completion.KindConnect, Err: errors.New("refused")}
 	for second := range 60 {
 		at := now.Add(time.Duration(second) * time.Second)
 		switch {
@@ -351,7 +351,7 @@ func TestAPIKeyIsSent(t *testing.T) {
 	g := startLoad(t, Config{BaseURL: server.URL(), Credential: credential.Fixed("secret"), Concurrency: 1, MaxOutputTokens: 2})
 	eventually(t, 10*time.Second, "a request completes", func() bool { return g.Stats().Completed > 0 })
 	wrong := startLoad(t, Config{BaseURL: server.URL(), Concurrency: 1})
-	eventually(t, 10*time.Second, "a refusal", func() bool { return failed(wrong, vllm.StreamStatus4xx) > 0 })
+	eventually(t, 10*time.Second, "a refusal", func() bool { return failed(wrong, completion.KindStatus4xx) > 0 })
 }
 
 func TestConfigsRefused(t *testing.T) {
@@ -360,7 +360,7 @@ func TestConfigsRefused(t *testing.T) {
 		want string
 	}{
 		{Config{BaseURL: "http://a"}, "the load generator has no model id"},
-		{Config{BaseURL: "a", ModelID: "m"}, `vLLM base URL is "a", want http://HOST:PORT or https://HOST:PORT`},
+		{Config{BaseURL: "a", ModelID: "m"}, `the base URL of a vLLM server is "a", without a scheme; is it http://a?`},
 		{Config{BaseURL: "http://a", ModelID: "m", Concurrency: -1}, "concurrency is -1, want 0 or more"},
 		{Config{BaseURL: "http://a", ModelID: "m", MaxOutputTokens: -1}, "the maximum of output tokens is -1, want 1 or more"},
 		{Config{BaseURL: "http://a", ModelID: "m", ITLWindow: time.Microsecond}, "the ITL window is 1µs, want 10ms or more"},
@@ -412,10 +412,10 @@ func TestAnswersWithoutTokensAreFailures(t *testing.T) {
 	}))
 	defer server.Close()
 	g := startLoad(t, Config{BaseURL: server.URL, Concurrency: 2})
-	eventually(t, 10*time.Second, "failures", func() bool { return failed(g, vllm.StreamNoTokens) >= 8 })
-	start, before := time.Now(), failed(g, vllm.StreamNoTokens)
+	eventually(t, 10*time.Second, "failures", func() bool { return failed(g, completion.KindNoTokens) >= 8 })
+	start, before := time.Now(), failed(g, completion.KindNoTokens)
 	wait(t, time.Second)
-	if tries, most := failed(g, vllm.StreamNoTokens)-before, uint64(2*(time.Since(start).Seconds()*2+1)); tries > most {
+	if tries, most := failed(g, completion.KindNoTokens)-before, uint64(2*(time.Since(start).Seconds()*2+1)); tries > most {
 		t.Errorf("%d requests of 2 workers in 1 s, want at most %d", tries, most)
 	}
 	if s := g.Stats(); s.Completed != 0 {

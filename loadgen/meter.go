@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/g2g-agent/g2g-agent/vllm"
+	"github.com/g2g-agent/g2g-agent/completion"
 )
 
 // meter turns what the streams read into latencies, over a sliding window and
@@ -82,7 +82,7 @@ func newMeter(window time.Duration) *meter {
 
 // observe records a read of the request that p belongs to. It returns a usage that
 // makes no sense, if there was one.
-func (m *meter) observe(shardOf int, p *progress, r *vllm.StreamRead) (oddUsage string) {
+func (m *meter) observe(shardOf int, p *progress, r *completion.Read) (oddUsage string) {
 	s := &m.shards[shardOf%numShards]
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -130,7 +130,7 @@ type readGain struct {
 }
 
 // countChunks adds up the chunks of a read of the request that p belongs to.
-func (s *shard) countChunks(p *progress, chunks []vllm.StreamChunk, total *readGain) {
+func (s *shard) countChunks(p *progress, chunks []completion.Chunk, total *readGain) {
 	for i := range chunks {
 		chunk := chunks[i]
 		s.counts.chunks++
@@ -157,13 +157,13 @@ func (s *shard) countChunks(p *progress, chunks []vllm.StreamChunk, total *readG
 	}
 }
 
-func (s *shard) countStamp(r *vllm.StreamRead) {
+func (s *shard) countStamp(r *completion.Read) {
 	switch r.Stamp {
-	case vllm.StampKernel:
+	case completion.StampKernel:
 		s.lag.add(r.Lag, 1)
-	case vllm.StampMissing:
+	case completion.StampMissing:
 		s.counts.missing++
-	case vllm.StampDiscarded:
+	case completion.StampDiscarded:
 		s.counts.discarded++
 	}
 }

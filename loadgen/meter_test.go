@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/g2g-agent/g2g-agent/vllm"
+	"github.com/g2g-agent/g2g-agent/completion"
 )
 
 // reader feeds a meter with the reads of one request.
@@ -18,31 +18,31 @@ type reader struct {
 	progress progress
 }
 
-func (r *reader) read(at time.Duration, chunks ...vllm.StreamChunk) {
-	r.meter.observe(r.shard, &r.progress, &vllm.StreamRead{At: at, Chunks: chunks})
+func (r *reader) read(at time.Duration, chunks ...completion.Chunk) {
+	r.meter.observe(r.shard, &r.progress, &completion.Read{At: at, Chunks: chunks})
 }
 
 // eventBytes is how long vLLM's events are at least.
 const eventBytes = 200
 
 // tokens is a chunk with usage and, but for the first, output.
-func tokens(n int) vllm.StreamChunk {
-	return vllm.StreamChunk{Tokens: n, Content: n > 0, Bytes: eventBytes}
+func tokens(n int) completion.Chunk {
+	return completion.Chunk{Tokens: n, Content: n > 0, Bytes: eventBytes}
 }
 
 // quiet is a chunk with usage and without output.
-func quiet(n int) vllm.StreamChunk { return vllm.StreamChunk{Tokens: n, Bytes: eventBytes} }
+func quiet(n int) completion.Chunk { return completion.Chunk{Tokens: n, Bytes: eventBytes} }
 
 // last is the usage at the end of an answer.
-func last(n int) vllm.StreamChunk {
-	return vllm.StreamChunk{Tokens: n, Last: true, Bytes: eventBytes}
+func last(n int) completion.Chunk {
+	return completion.Chunk{Tokens: n, Last: true, Bytes: eventBytes}
 }
 
-func content() vllm.StreamChunk {
-	return vllm.StreamChunk{Tokens: -1, Content: true, Bytes: eventBytes}
+func content() completion.Chunk {
+	return completion.Chunk{Tokens: -1, Content: true, Bytes: eventBytes}
 }
 
-func empty() vllm.StreamChunk { return vllm.StreamChunk{Tokens: -1, Bytes: eventBytes} }
+func empty() completion.Chunk { return completion.Chunk{Tokens: -1, Bytes: eventBytes} }
 
 const ms = time.Millisecond
 
@@ -224,7 +224,7 @@ func TestMeasuringDoesNotAllocate(t *testing.T) {
 	m := newMeter(time.Second)
 	var p progress
 	now := time.Second
-	r := vllm.StreamRead{Chunks: make([]vllm.StreamChunk, 1)}
+	r := completion.Read{Chunks: make([]completion.Chunk, 1)}
 	n := 0
 	if allocs := testing.AllocsPerRun(1000, func() {
 		now += 10 * ms
@@ -243,7 +243,7 @@ func BenchmarkObserve(b *testing.B) {
 	m := newMeter(time.Second)
 	var p progress
 	now := time.Second
-	r := vllm.StreamRead{Chunks: make([]vllm.StreamChunk, 1)}
+	r := completion.Read{Chunks: make([]completion.Chunk, 1)}
 	b.ReportAllocs()
 	for b.Loop() {
 		now += 50 * time.Microsecond

@@ -6,7 +6,7 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"github.com/g2g-agent/g2g-agent/vllm"
+	"github.com/g2g-agent/g2g-agent/completion"
 )
 
 // outages logs the first failure of each kind, and that it is over once requests
@@ -17,7 +17,7 @@ type outages struct {
 
 	mu     sync.Mutex
 	open   int // kinds that last
-	byKind [vllm.NumStreamErrorKinds]outage
+	byKind [completion.NumErrorKinds]outage
 }
 
 type outage struct {
@@ -29,7 +29,7 @@ type outage struct {
 // quietAfter is how long a kind of failure must not be seen to be over.
 const quietAfter = 5 * time.Second
 
-func (o *outages) failed(now time.Time, failure *vllm.StreamError) {
+func (o *outages) failed(now time.Time, failure *completion.Error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	k := &o.byKind[failure.Kind]
@@ -55,7 +55,7 @@ func (o *outages) completed(now time.Time) {
 		if k.open && now.Sub(k.latest) >= quietAfter {
 			k.open = false
 			o.open--
-			o.log.Info().Str("kind", vllm.StreamErrorKind(kind).String()).Uint64("failures", k.failures).
+			o.log.Info().Str("kind", completion.ErrorKind(kind).String()).Uint64("failures", k.failures).
 				Msg("requests no longer fail in this way")
 		}
 	}

@@ -4,7 +4,7 @@ import (
 	"math"
 	"time"
 
-	"github.com/g2g-agent/g2g-agent/vllm"
+	"github.com/g2g-agent/g2g-agent/completion"
 )
 
 // progress is how far a stream's request has come.
@@ -40,7 +40,7 @@ func (p *progress) next(limit int) progress {
 // exceeds tells whether the usage of a chunk is more than there can be: than was
 // asked for, or, if that is not known, more tokens than bytes have come since the
 // latest usage.
-func (p *progress) exceeds(chunk *vllm.StreamChunk) bool {
+func (p *progress) exceeds(chunk *completion.Chunk) bool {
 	p.room += chunk.Bytes
 	if p.limit > 0 {
 		return chunk.Tokens > p.limit
@@ -68,7 +68,7 @@ type gain struct {
 // A usage that comes only in the end is not believed where chunks had to be
 // counted: it would be a bundle that never was. Nor is one that stands still while
 // output comes, but for that of a last chunk, with which comes what was held back.
-func (p *progress) advance(chunk *vllm.StreamChunk) (g gain) {
+func (p *progress) advance(chunk *completion.Chunk) (g gain) {
 	unsure := p.unsure
 	switch {
 	case chunk.Tokens < 0:
@@ -104,7 +104,7 @@ func (p *progress) advance(chunk *vllm.StreamChunk) (g gain) {
 }
 
 // count counts a chunk with output as a token.
-func (p *progress) count(chunk *vllm.StreamChunk) (g gain) {
+func (p *progress) count(chunk *completion.Chunk) (g gain) {
 	if !chunk.Content {
 		return g
 	}
@@ -119,7 +119,7 @@ func (p *progress) count(chunk *vllm.StreamChunk) (g gain) {
 
 // shareOfFirst is the number of tokens that the first chunk has brought if all
 // chunks up to this one have brought as many.
-func (p *progress) shareOfFirst(chunk *vllm.StreamChunk) int {
+func (p *progress) shareOfFirst(chunk *completion.Chunk) int {
 	chunks := p.tokens
 	if chunk.Content || !chunk.Last {
 		chunks++

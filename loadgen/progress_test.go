@@ -10,12 +10,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/g2g-agent/g2g-agent/vllm"
+	"github.com/g2g-agent/g2g-agent/completion"
 )
 
 // answer feeds a meter with one answer after the other: chunks that come one by
 // one, each after the one before.
-func (r *reader) answer(from, gap time.Duration, chunks ...vllm.StreamChunk) {
+func (r *reader) answer(from, gap time.Duration, chunks ...completion.Chunk) {
 	r.progress = r.progress.next(r.limit)
 	for i, chunk := range chunks {
 		r.read(from+time.Duration(i)*gap, chunk)
@@ -27,11 +27,11 @@ func (r *reader) answer(from, gap time.Duration, chunks ...vllm.StreamChunk) {
 func TestUsageMissingInSomeChunks(t *testing.T) {
 	const gap = 10 * ms
 	role, none := tokens(0), content()
-	zero := vllm.StreamChunk{Content: true, Bytes: eventBytes}
-	rest := vllm.StreamChunk{Tokens: 4, Content: true, Last: true, Bytes: eventBytes}
+	zero := completion.Chunk{Content: true, Bytes: eventBytes}
+	rest := completion.Chunk{Tokens: 4, Content: true, Last: true, Bytes: eventBytes}
 	for _, test := range []struct {
 		name    string
-		chunks  []vllm.StreamChunk
+		chunks  []completion.Chunk
 		tokens  uint64 // of an answer
 		samples int64
 		meanMS  float64
@@ -39,72 +39,72 @@ func TestUsageMissingInSomeChunks(t *testing.T) {
 		first   string // of the first answer
 	}{
 		{
-			"in every other chunk", []vllm.StreamChunk{role, none, tokens(2), none, tokens(4), none, last(5)},
+			"in every other chunk", []completion.Chunk{role, none, tokens(2), none, tokens(4), none, last(5)},
 			5, 4, 10, MethodUsage, MethodPerChunk,
 		},
 		{
-			"in the first chunks", []vllm.StreamChunk{none, none, none, tokens(4), tokens(5), last(5)},
+			"in the first chunks", []completion.Chunk{none, none, none, tokens(4), tokens(5), last(5)},
 			5, 4, 10, MethodUsage, MethodPerChunk,
 		},
 		{
-			"in the last chunk with output", []vllm.StreamChunk{role, tokens(1), tokens(2), tokens(3), none, last(4)},
+			"in the last chunk with output", []completion.Chunk{role, tokens(1), tokens(2), tokens(3), none, last(4)},
 			4, 3, 10, MethodUsage, MethodUsage,
 		},
 		{
-			"in the end", []vllm.StreamChunk{role, tokens(1), none, tokens(3), none}, 4, 3, 10, MethodUsage, MethodUsage,
+			"in the end", []completion.Chunk{role, tokens(1), none, tokens(3), none}, 4, 3, 10, MethodUsage, MethodUsage,
 		},
 		{
-			"in half of the chunks, of three tokens each", []vllm.StreamChunk{role, tokens(3), none, tokens(9), none, tokens(15), none, last(18)},
+			"in half of the chunks, of three tokens each", []completion.Chunk{role, tokens(3), none, tokens(9), none, tokens(15), none, last(18)},
 			18, 15, 60. / 15, MethodPerChunk, MethodPerChunk, // the last three come with no chunk of their own
 		},
 		{
-			"in the first of chunks of three tokens", []vllm.StreamChunk{role, none, tokens(6), tokens(9), tokens(12)},
+			"in the first of chunks of three tokens", []completion.Chunk{role, none, tokens(6), tokens(9), tokens(12)},
 			12, 9, 30. / 9, MethodPerChunk, MethodPerChunk,
 		},
 		{
-			"in all but the role's chunk", []vllm.StreamChunk{role, none, none, none, last(9)},
+			"in all but the role's chunk", []completion.Chunk{role, none, none, none, last(9)},
 			3, 2, 10, MethodPerChunk, MethodPerChunk,
 		},
 		{
-			"in all chunks", []vllm.StreamChunk{none, none, none}, 3, 2, 10, MethodPerChunk, MethodPerChunk,
+			"in all chunks", []completion.Chunk{none, none, none}, 3, 2, 10, MethodPerChunk, MethodPerChunk,
 		},
 		{
-			"nowhere, but an empty text was a token", []vllm.StreamChunk{role, tokens(1), empty(), tokens(3), tokens(4)},
+			"nowhere, but an empty text was a token", []completion.Chunk{role, tokens(1), empty(), tokens(3), tokens(4)},
 			4, 3, 10, MethodUsage, MethodUsage,
 		},
 		{
-			"and fewer than were counted", []vllm.StreamChunk{role, tokens(1), none, none, tokens(2), tokens(3), tokens(4)},
+			"and fewer than were counted", []completion.Chunk{role, tokens(1), none, none, tokens(2), tokens(3), tokens(4)},
 			4, 3, 50. / 3, MethodPerChunk, MethodPerChunk,
 		},
 		{
-			"nowhere: not cumulative", []vllm.StreamChunk{role, tokens(1), tokens(1), tokens(1), tokens(1), last(4)}, 4, 3, 10, MethodPerChunk, MethodPerChunk,
+			"nowhere: not cumulative", []completion.Chunk{role, tokens(1), tokens(1), tokens(1), tokens(1), last(4)}, 4, 3, 10, MethodPerChunk, MethodPerChunk,
 		},
 		{
-			"nowhere: always 0", []vllm.StreamChunk{role, zero, zero, zero, zero, last(0)}, 4, 3, 10, MethodPerChunk, MethodPerChunk,
+			"nowhere: always 0", []completion.Chunk{role, zero, zero, zero, zero, last(0)}, 4, 3, 10, MethodPerChunk, MethodPerChunk,
 		},
 		{
-			"nowhere: always 0 but in the end", []vllm.StreamChunk{role, zero, zero, quiet(0), zero, zero, last(9)}, 4, 3, 40. / 3, MethodPerChunk, MethodPerChunk,
+			"nowhere: always 0 but in the end", []completion.Chunk{role, zero, zero, quiet(0), zero, zero, last(9)}, 4, 3, 40. / 3, MethodPerChunk, MethodPerChunk,
 		},
 		{
-			"nowhere: always 1", []vllm.StreamChunk{tokens(1), tokens(1), tokens(1), tokens(1), last(1)}, 4, 3, 10, MethodPerChunk, MethodPerChunk,
+			"nowhere: always 1", []completion.Chunk{tokens(1), tokens(1), tokens(1), tokens(1), last(1)}, 4, 3, 10, MethodPerChunk, MethodPerChunk,
 		},
 		{
-			"nowhere: stands still for a while", []vllm.StreamChunk{role, tokens(1), tokens(2), tokens(2), tokens(2), tokens(5), tokens(6), last(6)}, 6, 5, 10, MethodPerChunk, MethodPerChunk,
+			"nowhere: stands still for a while", []completion.Chunk{role, tokens(1), tokens(2), tokens(2), tokens(2), tokens(5), tokens(6), last(6)}, 6, 5, 10, MethodPerChunk, MethodPerChunk,
 		},
 		{
-			"nowhere: rises with every other chunk", []vllm.StreamChunk{role, tokens(1), tokens(1), tokens(3), tokens(3), tokens(5), last(5)}, 5, 4, 10, MethodUsage, MethodUsage,
+			"nowhere: rises with every other chunk", []completion.Chunk{role, tokens(1), tokens(1), tokens(3), tokens(3), tokens(5), last(5)}, 5, 4, 10, MethodUsage, MethodUsage,
 		},
 		{
-			"nowhere: one too few", []vllm.StreamChunk{zero, tokens(1), tokens(2), tokens(3), last(4)}, 4, 3, 40. / 3, MethodUsage, MethodPerChunk,
+			"nowhere: one too few", []completion.Chunk{zero, tokens(1), tokens(2), tokens(3), last(4)}, 4, 3, 40. / 3, MethodUsage, MethodPerChunk,
 		},
 		{
-			"nowhere: the last output is what was held back", []vllm.StreamChunk{role, tokens(1), tokens(2), tokens(3), tokens(4), rest, last(4)}, 4, 3, 10, MethodUsage, MethodUsage,
+			"nowhere: the last output is what was held back", []completion.Chunk{role, tokens(1), tokens(2), tokens(3), tokens(4), rest, last(4)}, 4, 3, 10, MethodUsage, MethodUsage,
 		},
 		{
-			"nowhere: output without a token of its own", []vllm.StreamChunk{role, tokens(1), quiet(1), quiet(2), quiet(2), tokens(3), quiet(3), last(3)}, 3, 2, 20, MethodUsage, MethodUsage,
+			"nowhere: output without a token of its own", []completion.Chunk{role, tokens(1), quiet(1), quiet(2), quiet(2), tokens(3), quiet(3), last(3)}, 3, 2, 20, MethodUsage, MethodUsage,
 		},
 		{
-			"nowhere: backwards", []vllm.StreamChunk{role, tokens(1), tokens(3), tokens(2), tokens(4), tokens(5)}, 5, 4, 10, MethodUsage, MethodUsage,
+			"nowhere: backwards", []completion.Chunk{role, tokens(1), tokens(3), tokens(2), tokens(4), tokens(5)}, 5, 4, 10, MethodUsage, MethodUsage,
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -135,20 +135,20 @@ func TestUsageOfMoreThanThereCanBe(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		limit  int
-		chunks []vllm.StreamChunk
+		chunks []completion.Chunk
 		tokens uint64
 		meanMS float64
 		odd    uint64
 	}{
-		{"within the limit", 1000, []vllm.StreamChunk{tokens(1), tokens(501), tokens(1000), last(1000)}, 1000, 20. / 999, 0},
-		{"above the limit", 1000, []vllm.StreamChunk{tokens(1), tokens(2), tokens(1001), tokens(4), last(4)}, 4, 10, 1},
-		{"far above", 1000, []vllm.StreamChunk{tokens(1), tokens(2), tokens(most), tokens(4), far}, 4, 10, 2},
-		{"at first", 1000, []vllm.StreamChunk{tokens(most), tokens(2), tokens(3), tokens(4), last(4)}, 4, 10, 1},
-		{"in all chunks", 3, []vllm.StreamChunk{tokens(most), tokens(most), tokens(most), far}, 3, 10, 4},
-		{"as many tokens as bytes", 0, []vllm.StreamChunk{tokens(1), tokens(1 + eventBytes), tokens(2 + eventBytes)}, 2 + eventBytes, 20. / (1 + eventBytes), 0},
-		{"more tokens than bytes", 0, []vllm.StreamChunk{tokens(1), tokens(2), tokens(3 + eventBytes), tokens(4), last(4)}, 4, 10, 1},
-		{"as many as bytes since the latest usage", 0, []vllm.StreamChunk{tokens(1), content(), tokens(1 + 2*eventBytes)}, 1 + 2*eventBytes, 20. / (2 * eventBytes), 0},
-		{"far more tokens than bytes", 0, []vllm.StreamChunk{tokens(1), tokens(2), tokens(most), tokens(4), far}, 4, 10, 2},
+		{"within the limit", 1000, []completion.Chunk{tokens(1), tokens(501), tokens(1000), last(1000)}, 1000, 20. / 999, 0},
+		{"above the limit", 1000, []completion.Chunk{tokens(1), tokens(2), tokens(1001), tokens(4), last(4)}, 4, 10, 1},
+		{"far above", 1000, []completion.Chunk{tokens(1), tokens(2), tokens(most), tokens(4), far}, 4, 10, 2},
+		{"at first", 1000, []completion.Chunk{tokens(most), tokens(2), tokens(3), tokens(4), last(4)}, 4, 10, 1},
+		{"in all chunks", 3, []completion.Chunk{tokens(most), tokens(most), tokens(most), far}, 3, 10, 4},
+		{"as many tokens as bytes", 0, []completion.Chunk{tokens(1), tokens(1 + eventBytes), tokens(2 + eventBytes)}, 2 + eventBytes, 20. / (1 + eventBytes), 0},
+		{"more tokens than bytes", 0, []completion.Chunk{tokens(1), tokens(2), tokens(3 + eventBytes), tokens(4), last(4)}, 4, 10, 1},
+		{"as many as bytes since the latest usage", 0, []completion.Chunk{tokens(1), content(), tokens(1 + 2*eventBytes)}, 1 + 2*eventBytes, 20. / (2 * eventBytes), 0},
+		{"far more tokens than bytes", 0, []completion.Chunk{tokens(1), tokens(2), tokens(most), tokens(4), far}, 4, 10, 2},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			m := newMeter(time.Second)
@@ -309,10 +309,10 @@ func TestMergedBundlesKeepTheSums(t *testing.T) {
 	for step := range 20_000 {
 		now += time.Duration(math.Exp(random.Float64()*12)) * time.Microsecond / 100
 		r := &readers[random.IntN(len(readers))]
-		var chunks []vllm.StreamChunk
+		var chunks []completion.Chunk
 		for n := r.progress.tokens; len(chunks) < 1+random.IntN(3); {
 			n += random.IntN(3)
-			chunks = append(chunks, vllm.StreamChunk{Tokens: n, Content: random.IntN(3) > 0, Last: random.IntN(50) == 0, Bytes: eventBytes})
+			chunks = append(chunks, completion.Chunk{Tokens: n, Content: random.IntN(3) > 0, Last: random.IntN(50) == 0, Bytes: eventBytes})
 		}
 		r.read(now, chunks...)
 		if chunks[len(chunks)-1].Last {
@@ -362,7 +362,7 @@ func TestMeanBehindAProxyThatCollects(t *testing.T) {
 				r := &reader{meter: m}
 				at := time.Hour + time.Duration(random.Int64N(int64(test.every)))
 				var due time.Duration
-				var collected []vllm.StreamChunk
+				var collected []completion.Chunk
 				for n := range length {
 					if n > 0 {
 						gap := time.Duration(float64(test.itl) * (0.5 + random.Float64()))
@@ -376,7 +376,7 @@ func TestMeanBehindAProxyThatCollects(t *testing.T) {
 						collected = collected[:0]
 					}
 					due = flush
-					collected = append(collected, vllm.StreamChunk{Tokens: n + 1, Content: true, Last: n == length-1, Bytes: eventBytes})
+					collected = append(collected, completion.Chunk{Tokens: n + 1, Content: true, Last: n == length-1, Bytes: eventBytes})
 				}
 				if atEnd {
 					due = at

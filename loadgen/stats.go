@@ -3,7 +3,7 @@ package loadgen
 import (
 	"math"
 
-	"github.com/g2g-agent/g2g-agent/vllm"
+	"github.com/g2g-agent/g2g-agent/completion"
 )
 
 // maxBundle is the number of tokens in a chunk from which on bundles are counted
@@ -18,8 +18,8 @@ type Stats struct {
 	// Started, Completed and Cancelled count requests; cancelled are those that
 	// the end of [Generator.Run] cut short.
 	Started, Completed, Cancelled uint64
-	// FailedByKind counts the other requests, by [vllm.StreamErrorKind].
-	FailedByKind [vllm.NumStreamErrorKinds]uint64
+	// FailedByKind counts the other requests, by [completion.ErrorKind].
+	FailedByKind [completion.NumErrorKinds]uint64
 	// Connects counts connections opened, Reconnects those among them that
 	// replaced another.
 	Connects, Reconnects uint64

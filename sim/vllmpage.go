@@ -12,6 +12,11 @@ import (
 // the families of its web framework. It says what families there are, in which
 // order, and how their lines are labelled.
 //
+// The page is written here and not by Prometheus' Go library, because vLLM's is
+// written by the one for Python: numbers have a point (1.0), counts stand before
+// sums, times of creation are families of their own, and of several API servers'
+// page the order is none that the Go library can give.
+//
 //go:embed vllmpage.txt
 var capturedPage string
 

@@ -56,7 +56,7 @@ func (s *Server) ask(ctx context.Context, do func(*http.Request) (*http.Response
 			return nil, err
 		}
 		switch {
-		case refusesKey(a.StatusCode) && !renewed:
+		case credential.Refuses(a.StatusCode) && !renewed:
 			if renewed, a.renewErr = s.credential.Renew(key); !renewed {
 				return a, nil
 			}
@@ -168,18 +168,3 @@ type shortenedError struct {
 func (e *shortenedError) Error() string { return e.text }
 
 func (e *shortenedError) Unwrap() error { return e.err }
-
-// renew looks for a new key after one was refused, as detail says. If there should
-// be one and it cannot be read, the detail says that as well.
-func renew(c *credential.Credential, refused, detail string) (renewed bool, extended string) {
-	renewed, err := c.Renew(refused)
-	if err != nil {
-		detail = shorten(fmt.Sprintf("%s; the API key was to be read again: %v", detail, err))
-	}
-	return renewed, detail
-}
-
-// refusesKey reports whether an answer's status says that the key was not right.
-func refusesKey(status int) bool {
-	return status == http.StatusUnauthorized || status == http.StatusForbidden
-}

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+
+	"github.com/g2g-agent/g2g-agent/internal/credential"
 )
 
 const (
@@ -122,11 +124,12 @@ func (s *Server) SetBatchSize(ctx context.Context, actuator Actuator, n int, ram
 	defer cancel()
 	key := s.credential.Key()
 	ok := s.send(ctx, c, key, failed)
-	if !ok && refusesKey(failed.Status) {
+	if !ok && credential.Refuses(failed.Status) {
 		var renewed bool
-		if renewed, failed.Detail = renew(s.credential, key, failed.Detail); renewed {
+		if renewed, failed.Detail = s.credential.RenewAfter(key, failed.Detail); renewed {
 			ok = s.send(ctx, c, s.credential.Key(), failed)
 		}
+		failed.Detail = shorten(failed.Detail)
 	}
 	if ok {
 		return nil

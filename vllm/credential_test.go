@@ -10,28 +10,8 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/g2g-agent/g2g-agent/internal/credential"
+	"github.com/g2g-agent/g2g-agent/internal/credential/credentialtest"
 )
-
-// keyFile is a file with a key.
-type keyFile struct {
-	mu    sync.Mutex
-	key   string
-	err   error
-	reads int
-}
-
-func (f *keyFile) read() (string, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.reads++
-	return f.key, f.err
-}
-
-func (f *keyFile) set(key string, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.key, f.err = key, err
-}
 
 // A server's key is replaced, there and in the file.
 func TestKeyThatIsReplaced(t *testing.T) {
@@ -41,13 +21,6 @@ func TestKeyThatIsReplaced(t *testing.T) {
 			return func() error { return call(t.Context(), s) }
 		})
 	}
-	testReplacedKey(t, "completion", func(url string, c *credential.Credential) func() error {
-		s := newTestStream(t, StreamConfig{BaseURL: url, Credential: c})
-		return func() error {
-			_, err := tokensOf(t, s)
-			return err
-		}
-	})
 }
 
 // testReplacedKey replaces the key of a server that is called as open wants it.
@@ -67,18 +40,15 @@ func testReplacedKey(t *testing.T, name string, open func(url string, c *credent
 			switch {
 			case refused:
 				answerWith(status, `{"error":"Unauthorized"}`)(w, r)
-			case r.URL.Path == "/v1/chat/completions":
-				w.Header().Set("Content-Type", "text/event-stream")
-				answerWith(200, roleEvent+tokenEvent("x", 1)+finalEvent(1)+doneEvent)(w, r)
 			case r.Method != http.MethodGet:
 				answerWith(200, "")(w, r)
 			default:
 				wellServer(w, r)
 			}
 		})
-		file := &keyFile{key: "one"}
+		file := credentialtest.NewFile("one", nil)
 		var logged strings.Builder
-		c, err := credential.Renewable(file.read, 0, zerolog.New(&logged))
+		c, err := credential.Renewable(file.Read, 0, zerolog.New(&logged))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -98,7 +68,7 @@ func testReplacedKey(t *testing.T, name string, open func(url string, c *credent
 		if n := len(f.requests()) - asked; n != withOld {
 			t.Errorf("%s: %d requests with the old key, want %d", name, n, withOld)
 		}
-		file.set("two", nil)
+		file.Set("two", nil)
 		if err := call(); err != nil {
 			t.Errorf("%s: with the new key: %v", name, err)
 		}
@@ -108,7 +78,7 @@ func testReplacedKey(t *testing.T, name string, open func(url string, c *credent
 		if log := logged.String(); strings.Count(log, "a new one was found") != 1 || strings.Contains(log, "two") {
 			t.Errorf("%s: the log is %s", name, log)
 		}
-		file.set("", errors.New("the file is gone"))
+		file.Set("", errors.New("the file is gone"))
 		setRight("three")
 		wantMessage(t, name, call(), http.StatusText(status), "the API key was to be read again: the file is gone")
 	}

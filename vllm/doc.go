@@ -1,6 +1,6 @@
 // Package vllm speaks to one vLLM server: is it there and which models does it
-// serve, what does its metrics page say, how many sequences may it run at once,
-// and streaming completions with the time at which each chunk arrived.
+// serve, what does its metrics page say, and how many sequences may it run at once.
+// Streaming completions are package completion's.
 //
 // # Batch-size control
 //

@@ -1,7 +1,6 @@
 package vllm
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -10,17 +9,15 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/url"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/hashicorp/go-retryablehttp"
 	"github.com/rs/zerolog"
 
+	"github.com/g2g-agent/g2g-agent/internal/baseurl"
 	"github.com/g2g-agent/g2g-agent/internal/credential"
+	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 )
 
 // Limits of what is read and quoted, and of how often is asked.
@@ -131,42 +128,11 @@ func newHTTPClient(config *tls.Config) *http.Client {
 
 // checkBaseURL returns raw without the slashes at its end.
 func checkBaseURL(raw string) (string, error) {
-	const want = "want http://HOST:PORT or https://HOST:PORT"
-	if raw == "" {
-		return "", errors.New("the base URL of a vLLM server is empty; " + want)
+	base, err := baseurl.Parse(raw)
+	if err != nil {
+		return "", fmt.Errorf("the base URL of a vLLM server %w", err)
 	}
-	u, err := url.Parse(raw)
-	switch {
-	// First, because the others quote it.
-	case strings.Contains(raw, "@") && (err != nil || u.User != nil):
-		return "", errors.New("the base URL of a vLLM server has a user name or password in it; want it without, and the key as API key")
-	case strings.HasPrefix(raw, "unix:"):
-		return "", fmt.Errorf("the base URL of a vLLM server is %q, a socket; %s", raw, want)
-	case !strings.Contains(raw, "://") && !strings.HasPrefix(raw, "http"):
-		return "", fmt.Errorf("the base URL of a vLLM server is %q, without a scheme; is it http://%s?", raw, strings.TrimLeft(raw, "/"))
-	case err != nil:
-		var parseErr *url.Error
-		if errors.As(err, &parseErr) {
-			err = parseErr.Err
-		}
-		return "", fmt.Errorf("the base URL of a vLLM server is %q: %w; %s", raw, err, want)
-	case u.Scheme != "http" && u.Scheme != "https":
-		return "", fmt.Errorf("the base URL of a vLLM server is %q, with scheme %q; %s", raw, u.Scheme, want)
-	case u.Hostname() == "":
-		return "", fmt.Errorf("the base URL of a vLLM server is %q, without a host; %s", raw, want)
-	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.HasSuffix(raw, "#"):
-		return "", fmt.Errorf("the base URL of a vLLM server is %q, with a query or a fragment; want it to end before the ? or #", raw)
-	}
-	if port, err := strconv.Atoi(cmp.Or(u.Port(), "80")); err != nil || port < 1 || port > 65535 {
-		return "", fmt.Errorf("the base URL of a vLLM server is %q, with port %s; want one from 1 to 65535", raw, u.Port())
-	}
-	u.Path, u.RawPath = strings.TrimRight(u.Path, "/"), strings.TrimRight(u.RawPath, "/")
-	base := u.String()
-	if strings.HasSuffix(u.Path, "/v1") {
-		// The base URL of OpenAI's clients; health, metrics and commands lie beside it.
-		return "", fmt.Errorf("the base URL of a vLLM server is %q; want it without the /v1: %s", raw, strings.TrimSuffix(base, "/v1"))
-	}
-	return base, nil
+	return base.String(), nil
 }
 
 // Close ends the connections that are kept for the next question. Calls in
@@ -338,17 +304,6 @@ func detail(resp *http.Response) string {
 	return shorten(string(raw))
 }
 
-// shorten keeps an excerpt of at most maxDetailBytes bytes, the sign that it is
-// one included, without cutting a character.
-func shorten(text string) string {
-	const sign = "…"
-	text = strings.TrimSpace(strings.ToValidUTF8(text, "\uFFFD"))
-	if len(text) <= maxDetailBytes {
-		return text
-	}
-	end := maxDetailBytes - len(sign)
-	for end > 0 && !utf8.RuneStart(text[end]) {
-		end--
-	}
-	return text[:end] + sign
-}
+// shorten keeps an excerpt of at most maxDetailBytes bytes, the sign that it is one
+// included.
+func shorten(text string) string { return excerpt.Of(text, maxDetailBytes-len(excerpt.Sign)) }

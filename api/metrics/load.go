@@ -5,8 +5,8 @@ import (
 	"time"
 
 	"github.com/g2g-agent/g2g-agent/agent"
+	"github.com/g2g-agent/g2g-agent/completion"
 	"github.com/g2g-agent/g2g-agent/loadgen"
-	"github.com/g2g-agent/g2g-agent/vllm"
 	"github.com/g2g-agent/g2g-agent/zeusd"
 )
 
@@ -39,7 +39,7 @@ func (c *catalog) addLoad() {
 	c.counter("g2g_load_errors_total", "model_label kind", "Requests failed, by the kind of failure: connect, status_4xx, status_5xx, error_event (an error after a status of 200), no_done, idle_timeout, total_timeout, cut, malformed, no_tokens, aborted (a finish reason such as abort).",
 		eachLoad(func(m *agent.ModelStats, out series) {
 			for kind, n := range m.Load.FailedByKind {
-				out.count(n, m.ModelLabel, vllm.StreamErrorKind(kind).String())
+				out.count(n, m.ModelLabel, completion.ErrorKind(kind).String())
 			}
 		})).onlyLive()
 	count("g2g_load_tokens_total", "Output tokens received.", func(s *loadgen.Stats) uint64 { return s.Tokens })

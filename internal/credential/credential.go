@@ -4,6 +4,8 @@ package credential
 
 import (
 	"errors"
+	"fmt"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -95,4 +97,20 @@ func (c *Credential) Renew(refused string) (renewed bool, err error) {
 		}
 	}
 	return c.Key() != refused, c.readErr
+}
+
+// Refuses reports whether the HTTP status of an answer says that the key was not
+// right.
+func Refuses(status int) bool {
+	return status == http.StatusUnauthorized || status == http.StatusForbidden
+}
+
+// RenewAfter is [Credential.Renew] after an answer that detail describes. If there
+// should be another key and it cannot be read, the detail then says that as well.
+func (c *Credential) RenewAfter(refused, detail string) (renewed bool, extended string) {
+	renewed, err := c.Renew(refused)
+	if err != nil {
+		detail += fmt.Sprintf("; the API key was to be read again: %v", err)
+	}
+	return renewed, detail
 }

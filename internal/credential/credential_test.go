@@ -3,52 +3,32 @@ package credential
 import (
 	"errors"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/g2g-agent/g2g-agent/internal/credential/credentialtest"
 )
-
-// keyFile is a file with a key.
-type keyFile struct {
-	mu    sync.Mutex
-	key   string
-	err   error
-	reads int
-}
-
-func (f *keyFile) read() (string, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.reads++
-	return f.key, f.err
-}
-
-func (f *keyFile) set(key string, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.key, f.err = key, err
-}
 
 const renewEvery = time.Second
 
 func TestCredential(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		file := &keyFile{key: "one"}
+		file := credentialtest.NewFile("one", nil)
 		var log strings.Builder
-		c, err := Renewable(file.read, renewEvery, zerolog.New(&log))
+		c, err := Renewable(file.Read, renewEvery, zerolog.New(&log))
 		if err != nil || c.Key() != "one" {
 			t.Fatalf("%q (%v)", c.Key(), err)
 		}
 		renew := func(refused string, want bool, wantKey string, wantReads int) {
 			t.Helper()
-			if got, _ := c.Renew(refused); got != want || c.Key() != wantKey || file.reads != wantReads {
-				t.Errorf("refused %q: renewed %v, the key is %q, read %d times; want %v, %q, %d", refused, got, c.Key(), file.reads, want, wantKey, wantReads)
+			if got, _ := c.Renew(refused); got != want || c.Key() != wantKey || file.Reads() != wantReads {
+				t.Errorf("refused %q: renewed %v, the key is %q, read %d times; want %v, %q, %d", refused, got, c.Key(), file.Reads(), want, wantKey, wantReads)
 			}
 		}
-		file.set("two", nil)
+		file.Set("two", nil)
 		renew("one", false, "one", 1) // it was read just now
 		<-time.After(renewEvery)
 		renew("one", true, "two", 2)
@@ -59,19 +39,19 @@ func TestCredential(t *testing.T) {
 		<-time.After(renewEvery)
 
 		gone := errors.New("gone")
-		file.set("", gone)
+		file.Set("", gone)
 		renew("two", false, "two", 4)
 		if _, err := c.Renew("two"); !errors.Is(err, gone) {
 			t.Errorf("the error is %v", err)
 		}
 		<-time.After(renewEvery)
-		file.set("geheim\n", nil)
+		file.Set("geheim\n", nil)
 		renew("two", false, "two", 5)
 		if _, err := c.Renew("two"); err == nil || strings.Contains(err.Error(), "geheim") {
 			t.Errorf("the error is %v", err)
 		}
 		<-time.After(renewEvery)
-		file.set("three", nil)
+		file.Set("three", nil)
 		renew("two", true, "three", 6)
 		if text := log.String(); strings.Count(text, "\n") != 2 || strings.Count(text, "a new one was found") != 2 || strings.Contains(text, "three") {
 			t.Errorf("the log is %s", text)
@@ -82,9 +62,10 @@ func TestCredential(t *testing.T) {
 			t.Errorf("%q was renewed (%v)", fixed.Key(), err)
 		}
 	}
-	for _, bad := range []*keyFile{{err: errors.New("gone")}, {key: "a b"}} {
-		if _, err := Renewable(bad.read, renewEvery, zerolog.Nop()); err == nil {
-			t.Errorf("%q was taken", bad.key)
+	for _, bad := range []*credentialtest.File{credentialtest.NewFile("", errors.New("gone")), credentialtest.NewFile("a b", nil)} {
+		if _, err := Renewable(bad.Read, renewEvery, zerolog.Nop()); err == nil {
+			key, _ := bad.Read()
+			t.Errorf("%q was taken", key)
 		}
 	}
 }

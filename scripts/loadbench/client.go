@@ -19,8 +19,8 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/g2g-agent/g2g-agent/completion"
 	"github.com/g2g-agent/g2g-agent/loadgen"
-	"github.com/g2g-agent/g2g-agent/vllm"
 )
 
 // sample is an inter-token latency as the client saw it.
@@ -46,7 +46,7 @@ type SampleReport struct {
 // measureSamples runs streams as the load generator does, but keeps every sample
 // and compares it with what the server says of the same token.
 func measureSamples(ctx context.Context, o options) (*SampleReport, error) {
-	client, err := vllm.NewStreamClient(vllm.StreamConfig{BaseURL: o.url})
+	client, err := completion.NewClient(completion.Config{BaseURL: o.url})
 	if err != nil {
 		return nil, err
 	}
@@ -99,14 +99,14 @@ func measureSamples(ctx context.Context, o options) (*SampleReport, error) {
 }
 
 // keepSamples makes one completion after the other until ctx ends.
-func keepSamples(ctx context.Context, stream *vllm.Stream, requests *atomic.Uint64, tokens int, kept *[]sample) error {
+func keepSamples(ctx context.Context, stream *completion.Stream, requests *atomic.Uint64, tokens int, kept *[]sample) error {
 	defer stream.Close()
 	for {
 		number := requests.Add(1)
 		body := fmt.Appendf(nil, `{"model":"bench","messages":[{"role":"user","content":"Hello"}],"stream":true,`+
 			`"stream_options":{"include_usage":true,"continuous_usage_stats":true},"max_completion_tokens":%d,"user":"%d"}`, tokens, number)
 		sofar, last := 0, time.Duration(0)
-		err := stream.Complete(ctx, body, func(r *vllm.StreamRead) {
+		err := stream.Complete(ctx, body, func(r *completion.Read) {
 			for _, chunk := range r.Chunks {
 				if chunk.Tokens <= sofar {
 					continue

@@ -1,4 +1,4 @@
-package vllm
+package completion
 
 import (
 	"context"
@@ -7,19 +7,18 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/url"
 	"os"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
 
+	"github.com/g2g-agent/g2g-agent/internal/baseurl"
 	"github.com/g2g-agent/g2g-agent/internal/credential"
 )
 
-// StreamConfig says where and how streaming completions are made.
-type StreamConfig struct {
+// Config says where and how streaming completions are made.
+type Config struct {
 	// BaseURL is the server's address, http or https, without /v1. Proxies are
 	// not used.
 	BaseURL string
@@ -39,16 +38,16 @@ type StreamConfig struct {
 	// that thousands of streams don't overflow the server's queue; 0 is 64.
 	MaxConnecting int
 	// Epoch is the time that all others are given after, with its monotonic
-	// reading; zero is the call of [NewStreamClient].
+	// reading; zero is the call of [NewClient].
 	Epoch time.Time
 	// TLS shapes https connections; nil is Go's default.
 	TLS *tls.Config
 }
 
-// StreamClient makes streaming chat completions on one server. It is what its
+// Client makes streaming chat completions on one server. It is what its
 // [Stream]s share and holds no connection of its own.
-type StreamClient struct {
-	cfg        StreamConfig
+type Client struct {
+	cfg        Config
 	address    string      // host:port
 	tls        *tls.Config // nil for http
 	head       []byte      // of every request, up to the fields that vary
@@ -58,14 +57,11 @@ type StreamClient struct {
 	collector  collector
 }
 
-// NewStreamClient checks cfg and fills in its defaults.
-func NewStreamClient(cfg StreamConfig) (*StreamClient, error) {
-	base, err := url.Parse(cfg.BaseURL)
+// NewClient checks cfg and fills in its defaults.
+func NewClient(cfg Config) (*Client, error) {
+	base, err := baseurl.Parse(cfg.BaseURL)
 	if err != nil {
-		return nil, fmt.Errorf("vLLM base URL: %w", err)
-	}
-	if (base.Scheme != "http" && base.Scheme != "https") || base.Hostname() == "" {
-		return nil, fmt.Errorf("vLLM base URL is %q, want http://HOST:PORT or https://HOST:PORT", cfg.BaseURL)
+		return nil, fmt.Errorf("the base URL of a vLLM server %w", err)
 	}
 	if err := cfg.Credential.Check(); err != nil {
 		return nil, fmt.Errorf("vLLM's API key: %w", err)
@@ -90,7 +86,7 @@ func NewStreamClient(cfg StreamConfig) (*StreamClient, error) {
 		cfg.Epoch = time.Now()
 	}
 	port := base.Port()
-	c := &StreamClient{cfg: cfg, connecting: make(chan struct{}, cfg.MaxConnecting)}
+	c := &Client{cfg: cfg, connecting: make(chan struct{}, cfg.MaxConnecting)}
 	if base.Scheme == "https" {
 		c.tls = cfg.TLS.Clone()
 		if c.tls == nil {
@@ -112,17 +108,17 @@ func NewStreamClient(cfg StreamConfig) (*StreamClient, error) {
 		c.dialer.Control = func(_, _ string, raw syscall.RawConn) error { return enableReceiveTimes(raw) }
 	}
 	c.receivers.New = func() any { return newReceiver() }
-	path := strings.TrimRight(base.EscapedPath(), "/") + "/v1/chat/completions"
+	path := base.EscapedPath() + "/v1/chat/completions"
 	c.head = fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: g2g-agent\r\n"+
 		"Accept: text/event-stream\r\nContent-Type: application/json\r\n", path, base.Host)
 	return c, nil
 }
 
 // Epoch is the time that all times of the streams are given after.
-func (c *StreamClient) Epoch() time.Time { return c.cfg.Epoch }
+func (c *Client) Epoch() time.Time { return c.cfg.Epoch }
 
-// StreamRead is what one read from the server's connection brought.
-type StreamRead struct {
+// Read is what one read from the server's connection brought.
+type Read struct {
 	// SentAt is when the request was about to be sent, At when the last byte of
 	// this read came: after the epoch, on the monotonic clock.
 	SentAt, At time.Duration
@@ -132,13 +128,13 @@ type StreamRead struct {
 	// millisecond; 0 without a kernel stamp.
 	Lag time.Duration
 	// Chunks are the events that this read completed, in their order.
-	Chunks []StreamChunk
+	Chunks []Chunk
 }
 
 // Stream makes one completion after the other on a connection of its own. It
 // belongs to one goroutine.
 type Stream struct {
-	client *StreamClient
+	client *Client
 	// One of the two is there while connected: a socket that is read with kernel
 	// stamps, or a connection that Go reads.
 	socket   *socket
@@ -151,8 +147,8 @@ type Stream struct {
 
 	// Of the request under way. While the socket awaits its response, they belong
 	// to who holds the socket's mutex.
-	onRead   func(*StreamRead)
-	read     StreamRead
+	onRead   func(*Read)
+	read     Read
 	received bool          // whether any byte of the response came
 	last     time.Duration // when the latest bytes came
 	finished bool
@@ -162,7 +158,7 @@ type Stream struct {
 // NewStream returns a stream without a connection; [Stream.Complete] opens it.
 // A stream must be closed after use: a goroutine reads for all of the client's
 // streams while any of them has a connection.
-func (c *StreamClient) NewStream() *Stream {
+func (c *Client) NewStream() *Stream {
 	s := &Stream{client: c}
 	s.onReady = s.ready
 	s.clock.read = func() (realNs, monoNs int64) {
@@ -195,11 +191,11 @@ func (s *Stream) Close() error {
 // call only.
 //
 // It returns when the response has ended, with nil if it did so as it should. It
-// returns ctx's error when ctx ends, and else a [*StreamError]. The connection
+// returns ctx's error when ctx ends, and else a [*Error]. The connection
 // is kept for the next call where the protocol allows; one that the server has
 // closed meanwhile is opened anew without that being a failure. A request whose key
 // was refused is sent once more if there is a new key.
-func (s *Stream) Complete(ctx context.Context, body []byte, onRead func(*StreamRead)) error {
+func (s *Stream) Complete(ctx context.Context, body []byte, onRead func(*Read)) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -223,16 +219,16 @@ func (s *Stream) Complete(ctx context.Context, body []byte, onRead func(*StreamR
 		if err != nil && ctxErr != nil {
 			return ctxErr
 		}
-		var failure *StreamError
+		var failure *Error
 		switch {
 		case !errors.As(err, &failure):
 			return err
-		case reused && !s.received && failure.Kind == StreamCut:
+		case reused && !s.received && failure.Kind == KindCut:
 			// Closed by the server while it was idle.
-		case renewed || !refusesKey(failure.Status):
+		case renewed || !credential.Refuses(failure.Status):
 			return err
 		default:
-			if renewed, failure.Detail = renew(s.client.cfg.Credential, key, failure.Detail); !renewed {
+			if renewed, failure.Detail = s.client.cfg.Credential.RenewAfter(key, failure.Detail); !renewed {
 				return err
 			}
 		}
@@ -265,7 +261,7 @@ func (s *Stream) connect(ctx context.Context, end time.Duration) error {
 		if ctxErr := ctx.Err(); ctxErr != nil {
 			return ctxErr
 		}
-		return &StreamError{Kind: StreamConnect, Err: err}
+		return &Error{Kind: KindConnect, Err: err}
 	}
 	s.connects++
 	tcp, plain := conn.(*net.TCPConn)
@@ -275,7 +271,7 @@ func (s *Stream) connect(ctx context.Context, end time.Duration) error {
 	}
 	if s.socket, err = c.collector.adopt(tcp); err != nil {
 		_ = conn.Close()
-		return &StreamError{Kind: StreamConnect, Err: err}
+		return &Error{Kind: KindConnect, Err: err}
 	}
 	return nil
 }
@@ -283,7 +279,7 @@ func (s *Stream) connect(ctx context.Context, end time.Duration) error {
 // exchange sends the request, with a key unless that is empty, and reads the
 // response. The decoder's keepAlive
 // holds afterwards if the response came to its end.
-func (s *Stream) exchange(ctx context.Context, body []byte, key string, onRead func(*StreamRead), end time.Duration) error {
+func (s *Stream) exchange(ctx context.Context, body []byte, key string, onRead func(*Read), end time.Duration) error {
 	s.decoder.reset(s.client.cfg.MaxEventBytes)
 	s.onRead, s.received, s.finished, s.err = onRead, false, false, nil
 	s.read.SentAt = time.Duration(s.clock.calibrate())
@@ -315,9 +311,9 @@ func (s *Stream) lost(err error, end time.Duration) error {
 	case s.decoder.state == inRefusal:
 		return s.decoder.refusal() // as far as it came
 	case s.now() >= end:
-		return &StreamError{Kind: StreamTotalTimeout, Detail: fmt.Sprintf("not done after %v", s.client.cfg.RequestTimeout)}
+		return &Error{Kind: KindTotalTimeout, Detail: fmt.Sprintf("not done after %v", s.client.cfg.RequestTimeout)}
 	}
-	return &StreamError{Kind: StreamIdleTimeout, Detail: fmt.Sprintf("the server sent nothing for %v", s.client.cfg.IdleTimeout)}
+	return &Error{Kind: KindIdleTimeout, Detail: fmt.Sprintf("the server sent nothing for %v", s.client.cfg.IdleTimeout)}
 }
 
 const (

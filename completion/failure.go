@@ -1,4 +1,4 @@
-package vllm
+package completion
 
 import (
 	"bytes"
@@ -66,7 +66,7 @@ func abortion(reason []byte) error {
 	if word == "" {
 		word = string(reason)
 	}
-	failure := &StreamError{Kind: StreamAborted, Detail: fmt.Sprintf("the server ended the answer with the finish reason %q", excerpt([]byte(word)))}
+	failure := &Error{Kind: KindAborted, Detail: fmt.Sprintf("the server ended the answer with the finish reason %q", cite([]byte(word)))}
 	if message != "" {
 		failure.Detail += ": " + inOneLine(message)
 	}
@@ -138,7 +138,7 @@ func errorEvent(failure, event []byte) error {
 	default:
 		message = "the server does not say what is wrong"
 	}
-	return &StreamError{Kind: StreamErrorEvent, Detail: inOneLine(message)}
+	return &Error{Kind: KindErrorEvent, Detail: inOneLine(message)}
 }
 
 // messageOf is what a value that reports an error says in words: the value itself
@@ -280,5 +280,5 @@ func inOneLine(text string) string {
 			return '?'
 		}
 		return r
-	}, excerpt([]byte(text)))
+	}, cite([]byte(text)))
 }

@@ -1,4 +1,4 @@
-package vllm
+package completion
 
 import (
 	"bufio"
@@ -16,7 +16,7 @@ type responseDecoder struct {
 	state responseState
 	head  []byte // the response head so far
 	// wrong says why the body is not read as events: the server refused.
-	wrong *StreamError
+	wrong *Error
 
 	framing framing
 	chunked chunkedDecoder
@@ -26,7 +26,7 @@ type responseDecoder struct {
 	events        sse.Splitter
 	template      *eventTemplate // of other streams, too, if there is one
 	harmless      []byte         // the latest event type, which does not tell of a failure
-	chunks        []StreamChunk  // what the latest feed completed
+	chunks        []Chunk        // what the latest feed completed
 	done          bool           // data: [DONE] came
 
 	body      []byte // the start of a refusal's body
@@ -68,7 +68,7 @@ func (d *responseDecoder) reset(maxEventBytes int) {
 }
 
 // feed decodes data. Afterwards chunks holds what data completed. It tells
-// whether the response ended; an error, which is a [StreamError], ends it too.
+// whether the response ended; an error, which is a [Error], ends it too.
 func (d *responseDecoder) feed(data []byte) (ended bool, err error) {
 	d.chunks = d.chunks[:0]
 	for len(data) > 0 {
@@ -123,7 +123,7 @@ func (d *responseDecoder) end() error {
 	case d.state == inRefusal:
 		return d.refusal()
 	case !d.done:
-		return &StreamError{Kind: StreamNoDone, Status: http.StatusOK, Detail: "the response ended without data: [DONE]"}
+		return &Error{Kind: KindNoDone, Status: http.StatusOK, Detail: "the response ended without data: [DONE]"}
 	}
 	return nil
 }
@@ -147,12 +147,12 @@ func (d *responseDecoder) eof(cause error) error {
 	if cause != nil {
 		detail = "the connection was lost"
 	}
-	return &StreamError{Kind: StreamCut, Detail: detail, Err: cause}
+	return &Error{Kind: KindCut, Detail: detail, Err: cause}
 }
 
 func (d *responseDecoder) refusal() error {
 	failure := *d.wrong
-	failure.Detail += ": " + excerpt(d.body)
+	failure.Detail += ": " + cite(d.body)
 	return &failure
 }
 
@@ -169,7 +169,7 @@ func (d *responseDecoder) feedHead(data []byte) (rest []byte, ended bool, err er
 	}
 	response, err := http.ReadResponse(bufio.NewReaderSize(bytes.NewReader(d.head[:end]), 1024), nil)
 	if err != nil {
-		return nil, true, &StreamError{Kind: StreamMalformed, Detail: fmt.Sprintf("response head %q", excerpt(d.head[:end])), Err: err}
+		return nil, true, &Error{Kind: KindMalformed, Detail: fmt.Sprintf("response head %q", cite(d.head[:end])), Err: err}
 	}
 	// The body is read here, not by the library; its reader holds nothing.
 	_ = response.Body.Close()
@@ -207,14 +207,14 @@ func (d *responseDecoder) setFraming(response *http.Response) {
 }
 
 // refusalOf says why a response is no event stream, nil if it is one.
-func refusalOf(response *http.Response) *StreamError {
+func refusalOf(response *http.Response) *Error {
 	status := response.StatusCode
-	failure := &StreamError{Kind: StreamMalformed, Status: status, Detail: "status " + response.Status}
+	failure := &Error{Kind: KindMalformed, Status: status, Detail: "status " + response.Status}
 	switch {
 	case status >= 500:
-		failure.Kind = StreamStatus5xx
+		failure.Kind = KindStatus5xx
 	case status >= 400:
-		failure.Kind = StreamStatus4xx
+		failure.Kind = KindStatus4xx
 	case status != http.StatusOK:
 		failure.Detail += ", want 200 OK"
 	default:
@@ -308,7 +308,7 @@ func (d *responseDecoder) event(data, kind []byte) error {
 }
 
 // add adds what an event says.
-func (d *responseDecoder) add(chunk StreamChunk, data []byte) {
+func (d *responseDecoder) add(chunk Chunk, data []byte) {
 	chunk.Bytes = len(data)
 	d.chunks = append(d.chunks, chunk)
 }

@@ -1,13 +1,14 @@
-package vllm
+package completion
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
+
+	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 )
 
-// StreamChunk is what one event of a streaming completion says of its tokens.
-type StreamChunk struct {
+// Chunk is what one event of a streaming completion says of its tokens.
+type Chunk struct {
 	// Tokens is the number of output tokens so far (usage.completion_tokens), -1
 	// for an event without usage, or with one that makes no sense.
 	Tokens int
@@ -35,7 +36,7 @@ const maxUsageNumbers = 8
 // chatEvent is an event of a streaming completion. Its parts lie in data.
 type chatEvent struct {
 	data        []byte
-	chunk       StreamChunk
+	chunk       Chunk
 	id, created span
 
 	hasUsage   bool
@@ -49,10 +50,10 @@ type chatEvent struct {
 	otherText  bool // there is output beside it
 }
 
-// parse reads data. What it fails for is a [StreamError]: no chat event, or one
+// parse reads data. What it fails for is a [Error]: no chat event, or one
 // that says that the answer failed. The chunk holds even then, if there was one.
 func (e *chatEvent) parse(data []byte) error {
-	*e = chatEvent{data: data, chunk: StreamChunk{Tokens: -1}}
+	*e = chatEvent{data: data, chunk: Chunk{Tokens: -1}}
 	at := skipBlanks(data, 0)
 	if at == len(data) || data[at] != '{' {
 		if end := skipValue(data, at, 0); end > 0 && skipBlanks(data, end) == len(data) && !carries(data[at:end]) {
@@ -110,8 +111,8 @@ func (e *chatEvent) tells() bool { return e.chunk.Tokens >= 0 || e.chunk.Content
 
 // malformed is the failure for an event that cannot be read, and says nothing.
 func (e *chatEvent) malformed(want string) error {
-	e.chunk = StreamChunk{Tokens: -1}
-	failure := &StreamError{Kind: StreamMalformed, Detail: fmt.Sprintf("event %q", excerpt(e.data))}
+	e.chunk = Chunk{Tokens: -1}
+	failure := &Error{Kind: KindMalformed, Detail: fmt.Sprintf("event %q", cite(e.data))}
 	// The library says best what is amiss with JSON.
 	if failure.Err = json.Unmarshal(e.data, new(json.RawMessage)); failure.Err == nil {
 		failure.Detail += ", " + want
@@ -127,7 +128,7 @@ func (e *chatEvent) readUsage(usage span) {
 	case !carries(value):
 		return
 	case value[0] != '{':
-		e.chunk.OddUsage = excerptOf(value, maxOddUsage)
+		e.chunk.OddUsage = excerpt.Of(string(value), maxOddUsage)
 		return
 	}
 	e.hasUsage = true
@@ -146,7 +147,7 @@ func (e *chatEvent) readUsage(usage span) {
 	if n, ok := wholeNumber(value, maxTokens); ok {
 		e.chunk.Tokens = n
 	} else if len(value) > 0 && value[0] != 'n' { // null says that it is not known
-		e.chunk.OddUsage = excerptOf(value, maxOddUsage)
+		e.chunk.OddUsage = excerpt.Of(string(value), maxOddUsage)
 	}
 }
 
@@ -222,15 +223,7 @@ func (e *chatEvent) readOutput(value span) {
 	e.output = e.output || holds
 }
 
+// maxExcerpt bounds what is cited of what a server wrote, so that it fits a log line.
 const maxExcerpt = 512
 
-// excerpt is the start of what a server wrote, short enough for a log line.
-func excerpt(b []byte) string { return excerptOf(b, maxExcerpt) }
-
-func excerptOf(b []byte, most int) string {
-	b = bytes.TrimSpace(b)
-	if len(b) > most {
-		return string(bytes.ToValidUTF8(b[:most], []byte("?"))) + "…"
-	}
-	return string(bytes.ToValidUTF8(b, []byte("?")))
-}
+func cite(b []byte) string { return excerpt.Of(string(b), maxExcerpt) }

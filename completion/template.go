@@ -1,4 +1,4 @@
-package vllm
+package completion
 
 // eventTemplate is an event that was read in full, with places for what changes
 // from one event to the next, of this answer or another: the id and the time, the
@@ -74,7 +74,7 @@ func (t *eventTemplate) add(p place) {
 
 // match reads an event that is the template but for what is in its places; it is
 // not ok for any other.
-func (t *eventTemplate) match(event []byte) (chunk StreamChunk, ok bool) {
+func (t *eventTemplate) match(event []byte) (chunk Chunk, ok bool) {
 	chunk.Tokens = -1
 	at, from, text := 0, 0, t.otherText
 	for i := range t.places[:t.numPlaces] {

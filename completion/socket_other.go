@@ -1,6 +1,6 @@
 //go:build !linux
 
-package vllm
+package completion
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package vllm
+package completion
 
 import (
 	"bytes"
@@ -43,7 +43,7 @@ const lastChunk = "0\r\n\r\n"
 
 // outcome is what a decoder makes of a response.
 type outcome struct {
-	Chunks    []StreamChunk
+	Chunks    []Chunk
 	Ended     bool
 	Done      bool
 	KeepAlive bool
@@ -77,7 +77,7 @@ func decode(response []byte, next func(left int) int) outcome {
 		err = d.eof(nil)
 	}
 	o.Done, o.KeepAlive = d.done, d.keepAlive
-	var failure *StreamError
+	var failure *Error
 	switch {
 	case errors.As(err, &failure):
 		o.Kind, o.Err = failure.Kind.String(), failure.Error()
@@ -89,7 +89,7 @@ func decode(response []byte, next func(left int) int) outcome {
 
 // withoutBytes are chunks without the length of their events, which tests of what
 // events say leave out.
-func withoutBytes(chunks []StreamChunk) []StreamChunk {
+func withoutBytes(chunks []Chunk) []Chunk {
 	without := slices.Clone(chunks)
 	for i := range without {
 		without[i].Bytes = 0
@@ -101,12 +101,12 @@ func whole(left int) int { return left }
 
 func TestDecoderReadsResponses(t *testing.T) {
 	long := strings.Repeat("x", testMaxEvent)
-	ok := func(chunks ...StreamChunk) outcome {
+	ok := func(chunks ...Chunk) outcome {
 		return outcome{Chunks: chunks, Ended: true, Done: true, KeepAlive: true}
 	}
-	tokens := func(n int) StreamChunk { return StreamChunk{Tokens: n, Content: n > 0} }
-	last := func(n int) StreamChunk { return StreamChunk{Tokens: n, Last: true} }
-	content := StreamChunk{Tokens: -1, Content: true}
+	tokens := func(n int) Chunk { return Chunk{Tokens: n, Content: n > 0} }
+	last := func(n int) Chunk { return Chunk{Tokens: n, Last: true} }
+	content := Chunk{Tokens: -1, Content: true}
 	for _, test := range []struct {
 		name, response string
 		want           outcome
@@ -136,7 +136,7 @@ func TestDecoderReadsResponses(t *testing.T) {
 				`data: {"choices":[{"delta":{},"finish_reason":"stop"}]}`+"\n\n",
 				`data: {"choices":[],"usage":{"completion_tokens": 3,"completion_tokens_details":{"reasoning_tokens":1}}}`+"\n\n",
 				doneEvent) + lastChunk,
-			ok(StreamChunk{Tokens: -1}, content, content, content, last(-1), last(3)),
+			ok(Chunk{Tokens: -1}, content, content, content, last(-1), last(3)),
 		},
 		{
 			"comments, other fields, CRLF, no space, several data lines, extensions and trailers",
@@ -157,7 +157,7 @@ func TestDecoderReadsResponses(t *testing.T) {
 		{
 			"a body that ends with the connection",
 			"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + tokenEvent("a", 1) + doneEvent,
-			outcome{Chunks: []StreamChunk{tokens(1)}, Done: true},
+			outcome{Chunks: []Chunk{tokens(1)}, Done: true},
 		},
 		{
 			"a connection that is not kept",
@@ -175,7 +175,7 @@ func TestDecoderReadsResponses(t *testing.T) {
 		{
 			"an end without [DONE]",
 			eventStreamHead + inChunks(tokenEvent("a", 1)) + lastChunk,
-			outcome{Chunks: []StreamChunk{tokens(1)}, Ended: true, KeepAlive: true, Kind: "no_done", Err: "streaming completion failed (no_done): the response ended without data: [DONE]"},
+			outcome{Chunks: []Chunk{tokens(1)}, Ended: true, KeepAlive: true, Kind: "no_done", Err: "streaming completion failed (no_done): the response ended without data: [DONE]"},
 		},
 		{
 			"an end in the middle of [DONE]",
@@ -185,7 +185,7 @@ func TestDecoderReadsResponses(t *testing.T) {
 		{
 			"cut in an event",
 			eventStreamHead + inChunks(tokenEvent("a", 1)) + "100\r\n" + tokenEvent("b", 2)[:20],
-			outcome{Chunks: []StreamChunk{tokens(1)}, Kind: "cut", Err: "streaming completion failed (cut): the server closed the connection in the middle of the response"},
+			outcome{Chunks: []Chunk{tokens(1)}, Kind: "cut", Err: "streaming completion failed (cut): the server closed the connection in the middle of the response"},
 		},
 		{
 			"cut in the head", "HTTP/1.1 200",
@@ -194,7 +194,7 @@ func TestDecoderReadsResponses(t *testing.T) {
 		{
 			"an error event",
 			eventStreamHead + inChunks(tokenEvent("a", 1), `data: {"error":{"message":"out of memory","type":"InternalServerError","code":500}}`+"\n\n", doneEvent) + lastChunk,
-			outcome{Chunks: []StreamChunk{tokens(1)}, Ended: true, Kind: "error_event", Err: "streaming completion failed (error_event): out of memory"},
+			outcome{Chunks: []Chunk{tokens(1)}, Ended: true, Kind: "error_event", Err: "streaming completion failed (error_event): out of memory"},
 		},
 		{
 			"an error event of older servers",
@@ -221,13 +221,13 @@ func TestDecoderReadsResponses(t *testing.T) {
 		{
 			"an event without an empty line behind it",
 			eventStreamHead + inChunks(tokenEvent("a", 1), "data: [DONE]\n") + lastChunk,
-			outcome{Chunks: []StreamChunk{tokens(1)}, Ended: true, KeepAlive: true, Kind: "no_done", Err: "streaming completion failed (no_done): the response ended without data: [DONE]"},
+			outcome{Chunks: []Chunk{tokens(1)}, Ended: true, KeepAlive: true, Kind: "no_done", Err: "streaming completion failed (no_done): the response ended without data: [DONE]"},
 		},
 		{
 			"events of other types",
 			eventStreamHead + inChunks("event: ping\ndata: 2026-11-25\n\n", "event: heartbeat\ndata: {}\n\n", "event: completion.chunk\n"+tokenEvent("a", 1),
 				"event: message\n"+tokenEvent("b", 2), "event: done\n"+doneEvent) + lastChunk,
-			ok(StreamChunk{Tokens: -1}, tokens(1), tokens(2)),
+			ok(Chunk{Tokens: -1}, tokens(1), tokens(2)),
 		},
 		{
 			"data that is no JSON",
@@ -247,35 +247,35 @@ func TestDecoderReadsResponses(t *testing.T) {
 		{
 			"events that are nothing",
 			eventStreamHead + inChunks("data: null\n\n", "data:  \t\n\n", "data: \"\"\n\n", "data: [ ]\n\n", doneEvent) + lastChunk,
-			ok(StreamChunk{Tokens: -1}, StreamChunk{Tokens: -1}, StreamChunk{Tokens: -1}),
+			ok(Chunk{Tokens: -1}, Chunk{Tokens: -1}, Chunk{Tokens: -1}),
 		},
 		{
 			"an absurd number of tokens",
 			eventStreamHead + inChunks(tokenEvent("a", 10_000_000), doneEvent) + lastChunk,
-			ok(StreamChunk{Tokens: -1, Content: true, OddUsage: "10000000"}),
+			ok(Chunk{Tokens: -1, Content: true, OddUsage: "10000000"}),
 		},
 		{
 			"an answer that is given up, with its last token",
 			eventStreamHead + inChunks(tokenEvent("a", 1), strings.Replace(tokenEvent("b", 2), `"finish_reason":null`, `"finish_reason":"abort"`, 1), finalEvent(2), doneEvent) + lastChunk,
 			outcome{
-				Chunks: []StreamChunk{tokens(1), {Tokens: 2, Content: true, Last: true}}, Ended: true, Kind: "aborted",
+				Chunks: []Chunk{tokens(1), {Tokens: 2, Content: true, Last: true}}, Ended: true, Kind: "aborted",
 				Err: `streaming completion failed (aborted): the server ended the answer with the finish reason "abort"`,
 			},
 		},
 		{
 			"an error beside the usage",
 			eventStreamHead + inChunks(tokenEvent("a", 1), strings.Replace(tokenEvent("b", 2), `"usage"`, `"error":{"message":"lost"},"usage"`, 1), doneEvent) + lastChunk,
-			outcome{Chunks: []StreamChunk{tokens(1), tokens(2)}, Ended: true, Kind: "error_event", Err: "streaming completion failed (error_event): lost"},
+			outcome{Chunks: []Chunk{tokens(1), tokens(2)}, Ended: true, Kind: "error_event", Err: "streaming completion failed (error_event): lost"},
 		},
 		{
 			"an event of the type error",
 			eventStreamHead + inChunks(tokenEvent("a", 1), "event: error\ndata: gone\n\n", doneEvent) + lastChunk,
-			outcome{Chunks: []StreamChunk{tokens(1)}, Ended: true, Kind: "error_event", Err: "streaming completion failed (error_event): gone"},
+			outcome{Chunks: []Chunk{tokens(1)}, Ended: true, Kind: "error_event", Err: "streaming completion failed (error_event): gone"},
 		},
 		{
 			"an error field, without an event",
 			eventStreamHead + inChunks(tokenEvent("a", 1), `error: {"code":500,"message":"no memory","type":"server_error"}`+"\n\n", doneEvent) + lastChunk,
-			outcome{Chunks: []StreamChunk{tokens(1)}, Ended: true, Kind: "error_event", Err: "streaming completion failed (error_event): no memory"},
+			outcome{Chunks: []Chunk{tokens(1)}, Ended: true, Kind: "error_event", Err: "streaming completion failed (error_event): no memory"},
 		},
 		{
 			"an error field in words, in an event",
@@ -291,7 +291,7 @@ func TestDecoderReadsResponses(t *testing.T) {
 			"a finish reason that nobody knows",
 			eventStreamHead + inChunks(tokenEvent("a", 1), strings.Replace(tokenEvent("b", 2), `"finish_reason":null`, `"finish_reason":"preempted"`, 1), doneEvent) + lastChunk,
 			outcome{
-				Chunks: []StreamChunk{tokens(1), {Tokens: 2, Content: true, Last: true}}, Ended: true, Kind: "aborted",
+				Chunks: []Chunk{tokens(1), {Tokens: 2, Content: true, Last: true}}, Ended: true, Kind: "aborted",
 				Err: `streaming completion failed (aborted): the server ended the answer with the finish reason "preempted"`,
 			},
 		},

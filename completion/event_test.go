@@ -1,4 +1,4 @@
-package vllm
+package completion
 
 import (
 	"bytes"
@@ -15,7 +15,7 @@ import (
 
 // readings are what is made of events.
 type reading struct {
-	Chunk StreamChunk
+	Chunk Chunk
 	Err   string // the kind of failure, and its detail
 }
 
@@ -26,7 +26,7 @@ func read(data string) reading {
 }
 
 func failureText(err error) string {
-	var failure *StreamError
+	var failure *Error
 	if !errors.As(err, &failure) {
 		return ""
 	}
@@ -63,30 +63,30 @@ func TestUsageIsThatOfTheEvent(t *testing.T) {
 	const choice = `"choices":[{"delta":{"content":"x"},"finish_reason":null}]`
 	for _, test := range []struct {
 		event string
-		want  StreamChunk
+		want  Chunk
 	}{
-		{`{` + choice + `,"usage":{"completion_tokens":5},"x_groq":{"usage":{"completion_tokens":1000}}}`, StreamChunk{Tokens: 5, Content: true}},
-		{`{"x_groq":{"usage":{"completion_tokens":1000}},` + choice + `,"usage":{"completion_tokens":5}}`, StreamChunk{Tokens: 5, Content: true}},
-		{`{` + choice + `,"usage":null,"x_groq":{"usage":{"completion_tokens":1000}}}`, StreamChunk{Tokens: -1, Content: true}},
-		{`{` + choice + `,"usage":{"completion_tokens_details":{"completion_tokens":7},"completion_tokens":5,"extra":{"completion_tokens":9}}}`, StreamChunk{Tokens: 5, Content: true}},
-		{`{` + choice + `,"usage":{"details":[{"completion_tokens":9}]}}`, StreamChunk{Tokens: -1, Content: true}},
-		{`{` + choice + `,"completion_tokens":9}`, StreamChunk{Tokens: -1, Content: true}},
-		{`{"choices":[{"delta":{"content":"\"usage\":{\"completion_tokens\":9}"},"usage":{"completion_tokens":8}}]}`, StreamChunk{Tokens: -1, Content: true}},
-		{`{` + choice + `,"usage":{"completion_tokens":4},"usage":{"completion_tokens":5}}`, StreamChunk{Tokens: 5, Content: true}},
-		{`{` + choice + `,"us\u0061ge":{"completion_token\u0073":5}}`, StreamChunk{Tokens: 5, Content: true}},
-		{`{` + choice + `,"Usage":{"completion_tokens":5}}`, StreamChunk{Tokens: -1, Content: true}},
-		{`{` + choice + `,"usage":"none"}`, StreamChunk{Tokens: -1, Content: true, OddUsage: `"none"`}},
-		{`{` + choice + `,"usage":{}}`, StreamChunk{Tokens: -1, Content: true}},
-		{` { "choices" : [ { "delta" : { "content" : "x" } , "finish_reason" : null } ] , "usage" : { "completion_tokens" : 5 , "a" : [ ] } } `, StreamChunk{Tokens: 5, Content: true}},
-		{`{"usage":{"completion_tokens":5}}`, StreamChunk{Tokens: 5, Last: true}},
-		{`{"choices":null,"usage":{"completion_tokens":5}}`, StreamChunk{Tokens: 5, Last: true}},
-		{`{"choices":[{"delta":{},"finish_reason":"stop"}],"usage":{"completion_tokens":5}}`, StreamChunk{Tokens: 5, Last: true}},
-		{`{"choices":[{"text":"x","finish_reason":null}]}`, StreamChunk{Tokens: -1, Content: true}},
-		{`{"choices":[{"delta":{"content":"","reasoning":"y"}}]}`, StreamChunk{Tokens: -1, Content: true}},
-		{`{"choices":[{"delta":{"content":null,"tool_calls":[ ]}}]}`, StreamChunk{Tokens: -1}},
-		{`{"choices":[{"delta":null},{"delta":{"content":"x"}}]}`, StreamChunk{Tokens: -1, Content: true}},
-		{`{"choices":[{"delta":"x"}]}`, StreamChunk{Tokens: -1}},
-		{`{}`, StreamChunk{Tokens: -1}},
+		{`{` + choice + `,"usage":{"completion_tokens":5},"x_groq":{"usage":{"completion_tokens":1000}}}`, Chunk{Tokens: 5, Content: true}},
+		{`{"x_groq":{"usage":{"completion_tokens":1000}},` + choice + `,"usage":{"completion_tokens":5}}`, Chunk{Tokens: 5, Content: true}},
+		{`{` + choice + `,"usage":null,"x_groq":{"usage":{"completion_tokens":1000}}}`, Chunk{Tokens: -1, Content: true}},
+		{`{` + choice + `,"usage":{"completion_tokens_details":{"completion_tokens":7},"completion_tokens":5,"extra":{"completion_tokens":9}}}`, Chunk{Tokens: 5, Content: true}},
+		{`{` + choice + `,"usage":{"details":[{"completion_tokens":9}]}}`, Chunk{Tokens: -1, Content: true}},
+		{`{` + choice + `,"completion_tokens":9}`, Chunk{Tokens: -1, Content: true}},
+		{`{"choices":[{"delta":{"content":"\"usage\":{\"completion_tokens\":9}"},"usage":{"completion_tokens":8}}]}`, Chunk{Tokens: -1, Content: true}},
+		{`{` + choice + `,"usage":{"completion_tokens":4},"usage":{"completion_tokens":5}}`, Chunk{Tokens: 5, Content: true}},
+		{`{` + choice + `,"us\u0061ge":{"completion_token\u0073":5}}`, Chunk{Tokens: 5, Content: true}},
+		{`{` + choice + `,"Usage":{"completion_tokens":5}}`, Chunk{Tokens: -1, Content: true}},
+		{`{` + choice + `,"usage":"none"}`, Chunk{Tokens: -1, Content: true, OddUsage: `"none"`}},
+		{`{` + choice + `,"usage":{}}`, Chunk{Tokens: -1, Content: true}},
+		{` { "choices" : [ { "delta" : { "content" : "x" } , "finish_reason" : null } ] , "usage" : { "completion_tokens" : 5 , "a" : [ ] } } `, Chunk{Tokens: 5, Content: true}},
+		{`{"usage":{"completion_tokens":5}}`, Chunk{Tokens: 5, Last: true}},
+		{`{"choices":null,"usage":{"completion_tokens":5}}`, Chunk{Tokens: 5, Last: true}},
+		{`{"choices":[{"delta":{},"finish_reason":"stop"}],"usage":{"completion_tokens":5}}`, Chunk{Tokens: 5, Last: true}},
+		{`{"choices":[{"text":"x","finish_reason":null}]}`, Chunk{Tokens: -1, Content: true}},
+		{`{"choices":[{"delta":{"content":"","reasoning":"y"}}]}`, Chunk{Tokens: -1, Content: true}},
+		{`{"choices":[{"delta":{"content":null,"tool_calls":[ ]}}]}`, Chunk{Tokens: -1}},
+		{`{"choices":[{"delta":null},{"delta":{"content":"x"}}]}`, Chunk{Tokens: -1, Content: true}},
+		{`{"choices":[{"delta":"x"}]}`, Chunk{Tokens: -1}},
+		{`{}`, Chunk{Tokens: -1}},
 	} {
 		if got := read(test.event); got.Chunk != test.want || got.Err != "" {
 			t.Errorf("%s\nis read as %+v, want %+v", test.event, got, test.want)
@@ -256,35 +256,35 @@ func TestTemplateMatchesWhatDiffersInTextAndNumbers(t *testing.T) {
 	template.take(&e)
 	for _, test := range []struct {
 		old, new string // what differs
-		want     StreamChunk
+		want     Chunk
 		ok       bool
 	}{
-		{"", "", StreamChunk{Tokens: 1, Content: true}, true},
-		{`"te"`, `""`, StreamChunk{Tokens: 1}, true},
-		{`"te"`, `"long \"text\", \\ \u00e9 é 能\n{}"`, StreamChunk{Tokens: 1, Content: true}, true},
-		{`21,"completion_tokens":1`, `120,"completion_tokens":1234567`, StreamChunk{Tokens: 1234567, Content: true}, true},
-		{`"completion_tokens":1`, `"completion_tokens":0`, StreamChunk{Content: true}, true},
-		{`"completion_tokens":1`, `"completion_tokens":12345678`, StreamChunk{}, false},
-		{`"completion_tokens":1`, `"completion_tokens":01`, StreamChunk{}, false},
-		{`"completion_tokens":1`, `"completion_tokens":1.0`, StreamChunk{}, false},
-		{`"completion_tokens":1`, `"completion_tokens":-1`, StreamChunk{}, false},
-		{`"completion_tokens":1`, `"completion_tokens":`, StreamChunk{}, false},
-		{`"completion_tokens":1`, `"completion_tokens":null`, StreamChunk{}, false},
-		{`"finish_reason":null`, `"finish_reason":"stop"`, StreamChunk{}, false},
-		{`"te"`, `"te","error":{"message":"x"}`, StreamChunk{}, false},
-		{`"te"`, `"a"b"`, StreamChunk{}, false},
-		{`"te"`, `"a\x"`, StreamChunk{}, false},
-		{`"te"`, "\"a\x01\"", StreamChunk{}, false},
-		{`"te"`, `"te\"`, StreamChunk{}, false},
-		{`"id":"a","created":1795564952`, `"id":"b-\\","created":7`, StreamChunk{Tokens: 1, Content: true}, true},
-		{`"id":"a"`, `"id":7`, StreamChunk{}, false},
-		{`"created"`, `"made"`, StreamChunk{}, false},
-		{`}}`, `},"x_groq":{"usage":{"completion_tokens":1000}}}`, StreamChunk{}, false},
-		{`}}`, `}`, StreamChunk{}, false},
-		{`}}`, `}}}`, StreamChunk{}, false},
-		{`{"id"`, ` {"id"`, StreamChunk{}, false},
-		{first, "", StreamChunk{}, false},
-		{first, "[DONE]", StreamChunk{}, false},
+		{"", "", Chunk{Tokens: 1, Content: true}, true},
+		{`"te"`, `""`, Chunk{Tokens: 1}, true},
+		{`"te"`, `"long \"text\", \\ \u00e9 é 能\n{}"`, Chunk{Tokens: 1, Content: true}, true},
+		{`21,"completion_tokens":1`, `120,"completion_tokens":1234567`, Chunk{Tokens: 1234567, Content: true}, true},
+		{`"completion_tokens":1`, `"completion_tokens":0`, Chunk{Content: true}, true},
+		{`"completion_tokens":1`, `"completion_tokens":12345678`, Chunk{}, false},
+		{`"completion_tokens":1`, `"completion_tokens":01`, Chunk{}, false},
+		{`"completion_tokens":1`, `"completion_tokens":1.0`, Chunk{}, false},
+		{`"completion_tokens":1`, `"completion_tokens":-1`, Chunk{}, false},
+		{`"completion_tokens":1`, `"completion_tokens":`, Chunk{}, false},
+		{`"completion_tokens":1`, `"completion_tokens":null`, Chunk{}, false},
+		{`"finish_reason":null`, `"finish_reason":"stop"`, Chunk{}, false},
+		{`"te"`, `"te","error":{"message":"x"}`, Chunk{}, false},
+		{`"te"`, `"a"b"`, Chunk{}, false},
+		{`"te"`, `"a\x"`, Chunk{}, false},
+		{`"te"`, "\"a\x01\"", Chunk{}, false},
+		{`"te"`, `"te\"`, Chunk{}, false},
+		{`"id":"a","created":1795564952`, `"id":"b-\\","created":7`, Chunk{Tokens: 1, Content: true}, true},
+		{`"id":"a"`, `"id":7`, Chunk{}, false},
+		{`"created"`, `"made"`, Chunk{}, false},
+		{`}}`, `},"x_groq":{"usage":{"completion_tokens":1000}}}`, Chunk{}, false},
+		{`}}`, `}`, Chunk{}, false},
+		{`}}`, `}}}`, Chunk{}, false},
+		{`{"id"`, ` {"id"`, Chunk{}, false},
+		{first, "", Chunk{}, false},
+		{first, "[DONE]", Chunk{}, false},
 	} {
 		got, ok := template.match([]byte(strings.Replace(first, test.old, test.new, 1)))
 		if ok != test.ok || ok && got != test.want {
@@ -303,7 +303,7 @@ func TestTemplateMatchesWhatDiffersInTextAndNumbers(t *testing.T) {
 }
 
 // referenceOf reads an event with the JSON library, into a tree.
-func referenceOf(data []byte) (chunk StreamChunk, kind string) {
+func referenceOf(data []byte) (chunk Chunk, kind string) {
 	chunk.Tokens = -1
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	decoder.UseNumber()
@@ -334,7 +334,7 @@ func referenceOf(data []byte) (chunk StreamChunk, kind string) {
 	for _, element := range choices {
 		choice, isObject := element.(map[string]any)
 		if !isObject {
-			return StreamChunk{Tokens: -1}, "malformed"
+			return Chunk{Tokens: -1}, "malformed"
 		}
 		delta, _ := choice["delta"].(map[string]any)
 		for _, value := range []any{choice["text"], delta["content"], delta["reasoning"], delta["reasoning_content"], delta["tool_calls"], delta["function_call"], delta["refusal"]} {
@@ -423,7 +423,7 @@ func FuzzChatEvent(f *testing.F) {
 		var e chatEvent
 		err := e.parse(data)
 		got, gotKind := e.chunk, ""
-		var failure *StreamError
+		var failure *Error
 		if errors.As(err, &failure) {
 			gotKind = failure.Kind.String()
 		}
@@ -477,7 +477,7 @@ func FuzzTemplate(f *testing.F) {
 			var fresh responseDecoder
 			fresh.reset(1 << 20)
 			freshErr := fresh.event(event, nil)
-			if diff := cmp.Diff(fresh.chunks, d.chunks, cmp.Comparer(func(a, b []StreamChunk) bool {
+			if diff := cmp.Diff(fresh.chunks, d.chunks, cmp.Comparer(func(a, b []Chunk) bool {
 				return len(a) == len(b) && (len(a) == 0 || a[0] == b[0])
 			})); diff != "" || failureText(err) != failureText(freshErr) {
 				t.Errorf("%q after %q: %v, want %v (-alone +after):\n%s", event, first, err, freshErr, diff)

@@ -1,4 +1,4 @@
-package vllm
+package completion
 
 import (
 	"bufio"
@@ -20,9 +20,12 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
 
 	"github.com/g2g-agent/g2g-agent/internal/credential"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // exchange is what a raw server does with one request on its connection; it
 // returns whether the connection goes on.
@@ -110,9 +113,9 @@ func goodAnswer(n int) string {
 	return eventStreamHead + inChunks(append(parts, finalEvent(n), doneEvent)...) + lastChunk
 }
 
-func newTestStream(t *testing.T, cfg StreamConfig) *Stream {
+func newTestStream(t *testing.T, cfg Config) *Stream {
 	t.Helper()
-	client, err := NewStreamClient(cfg)
+	client, err := NewClient(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +127,7 @@ func newTestStream(t *testing.T, cfg StreamConfig) *Stream {
 // tokensOf completes once and returns the tokens of all chunks.
 func tokensOf(t *testing.T, s *Stream) (tokens []int, err error) {
 	t.Helper()
-	err = s.Complete(t.Context(), []byte(`{}`), func(r *StreamRead) {
+	err = s.Complete(t.Context(), []byte(`{}`), func(r *Read) {
 		for _, c := range r.Chunks {
 			tokens = append(tokens, c.Tokens)
 		}
@@ -132,9 +135,9 @@ func tokensOf(t *testing.T, s *Stream) (tokens []int, err error) {
 	return tokens, err
 }
 
-func wantKind(t *testing.T, err error, kind StreamErrorKind) *StreamError {
+func wantKind(t *testing.T, err error, kind ErrorKind) *Error {
 	t.Helper()
-	var failure *StreamError
+	var failure *Error
 	if !errors.As(err, &failure) || failure.Kind != kind {
 		t.Fatalf("error is %v, want one of kind %v", err, kind)
 	}
@@ -151,9 +154,9 @@ func TestRequestAsSent(t *testing.T) {
 		}
 		return says(goodAnswer(1))(conn, r, body)
 	}))
-	s := newTestStream(t, StreamConfig{BaseURL: url + "/a%20b/", Credential: credential.Fixed("secret")})
+	s := newTestStream(t, Config{BaseURL: url + "/a%20b/", Credential: credential.Fixed("secret")})
 	body := `{"messages":[` + strings.Repeat(" ", 1<<20) + `]}`
-	if err := s.Complete(t.Context(), []byte(body), func(*StreamRead) {}); err != nil {
+	if err := s.Complete(t.Context(), []byte(body), func(*Read) {}); err != nil {
 		t.Fatal(err)
 	}
 	want := sent{
@@ -180,7 +183,7 @@ func TestStreamReadsAnswersHoweverTheyAreWritten(t *testing.T) {
 				parts = append(parts, rest[:n])
 				rest = rest[n:]
 			}
-			s := newTestStream(t, StreamConfig{BaseURL: serveRaw(t, always(says(parts...)))})
+			s := newTestStream(t, Config{BaseURL: serveRaw(t, always(says(parts...)))})
 			for range 3 {
 				got, err := tokensOf(t, s)
 				if err != nil || !slices.Equal(got, want) {
@@ -197,7 +200,7 @@ func TestStreamReadsAnswersHoweverTheyAreWritten(t *testing.T) {
 // slowReader completes once while the reader is held at the first token until
 // the server has written the second one. It returns when the second came and
 // when it was written.
-func slowReader(t *testing.T) (second StreamRead, before, after time.Duration) {
+func slowReader(t *testing.T) (second Read, before, after time.Duration) {
 	written, release := make(chan struct{}), make(chan struct{})
 	var s *Stream
 	url := serveRaw(t, always(func(conn net.Conn, _ *http.Request, _ string) bool {
@@ -209,8 +212,8 @@ func slowReader(t *testing.T) (second StreamRead, before, after time.Duration) {
 		close(written)
 		return err == nil
 	}))
-	s = newTestStream(t, StreamConfig{BaseURL: url})
-	if err := s.Complete(t.Context(), nil, func(r *StreamRead) {
+	s = newTestStream(t, Config{BaseURL: url})
+	if err := s.Complete(t.Context(), nil, func(r *Read) {
 		switch r.Chunks[0].Tokens {
 		case 1:
 			close(release)
@@ -285,24 +288,24 @@ func TestFailuresOfTheServer(t *testing.T) {
 		name        string
 		answer      exchange
 		idle, total time.Duration
-		kind        StreamErrorKind
+		kind        ErrorKind
 		text        string
 	}{
-		{"closes in an event", says(begun, "80\r\ndata: {").thenCloses(), 0, 0, StreamCut, "the server closed the connection in the middle of the response"},
-		{"closes after an event", says(begun).thenCloses(), 0, 0, StreamCut, "the server closed the connection in the middle of the response"},
-		{"closes before it answers", says().thenCloses(), 0, 0, StreamCut, "the server closed the connection before it answered"},
-		{"resets", resets, 0, 0, StreamCut, "connection"},
-		{"no [DONE]", says(begun, lastChunk), 0, 0, StreamNoDone, "without data: [DONE]"},
-		{"error event", says(eventStreamHead, inChunks(`data: {"error":{"message":"no memory"}}`+"\n\n"), inChunks(doneEvent), lastChunk), 0, 0, StreamErrorEvent, "no memory"},
-		{"never answers", hangs(), 50 * time.Millisecond, 0, StreamIdleTimeout, "the server sent nothing for 50ms"},
-		{"falls silent", hangs(begun), 50 * time.Millisecond, 0, StreamIdleTimeout, "the server sent nothing for 50ms"},
-		{"drips for ever", drips, time.Minute, 100 * time.Millisecond, StreamTotalTimeout, "not done after 100ms"},
-		{"an event without an end", says(eventStreamHead, inChunks("data: "+strings.Repeat("x", 2<<20))), 0, 0, StreamMalformed, "an event is longer than 1048576 bytes"},
-		{"refuses", says("HTTP/1.1 500 Internal Server Error\r\nContent-Length: 4\r\n\r\nouch"), 0, 0, StreamStatus5xx, "status 500 Internal Server Error: ouch"},
+		{"closes in an event", says(begun, "80\r\ndata: {").thenCloses(), 0, 0, KindCut, "the server closed the connection in the middle of the response"},
+		{"closes after an event", says(begun).thenCloses(), 0, 0, KindCut, "the server closed the connection in the middle of the response"},
+		{"closes before it answers", says().thenCloses(), 0, 0, KindCut, "the server closed the connection before it answered"},
+		{"resets", resets, 0, 0, KindCut, "connection"},
+		{"no [DONE]", says(begun, lastChunk), 0, 0, KindNoDone, "without data: [DONE]"},
+		{"error event", says(eventStreamHead, inChunks(`data: {"error":{"message":"no memory"}}`+"\n\n"), inChunks(doneEvent), lastChunk), 0, 0, KindErrorEvent, "no memory"},
+		{"never answers", hangs(), 50 * time.Millisecond, 0, KindIdleTimeout, "the server sent nothing for 50ms"},
+		{"falls silent", hangs(begun), 50 * time.Millisecond, 0, KindIdleTimeout, "the server sent nothing for 50ms"},
+		{"drips for ever", drips, time.Minute, 100 * time.Millisecond, KindTotalTimeout, "not done after 100ms"},
+		{"an event without an end", says(eventStreamHead, inChunks("data: "+strings.Repeat("x", 2<<20))), 0, 0, KindMalformed, "an event is longer than 1048576 bytes"},
+		{"refuses", says("HTTP/1.1 500 Internal Server Error\r\nContent-Length: 4\r\n\r\nouch"), 0, 0, KindStatus5xx, "status 500 Internal Server Error: ouch"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			s := newTestStream(t, StreamConfig{BaseURL: serveRaw(t, always(test.answer)), IdleTimeout: test.idle, RequestTimeout: test.total})
+			s := newTestStream(t, Config{BaseURL: serveRaw(t, always(test.answer)), IdleTimeout: test.idle, RequestTimeout: test.total})
 			start := time.Now()
 			_, err := tokensOf(t, s)
 			if failure := wantKind(t, err, test.kind); !strings.Contains(failure.Error(), test.text) {
@@ -318,7 +321,7 @@ func TestFailuresOfTheServer(t *testing.T) {
 func TestStreamGoesOnAfterAFailure(t *testing.T) {
 	requests := 0 // of one connection after the other
 	refusal := "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy"
-	s := newTestStream(t, StreamConfig{BaseURL: serveRaw(t, always(func(conn net.Conn, r *http.Request, body string) bool {
+	s := newTestStream(t, Config{BaseURL: serveRaw(t, always(func(conn net.Conn, r *http.Request, body string) bool {
 		requests++
 		switch requests {
 		case 1:
@@ -329,7 +332,7 @@ func TestStreamGoesOnAfterAFailure(t *testing.T) {
 		return says(goodAnswer(1))(conn, r, body)
 	}))})
 	_, err := tokensOf(t, s)
-	wantKind(t, err, StreamStatus5xx)
+	wantKind(t, err, KindStatus5xx)
 	if _, err := tokensOf(t, s); err != nil {
 		t.Error(err)
 	}
@@ -337,7 +340,7 @@ func TestStreamGoesOnAfterAFailure(t *testing.T) {
 		t.Errorf("%d connections after a refusal, want the first one kept", s.Connects())
 	}
 	_, err = tokensOf(t, s)
-	wantKind(t, err, StreamMalformed)
+	wantKind(t, err, KindMalformed)
 	if _, err := tokensOf(t, s); err != nil {
 		t.Error(err)
 	}
@@ -372,7 +375,7 @@ func TestClosedIdleConnectionsAreReplaced(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newTestStream(t, StreamConfig{BaseURL: serveRaw(t, func(connection int) exchange {
+			s := newTestStream(t, Config{BaseURL: serveRaw(t, func(connection int) exchange {
 				if connection == 0 {
 					return first()
 				}
@@ -395,7 +398,7 @@ func TestClosedIdleConnectionsAreReplaced(t *testing.T) {
 // A server that closes every connection without an answer is at fault, and not
 // asked again and again.
 func TestLostRequestsAreRetriedOnce(t *testing.T) {
-	s := newTestStream(t, StreamConfig{BaseURL: serveRaw(t, func(connection int) exchange {
+	s := newTestStream(t, Config{BaseURL: serveRaw(t, func(connection int) exchange {
 		first := connection == 0
 		return func(conn net.Conn, r *http.Request, body string) bool {
 			answer := first
@@ -407,7 +410,7 @@ func TestLostRequestsAreRetriedOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := tokensOf(t, s)
-	wantKind(t, err, StreamCut)
+	wantKind(t, err, KindCut)
 	if s.Connects() != 2 {
 		t.Errorf("%d connections, want 2", s.Connects())
 	}
@@ -416,11 +419,11 @@ func TestLostRequestsAreRetriedOnce(t *testing.T) {
 // The end of a connection often comes together with its last bytes, and must not
 // wait for the idle timeout.
 func TestEndTogetherWithData(t *testing.T) {
-	s := newTestStream(t, StreamConfig{BaseURL: serveRaw(t, always(says(eventStreamHead+inChunks(tokenEvent("a", 1))).thenCloses()))})
+	s := newTestStream(t, Config{BaseURL: serveRaw(t, always(says(eventStreamHead+inChunks(tokenEvent("a", 1))).thenCloses()))})
 	start := time.Now()
 	for range 200 {
 		_, err := tokensOf(t, s)
-		wantKind(t, err, StreamCut)
+		wantKind(t, err, KindCut)
 	}
 	if took := time.Since(start); took > 10*time.Second {
 		t.Errorf("200 cut requests took %v", took)
@@ -428,7 +431,7 @@ func TestEndTogetherWithData(t *testing.T) {
 }
 
 func TestCompleteAnswerWithoutItsEnd(t *testing.T) {
-	s := newTestStream(t, StreamConfig{BaseURL: serveRaw(t, always(says(eventStreamHead, inChunks(doneEvent)).thenCloses()))})
+	s := newTestStream(t, Config{BaseURL: serveRaw(t, always(says(eventStreamHead, inChunks(doneEvent)).thenCloses()))})
 	if _, err := tokensOf(t, s); err != nil {
 		t.Error(err)
 	}
@@ -437,7 +440,7 @@ func TestCompleteAnswerWithoutItsEnd(t *testing.T) {
 func TestCancelling(t *testing.T) {
 	for _, answer := range []string{"", eventStreamHead + inChunks(tokenEvent("a", 1))} {
 		arrived := make(chan struct{}, 1)
-		s := newTestStream(t, StreamConfig{BaseURL: serveRaw(t, always(func(conn net.Conn, r *http.Request, body string) bool {
+		s := newTestStream(t, Config{BaseURL: serveRaw(t, always(func(conn net.Conn, r *http.Request, body string) bool {
 			arrived <- struct{}{}
 			return says(answer)(conn, r, body)
 		}))})
@@ -447,11 +450,11 @@ func TestCancelling(t *testing.T) {
 			cancel()
 		}()
 		start := time.Now()
-		err := s.Complete(ctx, nil, func(*StreamRead) {})
+		err := s.Complete(ctx, nil, func(*Read) {})
 		if !errors.Is(err, context.Canceled) || time.Since(start) > 5*time.Second {
 			t.Errorf("%v after %v, want context.Canceled at once", err, time.Since(start))
 		}
-		if err := s.Complete(ctx, nil, func(*StreamRead) {}); !errors.Is(err, context.Canceled) {
+		if err := s.Complete(ctx, nil, func(*Read) {}); !errors.Is(err, context.Canceled) {
 			t.Errorf("%v, want context.Canceled", err)
 		}
 	}
@@ -464,9 +467,9 @@ func TestNobodyListens(t *testing.T) {
 	}
 	url := "http://" + listener.Addr().String()
 	_ = listener.Close()
-	s := newTestStream(t, StreamConfig{BaseURL: url})
+	s := newTestStream(t, Config{BaseURL: url})
 	_, err = tokensOf(t, s)
-	wantKind(t, err, StreamConnect)
+	wantKind(t, err, KindConnect)
 }
 
 func TestStreamOverTLS(t *testing.T) {
@@ -482,10 +485,10 @@ func TestStreamOverTLS(t *testing.T) {
 	defer server.Close()
 	roots := x509.NewCertPool()
 	roots.AddCert(server.Certificate())
-	s := newTestStream(t, StreamConfig{BaseURL: server.URL, TLS: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}})
+	s := newTestStream(t, Config{BaseURL: server.URL, TLS: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}})
 	for range 2 {
 		var tokens []int
-		if err := s.Complete(t.Context(), []byte("{}"), func(r *StreamRead) {
+		if err := s.Complete(t.Context(), []byte("{}"), func(r *Read) {
 			if r.Stamp != StampMissing || r.At < r.SentAt || r.Lag != 0 {
 				t.Errorf("read %+v", r)
 			}
@@ -502,22 +505,22 @@ func TestStreamOverTLS(t *testing.T) {
 	if s.Connects() != 1 {
 		t.Errorf("%d connections, want 1", s.Connects())
 	}
-	untrusting := newTestStream(t, StreamConfig{BaseURL: server.URL})
+	untrusting := newTestStream(t, Config{BaseURL: server.URL})
 	_, err := tokensOf(t, untrusting)
-	wantKind(t, err, StreamConnect)
+	wantKind(t, err, KindConnect)
 }
 
-func TestStreamConfigsRefused(t *testing.T) {
+func TestConfigsRefused(t *testing.T) {
 	for _, test := range []struct {
-		cfg  StreamConfig
+		cfg  Config
 		want string
 	}{
-		{StreamConfig{BaseURL: "node1:8000"}, `want http://HOST:PORT or https://HOST:PORT`},
-		{StreamConfig{BaseURL: "http://"}, `vLLM base URL is "http://", want http://HOST:PORT or https://HOST:PORT`},
-		{StreamConfig{BaseURL: "ftp://a"}, `vLLM base URL is "ftp://a", want http://HOST:PORT or https://HOST:PORT`},
-		{StreamConfig{BaseURL: "http://a", Credential: credential.Fixed("a\n")}, "vLLM's API key: the key has a space, a line break"},
+		{Config{BaseURL: "node1:8000"}, `the base URL of a vLLM server is "node1:8000", without a scheme; is it http://node1:8000?`},
+		{Config{BaseURL: "http://"}, `the base URL of a vLLM server is "http://", without a host; want http://HOST:PORT or https://HOST:PORT`},
+		{Config{BaseURL: "ftp://a"}, `the base URL of a vLLM server is "ftp://a", with scheme "ftp"; want http://HOST:PORT or https://HOST:PORT`},
+		{Config{BaseURL: "http://a", Credential: credential.Fixed("a\n")}, "vLLM's API key: the key has a space, a line break"},
 	} {
-		if _, err := NewStreamClient(test.cfg); err == nil || !strings.Contains(err.Error(), test.want) {
+		if _, err := NewClient(test.cfg); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("error is %v, want %q", err, test.want)
 		}
 	}
@@ -548,7 +551,7 @@ func TestFloodHoldsNobodyUp(t *testing.T) {
 					}
 				}
 			})
-			client, err := NewStreamClient(StreamConfig{BaseURL: url, RequestTimeout: time.Second})
+			client, err := NewClient(Config{BaseURL: url, RequestTimeout: time.Second})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -557,15 +560,15 @@ func TestFloodHoldsNobodyUp(t *testing.T) {
 			defer other.Close()
 			ended := make(chan error, 1)
 			began := time.Now()
-			go func() { ended <- flooded.Complete(t.Context(), []byte("{}"), func(*StreamRead) {}) }()
+			go func() { ended <- flooded.Complete(t.Context(), []byte("{}"), func(*Read) {}) }()
 			<-flooding
 			if tokens, err := tokensOf(t, other); err != nil || len(tokens) == 0 {
 				t.Errorf("beside the flood a stream got %v, %v", tokens, err)
 			}
 			select {
 			case err := <-ended:
-				var failure *StreamError
-				if !errors.As(err, &failure) || failure.Kind != StreamTotalTimeout {
+				var failure *Error
+				if !errors.As(err, &failure) || failure.Kind != KindTotalTimeout {
 					t.Errorf("the flood ended with %v, want its timeout", err)
 				}
 			case <-time.After(15 * time.Second):
@@ -584,9 +587,9 @@ func TestRefusalThatStalls(t *testing.T) {
 		return false
 	}))
 	t.Cleanup(func() { close(release) })
-	_, err := tokensOf(t, newTestStream(t, StreamConfig{BaseURL: url, IdleTimeout: 200 * time.Millisecond}))
-	var failure *StreamError
-	if !errors.As(err, &failure) || failure.Kind != StreamStatus5xx || failure.Status != 503 {
+	_, err := tokensOf(t, newTestStream(t, Config{BaseURL: url, IdleTimeout: 200 * time.Millisecond}))
+	var failure *Error
+	if !errors.As(err, &failure) || failure.Kind != KindStatus5xx || failure.Status != 503 {
 		t.Errorf("the error is %v, want the status", err)
 	}
 }

@@ -1,4 +1,4 @@
-package vllm
+package completion
 
 import (
 	"bufio"
@@ -20,39 +20,39 @@ import (
 // capturedStream is a stream of a real server, and what it means.
 type capturedStream struct {
 	name   string
-	chunks []StreamChunk
+	chunks []Chunk
 	kind   string // of the failure, if it is one
 	detail string // what its message has
 	keeps  bool   // the connection serves the next request
 }
 
 func capturedStreams() []capturedStream {
-	said := func(tokens ...int) (chunks []StreamChunk) {
+	said := func(tokens ...int) (chunks []Chunk) {
 		for _, n := range tokens {
-			chunks = append(chunks, StreamChunk{Tokens: n, Content: n > 0})
+			chunks = append(chunks, Chunk{Tokens: n, Content: n > 0})
 		}
 		// The finish reason is in the last chunk with output.
-		return append(chunks, StreamChunk{Tokens: tokens[len(tokens)-1] + 1, Content: true, Last: true}, StreamChunk{Tokens: tokens[len(tokens)-1] + 1, Last: true})
+		return append(chunks, Chunk{Tokens: tokens[len(tokens)-1] + 1, Content: true, Last: true}, Chunk{Tokens: tokens[len(tokens)-1] + 1, Last: true})
 	}
 	six := said(0, 1, 2, 3, 4, 5)
 	// Of a token that ends within a letter, the text comes with a later one.
-	held := func(tokens ...int) []StreamChunk {
+	held := func(tokens ...int) []Chunk {
 		chunks := slices.Clone(six)
 		for _, n := range tokens {
 			chunks[n].Content = false
 		}
 		return chunks
 	}
-	content := StreamChunk{Tokens: -1, Content: true}
-	fives := []StreamChunk{{Tokens: 0}, {Tokens: 1, Content: true}, {Tokens: 6, Content: true}, {Tokens: 11, Content: true}, {Tokens: 13, Content: true, Last: true}, {Tokens: 13, Last: true}}
+	content := Chunk{Tokens: -1, Content: true}
+	fives := []Chunk{{Tokens: 0}, {Tokens: 1, Content: true}, {Tokens: 6, Content: true}, {Tokens: 11, Content: true}, {Tokens: 13, Content: true, Last: true}, {Tokens: 13, Last: true}}
 	return []capturedStream{
 		{name: "vllm-0.32.0-stream", chunks: six, keeps: true},
 		{name: "vllm-0.32.0-stream-interval5", chunks: fives, keeps: true},
-		{name: "vllm-0.32.0-stream-engine-killed", chunks: []StreamChunk{{Tokens: 140, Content: true}}, kind: "error_event", detail: "EngineCore encountered an issue. See stack trace (above) for the root cause."},
-		{name: "vllm-0.32.0-stream-sigterm-tail", chunks: []StreamChunk{{Tokens: 360, Content: true}}, kind: "cut", detail: "in the middle of the response"},
+		{name: "vllm-0.32.0-stream-engine-killed", chunks: []Chunk{{Tokens: 140, Content: true}}, kind: "error_event", detail: "EngineCore encountered an issue. See stack trace (above) for the root cause."},
+		{name: "vllm-0.32.0-stream-sigterm-tail", chunks: []Chunk{{Tokens: 360, Content: true}}, kind: "cut", detail: "in the middle of the response"},
 		{name: "vllm-0.32.0-400-too-long", kind: "status_4xx", detail: "max_completion_tokens=4000 cannot be greater than max_model_len=2048", keeps: true},
 		{name: "vllm-0.32.0-404-model", kind: "status_4xx", detail: "The model `other` does not exist", keeps: true},
-		{name: "llm-d-sim-stream", keeps: true, chunks: []StreamChunk{
+		{name: "llm-d-sim-stream", keeps: true, chunks: []Chunk{
 			{Tokens: -1}, content, content, content, content, content, {Tokens: -1, Last: true}, {Tokens: 5, Last: true},
 		}},
 		{name: "nginx-21200-stream", chunks: six, keeps: true},
@@ -109,7 +109,7 @@ func (c *capturedStream) parts(t *testing.T) (parts []string, after []time.Durat
 }
 
 // check compares what was made of the capture with what it means.
-func (c *capturedStream) check(t *testing.T, how string, chunks []StreamChunk, err error) {
+func (c *capturedStream) check(t *testing.T, how string, chunks []Chunk, err error) {
 	t.Helper()
 	kind := ""
 	if err != nil {
@@ -148,11 +148,11 @@ func TestCapturedStreams(t *testing.T) {
 					return ends(true)
 				},
 			} {
-				s := newTestStream(t, StreamConfig{BaseURL: serveRaw(t, always(answer))})
+				s := newTestStream(t, Config{BaseURL: serveRaw(t, always(answer))})
 				for range 2 {
-					var chunks []StreamChunk
+					var chunks []Chunk
 					last := time.Duration(0)
-					err := s.Complete(t.Context(), []byte(`{}`), func(r *StreamRead) {
+					err := s.Complete(t.Context(), []byte(`{}`), func(r *Read) {
 						chunks = append(chunks, r.Chunks...)
 						if r.At < last {
 							t.Errorf("%s, %s: a read at %v after one at %v", c.name, how, r.At, last)
