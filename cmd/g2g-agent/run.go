@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os/signal"
 	"runtime"
 	"strings"
@@ -164,13 +165,13 @@ func (s commandedSite) Apply(ctx context.Context, command datacenter.Command) er
 	return err
 }
 
-// logEvent logs an event, unless the agent itself has, with the cause.
+// logEvent logs an event, in passing if the agent itself has, with the cause.
 func (run *liveRun) logEvent(e datacenter.Event) {
 	level := zerolog.InfoLevel
-	switch e.Data.(type) {
-	case datacenter.DataStale, datacenter.DataFresh:
+	switch kind, _ := datacenter.EventKindOf(e.Topic); {
+	case kind.LoggedAtSource:
 		level = zerolog.DebugLevel
-	case datacenter.BatchSizeLeaseExpired, datacenter.ReplicaLeaseExpired:
+	case kind.Level >= slog.LevelWarn:
 		level = zerolog.WarnLevel
 	}
 	run.log.WithLevel(level).Float64("time_s", e.TimeS).Interface("data", e.Data).Msg(e.Topic)
