@@ -3,8 +3,6 @@ package api
 import (
 	"context"
 	"errors"
-	"fmt"
-	"math"
 	"net/http"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -12,6 +10,7 @@ import (
 	"github.com/g2g-agent/g2g-agent/agent"
 	"github.com/g2g-agent/g2g-agent/api/problem"
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/strictjson"
 )
 
 const (
@@ -118,38 +117,23 @@ func (s *Server) addCommands(api huma.API) {
 	}, "StepsCommand", map[string]any{"steps": 10}, s.advance)
 }
 
-// leaseOf is a command's lease in seconds, the configured one if it names none.
-func (s *Server) leaseOf(c *checker, o *object) float64 {
-	v, ok := o.members["lease_s"]
-	if !ok {
-		return s.control.Load().DefaultLeaseS
+// decodeCommand reads a body that is a command C.
+func decodeCommand[C datacenter.Command](raw []byte) (command C, refused *problem.Problem) {
+	decoded, err := datacenter.DecodeCommandBody(command.Name(), raw)
+	if err != nil {
+		return command, bodyProblem(err)
 	}
-	return c.number("body.lease_s", v, fmt.Sprintf("a number of seconds above 0, at most %d", maxLeaseS),
-		func(f float64) bool { return f > 0 && f <= maxLeaseS })
+	command, _ = decoded.(C) // as its name says
+	return command, nil
 }
 
 func (s *Server) setBatchSizes(ctx context.Context, raw []byte) (*batchSizesBody, error) {
-	o, refused := parseObject(raw)
+	command, refused := decodeCommand[datacenter.SetBatchSize](raw)
 	if refused != nil {
 		return nil, refused
 	}
-	var c checker
-	c.members(o, []string{"batch_size_by_model"}, []string{"ramp_up_rate_by_model", "lease_s"})
-	command := datacenter.SetBatchSize{BatchSizeByModel: map[string]int{}, LeaseS: s.leaseOf(&c, o)}
-	if sizes := c.byModel(o, "batch_size_by_model"); sizes != nil {
-		for _, label := range sizes.names {
-			command.BatchSizeByModel[label] = c.whole("body.batch_size_by_model."+problem.Shorten(label), sizes.members[label], 1, maxInt32)
-		}
-	}
-	if rates := c.byModel(o, "ramp_up_rate_by_model"); rates != nil {
-		command.RampUpRateByModel = map[string]float64{}
-		for _, label := range rates.names {
-			command.RampUpRateByModel[label] = c.number("body.ramp_up_rate_by_model."+problem.Shorten(label), rates.members[label],
-				"a number of requests per second, at least 0", func(f float64) bool { return f >= 0 && !math.IsInf(f, 0) })
-		}
-	}
-	if refused := c.problem(); refused != nil {
-		return nil, refused
+	if command.LeaseS == 0 {
+		command.LeaseS = s.control.Load().DefaultLeaseS
 	}
 
 	err := s.cfg.Site.Apply(ctx, command)
@@ -189,18 +173,12 @@ func (s *Server) batchSizes(command datacenter.SetBatchSize, failed *agent.Serve
 }
 
 func (s *Server) shiftReplicas(ctx context.Context, raw []byte) (*replicaShiftBody, error) {
-	o, refused := parseObject(raw)
+	command, refused := decodeCommand[datacenter.ShiftReplicas](raw)
 	if refused != nil {
 		return nil, refused
 	}
-	var c checker
-	c.members(o, []string{"model_label", "replica_delta"}, []string{"lease_s"})
-	command := datacenter.ShiftReplicas{ModelLabel: c.text(o, "model_label"), LeaseS: s.leaseOf(&c, o)}
-	if delta, ok := o.members["replica_delta"]; ok {
-		command.ReplicaDelta = c.whole("body.replica_delta", delta, -maxInt32, maxInt32)
-	}
-	if refused := c.problem(); refused != nil {
-		return nil, refused
+	if command.LeaseS == 0 {
+		command.LeaseS = s.control.Load().DefaultLeaseS
 	}
 	if err := s.cfg.Site.Apply(ctx, command); err != nil {
 		return nil, s.commandFailed(err)
@@ -217,18 +195,14 @@ func (s *Server) shiftReplicas(ctx context.Context, raw []byte) (*replicaShiftBo
 }
 
 func (s *Server) advance(ctx context.Context, raw []byte) (*manyStates, error) {
-	o, refused := parseObject(raw)
-	if refused != nil {
-		return nil, refused
+	o, err := strictjson.Parse(raw)
+	if err != nil {
+		return nil, bodyProblem(err)
 	}
-	var c checker
-	c.members(o, []string{"steps"}, nil)
-	steps := 0
-	if v, ok := o.members["steps"]; ok {
-		steps = c.whole("body.steps", v, 1, maxSteps)
-	}
-	if refused := c.problem(); refused != nil {
-		return nil, refused
+	o.Members([]string{"steps"})
+	steps := o.Whole("steps", 1, maxSteps)
+	if err := o.Err(); err != nil {
+		return nil, bodyProblem(err)
 	}
 	if s.cfg.Advance == nil {
 		return nil, problem.New(http.StatusConflict, "this run steps by itself; only a replay started with --pace step is advanced by requests")

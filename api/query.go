@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -48,11 +49,8 @@ func (q query) whole(name string, usual, least, most int) (int, *problem.Problem
 	if !there {
 		return usual, nil
 	}
-	digits := value != ""
-	for i := range len(value) {
-		digits = digits && value[i] >= '0' && value[i] <= '9'
-	}
-	if n, ok := wholeNumber(value); digits && ok && n >= int64(least) && n <= int64(most) {
+	// Digits alone: no sign, no point.
+	if n, err := strconv.ParseUint(value, 10, 63); err == nil && n >= uint64(least) && n <= uint64(most) {
 		return int(n), nil
 	}
 	return 0, badQuery(name, "must be a whole number from %d to %d, got %q", least, most, problem.Shorten(value))

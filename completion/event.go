@@ -3,6 +3,7 @@ package completion
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 )
@@ -226,4 +227,4 @@ func (e *chatEvent) readOutput(value span) {
 // maxExcerpt bounds what is cited of what a server wrote, so that it fits a log line.
 const maxExcerpt = 512
 
-func cite(b []byte) string { return excerpt.Of(string(b), maxExcerpt) }
+func cite(b []byte) string { return excerpt.Of(strings.TrimSpace(string(b)), maxExcerpt) }

@@ -4,7 +4,11 @@ import "errors"
 
 // Command is an order to the datacenter: [SetBatchSize] or [ShiftReplicas]. It
 // takes effect at the next step.
-type Command interface{ isCommand() }
+type Command interface {
+	// Name is what the command is called on the wire, such as batch-sizes.
+	Name() string
+	isCommand()
+}
 
 // SetBatchSize sets the batch sizes of one or more models.
 type SetBatchSize struct {
@@ -31,6 +35,12 @@ type ShiftReplicas struct {
 
 // MaxLeaseS bounds leases, in seconds.
 const MaxLeaseS = 86_400
+
+// Name is batch-sizes.
+func (SetBatchSize) Name() string { return "batch-sizes" }
+
+// Name is replica-shifts.
+func (ShiftReplicas) Name() string { return "replica-shifts" }
 
 func (SetBatchSize) isCommand()  {}
 func (ShiftReplicas) isCommand() {}

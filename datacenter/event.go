@@ -1,5 +1,7 @@
 package datacenter
 
+import "log/slog"
+
 // Event is something that happened at a step, for those who watch.
 type Event struct {
 	// TimeS is the time of the step it happened before, in seconds.
@@ -8,9 +10,64 @@ type Event struct {
 	Data  EventData `json:"data"`
 }
 
-// EventData is what an event reports: [BatchSizesUpdated], [ReplicasShifted],
-// [BatchSizeLeaseExpired], [ReplicaLeaseExpired], [DataStale] or [DataFresh].
+// EventData is what an event reports; [EventKinds] lists what there is.
 type EventData interface{ Topic() string }
+
+// EventKind is what is known of all events of one topic.
+type EventKind struct {
+	// Zero is the data of such an event, without values.
+	Zero EventData
+	// Level is how much it matters: [slog.LevelWarn] is for what calls for attention.
+	Level slog.Level
+	// LoggedAtSource: what sends the event logs it as well, with more to tell.
+	LoggedAtSource bool
+	// Description says in one line what happened, in Markdown.
+	Description string
+}
+
+// Topic is the name of the events.
+func (k EventKind) Topic() string { return k.Zero.Topic() }
+
+// EventKinds is the one list of events. What shows, counts, logs or describes
+// events reads it or is held to it by a test.
+func EventKinds() []EventKind {
+	return []EventKind{
+		{
+			Zero: BatchSizesUpdated{}, Level: slog.LevelInfo,
+			Description: "The batch sizes of all models, after a command or the end of a lease.",
+		},
+		{
+			Zero: ReplicasShifted{}, Level: slog.LevelInfo,
+			Description: "Replicas were added to a model or taken away: it now asks for `effective_replicas`.",
+		},
+		{
+			Zero: BatchSizeLeaseExpired{}, Level: slog.LevelWarn,
+			Description: "A leased batch size was not commanded anew in time: the model returns to `failsafe_batch_size`.",
+		},
+		{
+			Zero: ReplicaLeaseExpired{}, Level: slog.LevelWarn,
+			Description: "Leased shifts were not renewed in time: `replica_delta`, their sum, is taken back.",
+		},
+		{
+			Zero: DataStale{}, Level: slog.LevelWarn, LoggedAtSource: true,
+			Description: "A model's power was last confirmed `age_s` seconds ago, longer than is allowed.",
+		},
+		{
+			Zero: DataFresh{}, Level: slog.LevelInfo, LoggedAtSource: true,
+			Description: "A model's power is being read again.",
+		},
+	}
+}
+
+// EventKindOf returns the kind of a topic, false if there is none.
+func EventKindOf(topic string) (EventKind, bool) {
+	for _, kind := range EventKinds() {
+		if kind.Topic() == topic {
+			return kind, true
+		}
+	}
+	return EventKind{}, false
+}
 
 // NewEvent returns the event of data at timeS.
 func NewEvent(timeS float64, data EventData) Event { return Event{timeS, data.Topic(), data} }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/go-retryablehttp"
@@ -306,4 +307,4 @@ func detail(resp *http.Response) string {
 
 // shorten keeps an excerpt of at most maxDetailBytes bytes, the sign that it is one
 // included.
-func shorten(text string) string { return excerpt.Of(text, maxDetailBytes-len(excerpt.Sign)) }
+func shorten(text string) string { return excerpt.Of(strings.TrimSpace(text), maxDetailBytes-len(excerpt.Sign)) }

@@ -118,8 +118,8 @@ func (c *catalog) addModels() {
 	c.gauge("g2g_model_lease_remaining_seconds", "model_label command", "For how much longer the model's leased batch size or leased shifts hold, in seconds of the run; without a lease there is none.", func(s *snapshot, out series) {
 		for i := range s.status.Models {
 			m := &s.status.Models[i]
-			out.value(m.BatchSizeLeaseS, m.Spec.ModelLabel, commandBatchSizes)
-			out.value(m.ReplicaLeaseS, m.Spec.ModelLabel, commandReplicaShifts)
+			out.value(m.BatchSizeLeaseS, m.Spec.ModelLabel, datacenter.SetBatchSize{}.Name())
+			out.value(m.ReplicaLeaseS, m.Spec.ModelLabel, datacenter.ShiftReplicas{}.Name())
 		}
 	})
 	c.gauge("g2g_model_active_replicas", "model_label", "Replicas that the model's servers hold at the latest step.",

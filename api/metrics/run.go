@@ -50,18 +50,12 @@ func (c *catalog) addRun(live bool) {
 	c.counter("g2g_model_lease_expirations_total", "model_label command", "Leases that ran out because the command was not renewed in time; the model then returned to its failsafe batch size, or its leased shifts were taken back.", func(s *snapshot, out series) {
 		for i := range s.status.Models {
 			label := s.status.Models[i].Spec.ModelLabel
-			for _, command := range []string{commandBatchSizes, commandReplicaShifts} {
+			for _, command := range []string{datacenter.SetBatchSize{}.Name(), datacenter.ShiftReplicas{}.Name()} {
 				out.count(s.events.expired[lease{label, command}], label, command)
 			}
 		}
 	})
 }
-
-// The commands, by the names that the API gives them.
-const (
-	commandBatchSizes    = "batch-sizes"
-	commandReplicaShifts = "replica-shifts"
-)
 
 // stepInstruments count steps as they are made.
 type stepInstruments struct {
@@ -112,11 +106,8 @@ type events struct {
 // newEvents counts from 0, so that the first event of a kind is seen as a rise.
 func newEvents() *events {
 	e := &events{since: eventCounts{byTopic: map[string]uint64{}, expired: map[lease]uint64{}}}
-	for _, data := range []datacenter.EventData{
-		datacenter.BatchSizesUpdated{}, datacenter.ReplicasShifted{}, datacenter.BatchSizeLeaseExpired{}, datacenter.ReplicaLeaseExpired{},
-		datacenter.DataStale{}, datacenter.DataFresh{},
-	} {
-		e.since.byTopic[data.Topic()] = 0
+	for _, kind := range datacenter.EventKinds() {
+		e.since.byTopic[kind.Topic()] = 0
 	}
 	return e
 }
@@ -131,9 +122,9 @@ func (e *events) observe(event datacenter.Event) {
 	e.since.byTopic[topic]++
 	switch data := event.Data.(type) {
 	case datacenter.BatchSizeLeaseExpired:
-		e.since.expired[lease{data.ModelLabel, commandBatchSizes}]++
+		e.since.expired[lease{data.ModelLabel, datacenter.SetBatchSize{}.Name()}]++
 	case datacenter.ReplicaLeaseExpired:
-		e.since.expired[lease{data.ModelLabel, commandReplicaShifts}]++
+		e.since.expired[lease{data.ModelLabel, datacenter.ShiftReplicas{}.Name()}]++
 	}
 }
 

@@ -1,12 +1,17 @@
 package page
 
 import (
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/g2g-agent/g2g-agent/datacenter"
 )
 
 func request(t *testing.T, method, path, ifNoneMatch string) *httptest.ResponseRecorder {
@@ -84,5 +89,24 @@ func TestNothingFromElsewhere(t *testing.T) {
 	}
 	if found < 10 {
 		t.Errorf("only %d references were found", found)
+	}
+}
+
+// The page tells every event in plain words, and marks those that call for attention.
+func TestPageKnowsAllEvents(t *testing.T) {
+	script := request(t, http.MethodGet, "/assets/events.js", "").Body.String()
+	_, script, _ = strings.Cut(script, "\nconst topics = {\n")
+	script, _, _ = strings.Cut(script, "\n};\n")
+	attention := map[string]bool{}
+	for _, entry := range regexp.MustCompile(`(?m)^  '`).Split(script, -1)[1:] {
+		topic, rest, _ := strings.Cut(entry, "'")
+		attention[topic] = strings.Contains(rest, "\n    attention: true,\n")
+	}
+	want := map[string]bool{}
+	for _, kind := range datacenter.EventKinds() {
+		want[kind.Topic()] = kind.Level >= slog.LevelWarn
+	}
+	if diff := cmp.Diff(want, attention); diff != "" {
+		t.Errorf("the topics of events.js, and whether they call for attention (-want +got):\n%s", diff)
 	}
 }

@@ -6,7 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"unicode/utf8"
+
+	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 )
 
 // ContentType is the media type of a problem.
@@ -81,13 +82,4 @@ func (p *Problem) Write(w http.ResponseWriter) {
 }
 
 // Shorten cuts text from a request down to what an answer repeats of it.
-func Shorten(s string) string {
-	if len(s) <= maxEcho {
-		return s
-	}
-	cut := maxEcho
-	for cut > 0 && !utf8.RuneStart(s[cut]) {
-		cut--
-	}
-	return s[:cut] + "…"
-}
+func Shorten(s string) string { return excerpt.Of(s, maxEcho) }

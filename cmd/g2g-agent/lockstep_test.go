@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"github.com/g2g-agent/g2g-agent/datacenter"
 )
 
 // scriptedCommand is a command before step k, as the config's script has it and as
@@ -24,24 +26,36 @@ type scriptedCommand struct {
 
 // lockstepScript is what is commanded in the lockstep tests: before the first step,
 // several before one step, one that undoes another, at the last step.
-func lockstepScript() []scriptedCommand {
-	batch := func(k int, sizes string) scriptedCommand {
-		return scriptedCommand{k, "set_batch_size: " + sizes, "/v1/batch-sizes", `{"batch_size_by_model": ` + sizes + `}`}
+func lockstepScript(t *testing.T) []scriptedCommand {
+	t.Helper()
+	scripted := func(k int, script string, c datacenter.Command) scriptedCommand {
+		body, err := datacenter.EncodeCommandBody(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return scriptedCommand{k, script, "/v1/" + c.Name(), string(body)}
+	}
+	batch := func(k int, sizes map[string]int) scriptedCommand {
+		inScript, err := json.Marshal(sizes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return scripted(k, "set_batch_size: "+string(inScript), datacenter.SetBatchSize{BatchSizeByModel: sizes})
 	}
 	shift := func(k int, label string, delta int) scriptedCommand {
-		body := fmt.Sprintf(`{"model_label": %q, "replica_delta": %d}`, label, delta)
-		return scriptedCommand{k, "shift_replicas: " + body, "/v1/replica-shifts", body}
+		return scripted(k, fmt.Sprintf("shift_replicas: {model_label: %q, replica_delta: %d}", label, delta),
+			datacenter.ShiftReplicas{ModelLabel: label, ReplicaDelta: delta})
 	}
 	return []scriptedCommand{
-		batch(0, `{"Llama-3.1-70B": 64}`),
-		batch(1, `{"Llama-3.1-8B": 256, "Llama-3.1-405B": 16}`),
+		batch(0, map[string]int{"Llama-3.1-70B": 64}),
+		batch(1, map[string]int{"Llama-3.1-8B": 256, "Llama-3.1-405B": 16}),
 		shift(299, "Llama-3.1-405B", -20),
 		shift(299, "Llama-3.1-70B", 15),
-		batch(299, `{"Llama-3.1-70B": 256}`),
-		batch(300, `{"Llama-3.1-70B": 8}`),
+		batch(299, map[string]int{"Llama-3.1-70B": 256}),
+		batch(300, map[string]int{"Llama-3.1-70B": 8}),
 		shift(777, "Llama-3.1-8B", -100),
 		shift(1500, "Llama-3.1-8B", 60),
-		batch(2100, `{"Llama-3.1-8B": 8, "Llama-3.1-70B": 512, "Llama-3.1-405B": 256}`),
+		batch(2100, map[string]int{"Llama-3.1-8B": 8, "Llama-3.1-70B": 512, "Llama-3.1-405B": 256}),
 		shift(2999, "Llama-3.1-8B", 100),
 	}
 }
@@ -68,7 +82,7 @@ func shippedReplay(t *testing.T) string {
 func scriptedStates(t *testing.T) []string {
 	t.Helper()
 	var script []string
-	for _, c := range lockstepScript() {
+	for _, c := range lockstepScript(t) {
 		script = append(script, fmt.Sprintf("{t: %d.%d, %s}", c.k/10, c.k%10, c.script))
 	}
 	out := filepath.Join(t.TempDir(), "scripted.jsonl")
@@ -147,7 +161,7 @@ func TestLockstepGivesTheScriptedReplay(t *testing.T) {
 	}
 	draw := rand.New(rand.NewPCG(1, 2))
 	var got []string
-	script := lockstepScript()
+	script := lockstepScript(t)
 	for len(got) < lockstepSteps {
 		for len(script) > 0 && script[0].k == len(got) {
 			a.post(t, http.StatusOK, script[0].path, script[0].body)
@@ -205,13 +219,13 @@ func TestLockstepEndsInTheMiddle(t *testing.T) {
 	}{{"between requests", false}, {"in a request", true}} {
 		out := filepath.Join(t.TempDir(), "states.jsonl")
 		a := startLockstep(t, out)
-		a.post(t, http.StatusOK, "/v1/batch-sizes", lockstepScript()[0].body)
+		a.post(t, http.StatusOK, "/v1/batch-sizes", lockstepScript(t)[0].body)
 		states := a.advance(t, 1)
 		if names := names(t, filepath.Dir(out)); slices.Contains(names, filepath.Base(out)) {
 			t.Errorf("%s: the file is there before it is complete: %q", test.name, names)
 		}
 		if test.under {
-			a.post(t, http.StatusOK, "/v1/batch-sizes", lockstepScript()[1].body)
+			a.post(t, http.StatusOK, "/v1/batch-sizes", lockstepScript(t)[1].body)
 			var client sync.WaitGroup
 			client.Go(func() {
 				_, _ = a.send(t, http.MethodPost, "/v1/steps", `{"steps": 298}`) // whatever is answered

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os/signal"
 	"runtime"
 	"strings"
@@ -198,13 +199,13 @@ func (s *liveSession) finish(err error, timing agent.Timing) error {
 	return errors.Join(err, s.summary.WriteText(&text, s.took), tell(w, text.String()))
 }
 
-// logEvent logs an event, unless the agent itself has, with the cause.
+// logEvent logs an event, in passing if the agent itself has, with the cause.
 func (run *liveRun) logEvent(e datacenter.Event) {
 	level := zerolog.InfoLevel
-	switch e.Data.(type) {
-	case datacenter.DataStale, datacenter.DataFresh:
+	switch kind, _ := datacenter.EventKindOf(e.Topic); {
+	case kind.LoggedAtSource:
 		level = zerolog.DebugLevel
-	case datacenter.BatchSizeLeaseExpired, datacenter.ReplicaLeaseExpired:
+	case kind.Level >= slog.LevelWarn:
 		level = zerolog.WarnLevel
 	}
 	run.log.WithLevel(level).Float64("time_s", e.TimeS).Interface("data", e.Data).Msg(e.Topic)

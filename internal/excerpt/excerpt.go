@@ -9,10 +9,10 @@ import (
 // Sign stands for what is left out.
 const Sign = "…"
 
-// Of returns the start of text without blanks around it: at most maxBytes, without
-// cutting a character, and then [Sign] if it goes on. What is no UTF-8 becomes U+FFFD.
+// Of returns the start of text: at most maxBytes, without cutting a character, and
+// then [Sign] if it goes on. What is no UTF-8 becomes U+FFFD.
 func Of(text string, maxBytes int) string {
-	text = strings.TrimSpace(strings.ToValidUTF8(text, "\uFFFD"))
+	text = strings.ToValidUTF8(text, "\uFFFD")
 	if len(text) <= maxBytes {
 		return text
 	}

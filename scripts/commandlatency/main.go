@@ -29,6 +29,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/scripts/internal/measuring"
 	"github.com/g2g-agent/g2g-agent/sim"
 )
@@ -201,8 +202,13 @@ func (h *host) commandAll(ctx context.Context, address string, commands int) (*l
 			next = sizes()[draw.IntN(len(sizes()))]
 		}
 		now = next
+		command := datacenter.SetBatchSize{BatchSizeByModel: map[string]int{label: next}, LeaseS: 60}
+		body, err := datacenter.EncodeCommandBody(command)
+		if err != nil {
+			return nil, err
+		}
 		sent := time.Now()
-		if err := post(ctx, "http://"+address+"/v1/batch-sizes", fmt.Sprintf(`{"batch_size_by_model": {%q: %d}, "lease_s": 60}`, label, next)); err != nil {
+		if err := post(ctx, "http://"+address+"/v1/"+command.Name(), body); err != nil {
 			return nil, err
 		}
 		answered := time.Since(sent)
@@ -246,8 +252,8 @@ func awaitReady(ctx context.Context, url string) error {
 	}
 }
 
-func post(ctx context.Context, url, body string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(body))
+func post(ctx context.Context, url string, body []byte) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
