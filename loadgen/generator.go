@@ -216,10 +216,28 @@ func (g *Generator) gone() {
 // ITL is the inter-token latency over the window that ends at now, which is not
 // long past. It takes up to some 100 µs, less when latencies are alike, and may
 // be called from any goroutine.
-func (g *Generator) ITL(now time.Time) ITLWindow {
-	w := g.meter.itl(now.Sub(g.client.Epoch()))
-	g.bundling.look(now, &w)
-	g.unmeasured.look(now, &w)
+func (g *Generator) ITL(now time.Time) ITLWindow { return ITLOf(now, g) }
+
+// ITLOf is [Generator.ITL] over the tokens of several generators, of at least one.
+func ITLOf(now time.Time, generators ...*Generator) ITLWindow {
+	var all windowSum
+	var w ITLWindow
+	for i, g := range generators {
+		sum := &all
+		if i > 0 {
+			sum = new(windowSum)
+		}
+		g.meter.addWindow(now.Sub(g.client.Epoch()), sum)
+		w = sum.window()
+		g.bundling.look(now, &w)
+		g.unmeasured.look(now, &w)
+		if i > 0 {
+			all.merge(sum)
+		}
+	}
+	if len(generators) > 1 {
+		w = all.window()
+	}
 	return w
 }
 

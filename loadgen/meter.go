@@ -292,13 +292,22 @@ type ITLWindow struct {
 	MultiEventShare float64
 }
 
+// windowSum is what is counted in a window.
+type windowSum struct {
+	meanSlot
+	samples uint64
+	bins    [numBins]uint64
+}
+
 // itl is the window that ends at now.
 func (m *meter) itl(now time.Duration) ITLWindow {
-	var (
-		total   meanSlot
-		bins    [numBins]uint64
-		samples uint64
-	)
+	var sum windowSum
+	m.addWindow(now, &sum)
+	return sum.window()
+}
+
+// addWindow adds the window that ends at now.
+func (m *meter) addWindow(now time.Duration, sum *windowSum) {
 	newest := int64(now / m.part(meanSlots))
 	newestHistogram := int64(now / m.part(histogramSlots))
 	for i := range m.shards {
@@ -306,11 +315,7 @@ func (m *meter) itl(now time.Duration) ITLWindow {
 		s.mu.Lock()
 		for j := range s.slots {
 			if slot := &s.slots[j]; slot.number >= 0 && slot.number >= newest-meanSlots && slot.number <= newest {
-				total.sum += slot.sum
-				total.tokens += slot.tokens
-				total.reads += slot.reads
-				total.multiEventReads += slot.multiEventReads
-				total.perChunkTokens += slot.perChunkTokens
+				sum.meanSlot.merge(slot)
 			}
 		}
 		for j := range s.histograms {
@@ -318,24 +323,44 @@ func (m *meter) itl(now time.Duration) ITLWindow {
 			if slot.number < 0 || slot.number < newestHistogram-histogramSlots || slot.number > newestHistogram || slot.count == 0 {
 				continue
 			}
-			samples += slot.count
+			sum.samples += slot.count
 			for bin, n := range slot.bins[slot.low:slot.high] {
-				bins[slot.low+bin] += uint64(n)
+				sum.bins[slot.low+bin] += uint64(n)
 			}
 		}
 		s.mu.Unlock()
 	}
-	w := ITLWindow{MeanS: math.NaN(), Tokens: total.tokens, Method: MethodUsage, Reads: total.reads}
-	if total.tokens > 0 {
-		w.MeanS = total.sum.Seconds() / float64(total.tokens)
+}
+
+func (s *meanSlot) merge(other *meanSlot) {
+	s.sum += other.sum
+	s.tokens += other.tokens
+	s.reads += other.reads
+	s.multiEventReads += other.multiEventReads
+	s.perChunkTokens += other.perChunkTokens
+}
+
+// merge adds the window of another meter.
+func (s *windowSum) merge(other *windowSum) {
+	s.meanSlot.merge(&other.meanSlot)
+	s.samples += other.samples
+	for bin, n := range other.bins {
+		s.bins[bin] += n
 	}
-	if total.perChunkTokens > 0 {
+}
+
+func (s *windowSum) window() ITLWindow {
+	w := ITLWindow{MeanS: math.NaN(), Tokens: s.tokens, Method: MethodUsage, Reads: s.reads}
+	if s.tokens > 0 {
+		w.MeanS = s.sum.Seconds() / float64(s.tokens)
+	}
+	if s.perChunkTokens > 0 {
 		w.Method = MethodPerChunk
 	}
-	if total.reads > 0 {
-		w.MultiEventShare = float64(total.multiEventReads) / float64(total.reads)
+	if s.reads > 0 {
+		w.MultiEventShare = float64(s.multiEventReads) / float64(s.reads)
 	}
-	q := quantiles(bins[:], samples)
+	q := quantiles(s.bins[:], s.samples)
 	w.P50S, w.P90S, w.P95S, w.P99S = q[0], q[1], q[2], q[3]
 	return w
 }

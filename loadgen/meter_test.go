@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/g2g-agent/g2g-agent/completion"
 )
 
@@ -293,5 +295,37 @@ func TestLateReadsLeaveTheWindow(t *testing.T) {
 	m.sumUp(&s)
 	if s.Tokens != 103 {
 		t.Errorf("%d tokens over all time, want 103", s.Tokens)
+	}
+}
+
+// TestSeveralGeneratorsAreOne: what two servers of a model bring is one window and
+// one sum.
+func TestSeveralGeneratorsAreOne(t *testing.T) {
+	both := new(windowSum)
+	var stats Stats
+	var sum measured
+	now := 500 * time.Millisecond
+	one := newMeter(time.Second)
+	for i, gap := range []time.Duration{10 * time.Millisecond, 30 * time.Millisecond} {
+		m := newMeter(time.Second)
+		for _, to := range []*meter{m, one} {
+			r := reader{meter: to, shard: i}
+			for at, n := time.Duration(0), 1; at < now; at, n = at+gap, n+1 {
+				r.read(at, tokens(n))
+			}
+		}
+		w := new(windowSum)
+		m.addWindow(now, w)
+		both.merge(w)
+		m.addTo(&stats, &sum)
+	}
+	sum.finish(&stats)
+	if got, want := both.window(), one.itl(now); got != want || want.Tokens == 0 || want.P50S > 0.011 || want.P99S < 0.029 {
+		t.Errorf("the window of both is %+v, want %+v", got, want)
+	}
+	var want Stats
+	one.sumUp(&want)
+	if diff := cmp.Diff(want, stats); diff != "" || want.Tokens == 0 {
+		t.Errorf("the sums of both (-want +got):\n%s", diff)
 	}
 }

@@ -63,39 +63,60 @@ func (s *Stats) Failed() uint64 {
 
 // Stats sums up since the start. It takes some ten microseconds and may be
 // called from any goroutine.
-func (g *Generator) Stats() Stats {
-	t := &g.tallies
-	s := Stats{
-		InFlight: int(t.inFlight.Load()), Started: t.started.Load(), Completed: t.completed.Load(),
-		Cancelled: t.cancelled.Load(), Connects: t.connects.Load(), Reconnects: t.reconnects.Load(),
+func (g *Generator) Stats() Stats { return StatsOf(g) }
+
+// StatsOf is [Generator.Stats] of several generators together.
+func StatsOf(generators ...*Generator) Stats {
+	var s Stats
+	var m measured
+	for _, g := range generators {
+		t := &g.tallies
+		s.InFlight += int(t.inFlight.Load())
+		s.Started += t.started.Load()
+		s.Completed += t.completed.Load()
+		s.Cancelled += t.cancelled.Load()
+		s.Connects += t.connects.Load()
+		s.Reconnects += t.reconnects.Load()
+		for kind := range t.failed {
+			s.FailedByKind[kind] += t.failed[kind].Load()
+		}
+		g.mu.Lock()
+		s.Workers += g.workers
+		s.Concurrency += g.target
+		g.mu.Unlock()
+		g.meter.addTo(&s, &m)
 	}
-	for kind := range t.failed {
-		s.FailedByKind[kind] = t.failed[kind].Load()
-	}
-	g.mu.Lock()
-	s.Workers, s.Concurrency = g.workers, g.target
-	g.mu.Unlock()
-	g.meter.sumUp(&s)
+	m.finish(&s)
 	return s
 }
 
-// sumUp fills in what the meter knows.
-func (m *meter) sumUp(s *Stats) {
-	var (
-		ttft, itl, lag  histogram
-		multiEventReads uint64
-	)
+// measured is what of a [Stats] cannot be added up as it stands there.
+type measured struct {
+	ttft, itl, lag  histogram
+	multiEventReads uint64
+}
+
+func (m *measured) finish(s *Stats) {
+	s.TTFT, s.ITL, s.Lag = m.ttft.distribution(), m.itl.distribution(), m.lag.distribution()
+	s.MultiEventShare = math.NaN()
+	if s.Reads > 0 {
+		s.MultiEventShare = float64(m.multiEventReads) / float64(s.Reads)
+	}
+}
+
+// addTo adds what the meter knows.
+func (m *meter) addTo(s *Stats, sum *measured) {
 	for i := range m.shards {
 		shard := &m.shards[i]
 		shard.mu.Lock()
-		ttft.merge(&shard.ttft)
-		itl.merge(&shard.itl)
-		lag.merge(&shard.lag)
+		sum.ttft.merge(&shard.ttft)
+		sum.itl.merge(&shard.itl)
+		sum.lag.merge(&shard.lag)
 		c := &shard.counts
 		s.Chunks += c.chunks
 		s.Tokens += c.tokens
 		s.Reads += c.reads
-		multiEventReads += c.multiEventReads
+		sum.multiEventReads += c.multiEventReads
 		s.MissingStamps += c.missing
 		s.DiscardedStamps += c.discarded
 		s.OddUsages += c.oddUsages
@@ -103,10 +124,5 @@ func (m *meter) sumUp(s *Stats) {
 			s.Bundles[tokens] += n
 		}
 		shard.mu.Unlock()
-	}
-	s.TTFT, s.ITL, s.Lag = ttft.distribution(), itl.distribution(), lag.distribution()
-	s.MultiEventShare = math.NaN()
-	if s.Reads > 0 {
-		s.MultiEventShare = float64(multiEventReads) / float64(s.Reads)
 	}
 }

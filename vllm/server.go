@@ -307,4 +307,6 @@ func detail(resp *http.Response) string {
 
 // shorten keeps an excerpt of at most maxDetailBytes bytes, the sign that it is one
 // included.
-func shorten(text string) string { return excerpt.Of(strings.TrimSpace(text), maxDetailBytes-len(excerpt.Sign)) }
+func shorten(text string) string {
+	return excerpt.Of(strings.TrimSpace(text), maxDetailBytes-len(excerpt.Sign))
+}
