@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -14,9 +15,11 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/power"
+	"github.com/g2g-agent/g2g-agent/power/kinds"
+	"github.com/g2g-agent/g2g-agent/rig"
 	"github.com/g2g-agent/g2g-agent/sim"
 	"github.com/g2g-agent/g2g-agent/vllm"
-	"github.com/g2g-agent/g2g-agent/zeusd"
 )
 
 // fastProfile makes a simulated model that is quick to warm up and easy to load.
@@ -30,13 +33,14 @@ func fastProfile() sim.Profile {
 // liveSite is a live run on one simulated host with two models of two GPUs each:
 // "patched" can have its batch size set, "stock" cannot.
 type liveSite struct {
-	zeusd  *sim.Zeusd
-	vllms  []*sim.VLLM
-	gpus   []*sim.GPU
-	cfg    LiveConfig
-	live   *Live
-	states chan *datacenter.State
-	events chan datacenter.Event
+	zeusd   *sim.Zeusd
+	vllms   []*sim.VLLM
+	gpus    []*sim.GPU
+	cfg     siteConfig
+	sources []power.Source // in the order in which the config names them
+	live    *Live
+	states  chan *datacenter.State
+	events  chan datacenter.Event
 
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -44,12 +48,69 @@ type liveSite struct {
 	err    error
 }
 
-func newLiveSite(t *testing.T, change func(*LiveConfig)) *liveSite {
+// siteConfig is a site's config before its power sources are opened.
+type siteConfig struct {
+	LiveConfig
+	// gpus are, by model and server, those that the server runs on.
+	gpus [][][]gpuAt
+}
+
+// gpuAt is a GPU behind an endpoint.
+type gpuAt struct {
+	endpoint power.Endpoint
+	index    int
+}
+
+// openSources opens the sources and gives the servers their GPUs.
+func (s *liveSite) openSources(t *testing.T) {
+	t.Helper()
+	var endpoints []power.Endpoint
+	for _, model := range s.cfg.gpus {
+		for _, g := range slices.Concat(model...) {
+			e := g.endpoint
+			e.GPUIndices = []int{g.index}
+			endpoints = append(endpoints, e)
+		}
+	}
+	sources, err := kinds.Table()[kinds.Default].Open(endpoints, power.Options{StaleAfter: s.cfg.StaleAfter, Log: s.cfg.Log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, source := range sources {
+		if !slices.Contains(s.sources, source) {
+			s.sources = append(s.sources, source)
+		}
+	}
+	for m, model := range s.cfg.gpus {
+		for i, gpus := range model {
+			for _, g := range gpus {
+				server := &s.cfg.Hardware[m].Servers[i]
+				server.GPUs = append(server.GPUs, rig.GPU{Source: sources[0], Index: g.index})
+				sources = sources[1:]
+			}
+		}
+	}
+}
+
+// power is how the first source reads.
+func (s *liveSite) power() power.Health { return s.sources[0].Health() }
+
+// countOf is one of the numbers that only some sources have.
+func countOf(h power.Health, name string) uint64 {
+	for _, c := range h.Counts {
+		if c.Name == name {
+			return c.N
+		}
+	}
+	return 0
+}
+
+func newLiveSite(t *testing.T, change func(*siteConfig)) *liveSite {
 	t.Helper()
 	return newLiveSiteWith(t, sim.Zeusd05, change)
 }
 
-func newLiveSiteWith(t *testing.T, version sim.ZeusdVersion, change func(*LiveConfig)) *liveSite {
+func newLiveSiteWith(t *testing.T, version sim.ZeusdVersion, change func(*siteConfig)) *liveSite {
 	t.Helper()
 	s := &liveSite{states: make(chan *datacenter.State, 10_000), events: make(chan datacenter.Event, 1000), done: make(chan struct{})}
 	for range 4 {
@@ -68,12 +129,12 @@ func newLiveSiteWith(t *testing.T, version sim.ZeusdVersion, change func(*LiveCo
 	if err != nil {
 		t.Fatal(err)
 	}
-	endpoint := zeusd.Endpoint{Host: host, Port: portNumber}
+	endpoint := power.Endpoint{Host: host, Port: portNumber}
 	dt, err := datacenter.ParseSeconds("1/20")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.cfg = LiveConfig{
+	s.cfg.LiveConfig = LiveConfig{
 		Config: Config{
 			Seed: 1, DT: dt, Augmentation: datacenter.Augmentation{AmplitudeScaleRange: [2]float64{1, 1}},
 			Facility: datacenter.Facility{GPUsPerServer: 8, TotalGPUCapacity: 2 * 2 * 100, BaseKWPerPhase: 1},
@@ -100,14 +161,14 @@ func newLiveSiteWith(t *testing.T, version sim.ZeusdVersion, change func(*LiveCo
 			ModelLabel: label, ModelID: "org/" + label, GPUsPerReplica: 2, ITLDeadlineS: 0.1, FeasibleBatchSizes: []int{2, 4, 8},
 			InitialBatchSize: 4, Replicas: replicas,
 		})
-		s.cfg.Hardware = append(s.cfg.Hardware, HardwareConfig{
-			VLLMBaseURL: v.URL(), SimulatedReplicas: 100, GPUs: []GPU{{endpoint, 2 * i}, {endpoint, 2*i + 1}},
-		})
+		s.cfg.Hardware = append(s.cfg.Hardware, HardwareConfig{SimulatedReplicas: 100, Servers: []rig.ServerConfig{{VLLMBaseURL: v.URL()}}})
+		s.cfg.gpus = append(s.cfg.gpus, [][]gpuAt{{{endpoint, 2 * i}, {endpoint, 2*i + 1}}})
 	}
 	if change != nil {
 		change(&s.cfg)
 	}
-	if s.live, err = NewLive(s.cfg); err != nil {
+	s.openSources(t)
+	if s.live, err = NewLive(s.cfg.LiveConfig); err != nil {
 		t.Fatal(err)
 	}
 	return s
@@ -262,8 +323,8 @@ func TestLiveRefusesCommandsWhole(t *testing.T) {
 // TestLiveReportsPerModel: one of two servers does not do as it is told.
 func TestLiveReportsPerModel(t *testing.T) {
 	var told []error
-	s := newLiveSite(t, func(cfg *LiveConfig) {
-		cfg.Hardware[1].Actuator = vllm.ActuatorConcurrency
+	s := newLiveSite(t, func(cfg *siteConfig) {
+		cfg.Hardware[1].Servers[0].Actuator = vllm.ActuatorConcurrency
 		cfg.OnCommand = func(_ datacenter.Command, err error) { told = append(told, err) }
 	})
 	s.start(t)
@@ -287,9 +348,9 @@ func TestLiveReportsPerModel(t *testing.T) {
 }
 
 func TestLiveSaysAllThatIsMissing(t *testing.T) {
-	s := newLiveSite(t, func(cfg *LiveConfig) {
+	s := newLiveSite(t, func(cfg *siteConfig) {
 		cfg.Models[0].ModelID = "org/other"
-		cfg.Hardware[1].GPUs[1].Index = 9
+		cfg.gpus[1][0][1].index = 9
 	})
 	_, err := s.live.Run(t.Context(), func(*datacenter.State) error { return nil })
 	if err == nil {
@@ -303,10 +364,10 @@ func TestLiveSaysAllThatIsMissing(t *testing.T) {
 }
 
 func TestLiveWarmupFails(t *testing.T) {
-	s := newLiveSite(t, func(cfg *LiveConfig) {
+	s := newLiveSite(t, func(cfg *siteConfig) {
 		cfg.WarmupTimeout = time.Second
 		cfg.Models[1].InitialBatchSize = 8
-		cfg.Hardware[0].RequestExtraBody = map[string]any{"max_completion_tokens": 1}
+		cfg.Hardware[0].Servers[0].RequestExtraBody = map[string]any{"max_completion_tokens": 1}
 	})
 	s.vllms[1].SetFaults(sim.VLLMFaults{ErrorEvents: math.MaxInt32})
 	var once sync.Once

@@ -75,7 +75,7 @@ func testTokenRefused(t *testing.T, cfg sim.ZeusdConfig, token, want string) {
 	cfg.GPUs = []*sim.GPU{sim.NewGPU("locked", 300)}
 	z, endpoint := startDaemon(t, cfg)
 	endpoint.Token = credential.Fixed(token)
-	s := newFaultSite(t, func(cfg *LiveConfig) { cfg.Hardware[1].GPUs = []GPU{{endpoint, 0}} })
+	s := newFaultSite(t, func(cfg *siteConfig) { cfg.gpus[1][0] = []gpuAt{{endpoint, 0}} })
 	testRefusesToStart(t, s, z.Addr(), want)
 	if token != "" && (contains(s.err, token) && token != "right") {
 		t.Errorf("the error has the token: %v", s.err)
@@ -124,7 +124,7 @@ func testEndInHealthCheck(t *testing.T) {
 }
 
 func testEndInWarmup(t *testing.T) {
-	s := newFaultSite(t, func(cfg *LiveConfig) { cfg.Stagger, cfg.WarmupTimeout = time.Minute, 2*time.Minute })
+	s := newFaultSite(t, func(cfg *siteConfig) { cfg.Stagger, cfg.WarmupTimeout = time.Minute, 2*time.Minute })
 	s.start(t)
 	eventually(t, "the load", func() bool { return s.vllms[0].Truth().Running == 4 && s.vllms[1].Truth().Running > 0 })
 	s.endsSoon(t, slack)
@@ -146,7 +146,7 @@ func (w *watcher) commandInBackground(t *testing.T, sizes map[string]int) (done 
 		done <- w.live.Apply(context.WithoutCancel(t.Context()), datacenter.SetBatchSize{BatchSizeByModel: sizes})
 	}()
 	eventually(t, "the command", func() bool {
-		return slices.ContainsFunc(w.live.backends, func(b *backend) bool { return len(b.busy) > 0 })
+		return slices.ContainsFunc(w.live.Status().Models, func(m ModelStatus) bool { return m.Servers[0].Commanded })
 	})
 	return done
 }
@@ -226,7 +226,7 @@ func testRestoreFails(t *testing.T) {
 }
 
 func testNothingIsRestored(t *testing.T) {
-	s := newFaultSite(t, func(cfg *LiveConfig) { cfg.RestoreBatchSizes = false })
+	s := newFaultSite(t, func(cfg *siteConfig) { cfg.RestoreBatchSizes = false })
 	w := watch(t, s)
 	w.setBatchSize(t, "patched", 8)
 	s.endsSoon(t, slack)
@@ -236,7 +236,7 @@ func testNothingIsRestored(t *testing.T) {
 }
 
 func testStaleForTooLong(t *testing.T) {
-	s := newFaultSite(t, func(cfg *LiveConfig) {
+	s := newFaultSite(t, func(cfg *siteConfig) {
 		cfg.StaleErrorAfter = 2 * time.Second
 	})
 	w := watch(t, s)

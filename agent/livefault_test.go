@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/power"
 	"github.com/g2g-agent/g2g-agent/sim"
-	"github.com/g2g-agent/g2g-agent/zeusd"
 )
 
 func TestLiveUnderFaults(t *testing.T) {
@@ -111,9 +111,9 @@ func testOutage(t *testing.T, version sim.ZeusdVersion, cause func(*sim.Zeusd), 
 // testUnequalGPUs: the power held is that of all GPUs, however they differ.
 func testUnequalGPUs(t *testing.T, version sim.ZeusdVersion) {
 	z, endpoint := startDaemon(t, sim.ZeusdConfig{Version: version, GPUs: []*sim.GPU{sim.NewGPU("busy", 600), sim.NewGPU("idle", 100)}})
-	s := newFaultSiteWith(t, version, func(cfg *LiveConfig) {
+	s := newFaultSiteWith(t, version, func(cfg *siteConfig) {
 		patiently(cfg)
-		cfg.Hardware[0].GPUs = []GPU{{endpoint, 0}, {endpoint, 1}}
+		cfg.gpus[0][0] = []gpuAt{{endpoint, 0}, {endpoint, 1}}
 	})
 	w := watch(t, s)
 	w.floorW[0], w.roofW[0] = 699, 701
@@ -149,9 +149,9 @@ func testStreamsHang(t *testing.T, version sim.ZeusdVersion) {
 func testSilentGPU(t *testing.T, version sim.ZeusdVersion) {
 	steady := sim.NewGPU("steady", 250)
 	_, endpoint := startDaemon(t, sim.ZeusdConfig{Version: version, GPUs: []*sim.GPU{steady}})
-	s := newFaultSiteWith(t, version, func(cfg *LiveConfig) {
+	s := newFaultSiteWith(t, version, func(cfg *siteConfig) {
 		patiently(cfg)
-		cfg.Hardware[1].GPUs = []GPU{{endpoint, 0}}
+		cfg.gpus[1][0] = []gpuAt{{endpoint, 0}}
 	})
 	s.zeusd.SetFaults(sim.ZeusdFaults{SilentGPUs: []int{0}})
 	w := watch(t, s)
@@ -217,7 +217,7 @@ func testGarbage(t *testing.T, version sim.ZeusdVersion) {
 		return s.zeusd.Faults().GarbageEvents == 0
 	})
 	w.follows(t)
-	if status := s.live.power.Status()[0]; status.BadEvents+status.UnwantedReadings < uint64(events)/2 {
+	if status := s.power(); countOf(status, "bad_events")+countOf(status, "unwanted_readings") < uint64(events)/2 {
 		t.Errorf("of %d events of garbage were counted: %+v", events, status)
 	}
 	w.finish(t)
@@ -231,10 +231,10 @@ func testCutStreams(t *testing.T, version sim.ZeusdVersion) {
 	s.zeusd.SetFaults(sim.ZeusdFaults{TruncateEvent: true})
 	w.follows(t)
 	w.until(t, "a new stream", recoveryTime, func(*datacenter.State) bool {
-		return !s.zeusd.Faults().TruncateEvent && s.live.power.Status()[0].Reconnects >= 1
+		return !s.zeusd.Faults().TruncateEvent && s.power().Reconnects >= 1
 	})
 	s.zeusd.SetFaults(sim.ZeusdFaults{DropStreams: true})
-	w.until(t, "a new stream", recoveryTime, func(*datacenter.State) bool { return s.live.power.Status()[0].Reconnects >= 2 })
+	w.until(t, "a new stream", recoveryTime, func(*datacenter.State) bool { return s.power().Reconnects >= 2 })
 	w.setBatchSize(t, "patched", 4)
 	w.until(t, "the power at a batch of 4", recoveryTime, func(state *datacenter.State) bool {
 		return state.Models[0].Live.MeasuredPowerW < between4And8W
@@ -252,11 +252,11 @@ func testHungDriverAndNetwork(t *testing.T, version sim.ZeusdVersion) {
 	s.zeusd.SetFaults(hung)
 	w.until(t, "staleness", staleSoon(w), bothStale)
 	streams := func() uint64 {
-		status := s.live.power.Status()[0]
-		return status.Reconnects + status.Reopenings
+		status := s.power()
+		return status.Reconnects + countOf(status, "reopened_streams")
 	}
 	const drops = 3
-	connects := s.live.power.Status()[0].Reconnects
+	connects := s.power().Reconnects
 	for range drops {
 		dropped := hung
 		dropped.DropStreams = true
@@ -270,7 +270,7 @@ func testHungDriverAndNetwork(t *testing.T, version sim.ZeusdVersion) {
 		})
 		w.never(t, "fresh while the driver hangs", time.Second, func(state *datacenter.State) bool { return !bothStale(state) })
 	}
-	if got := s.live.power.Status()[0].Reconnects - connects; got > drops {
+	if got := s.power().Reconnects - connects; got > drops {
 		t.Errorf("%d connections, want at most one for each that was lost: %d", got, drops)
 	}
 	if reasons := readiness(s); len(reasons) != 2 {
@@ -290,14 +290,14 @@ func readiness(s *liveSite) []string {
 
 // testConstantPower: a GPU whose power does not change is not stale.
 func testConstantPower(t *testing.T, version sim.ZeusdVersion) {
-	constantPower(t, version, func(zeusd.Endpoint) {})
+	constantPower(t, version, func(power.Endpoint) {})
 }
 
 // testConstantPowerWithAnother: nor is it while somebody else listens, from before
 // the start on.
 func testConstantPowerWithAnother(t *testing.T, version sim.ZeusdVersion) {
-	constantPower(t, version, func(e zeusd.Endpoint) {
-		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", e.String())
+	constantPower(t, version, func(e power.Endpoint) {
+		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", e.Address(0))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -311,19 +311,19 @@ func testConstantPowerWithAnother(t *testing.T, version sim.ZeusdVersion) {
 	})
 }
 
-func constantPower(t *testing.T, version sim.ZeusdVersion, before func(zeusd.Endpoint)) {
+func constantPower(t *testing.T, version sim.ZeusdVersion, before func(power.Endpoint)) {
 	gpus := []*sim.GPU{sim.NewGPU("steady", 250), sim.NewGPU("steady too", 150)}
 	z, endpoint := startDaemon(t, sim.ZeusdConfig{Version: version, GPUs: gpus})
 	before(endpoint)
-	s := newFaultSiteWith(t, version, func(cfg *LiveConfig) {
+	s := newFaultSiteWith(t, version, func(cfg *siteConfig) {
 		patiently(cfg)
-		cfg.Hardware[0].GPUs = []GPU{{endpoint, 0}, {endpoint, 1}}
+		cfg.gpus[0][0] = []gpuAt{{endpoint, 0}, {endpoint, 1}}
 	})
 	w := watch(t, s)
 	w.floorW[0], w.roofW[0] = 400, 400
 	w.never(t, "stale", w.cfg.StaleAfter+2*time.Second, anyStale)
-	status := s.live.power.Status()[0]
-	if status.Reconnects > 1 || status.Reopenings > uint64(2+time.Since(w.began)/time.Second) {
+	status := s.power()
+	if status.Reconnects > 1 || countOf(status, "reopened_streams") > uint64(2+time.Since(w.began)/time.Second) {
 		t.Errorf("with nothing to tell, the daemon was connected to again and again: %+v", status)
 	}
 	w.finish(t)
@@ -336,9 +336,9 @@ func constantPower(t *testing.T, version sim.ZeusdVersion, before func(zeusd.End
 func testTokenRefusedForAWhile(t *testing.T, version sim.ZeusdVersion, status int) {
 	other := sim.NewGPU("other", 300)
 	_, endpoint := startDaemon(t, sim.ZeusdConfig{Version: version, GPUs: []*sim.GPU{other}})
-	s := newFaultSiteWith(t, version, func(cfg *LiveConfig) {
+	s := newFaultSiteWith(t, version, func(cfg *siteConfig) {
 		patiently(cfg)
-		cfg.Hardware[1].GPUs = []GPU{{endpoint, 0}}
+		cfg.gpus[1][0] = []gpuAt{{endpoint, 0}}
 	})
 	w := watch(t, s)
 	asked := s.zeusd.Truth().Requests["/discover"]
@@ -368,9 +368,9 @@ func testTokenRefusedForAWhile(t *testing.T, version sim.ZeusdVersion, status in
 func testClockSteps(t *testing.T, version sim.ZeusdVersion) {
 	gpu := sim.NewGPU("rising", 300)
 	z, endpoint := startDaemon(t, sim.ZeusdConfig{Version: version, GPUs: []*sim.GPU{gpu}})
-	s := newFaultSiteWith(t, version, func(cfg *LiveConfig) {
+	s := newFaultSiteWith(t, version, func(cfg *siteConfig) {
 		patiently(cfg)
-		cfg.Hardware[0].GPUs = []GPU{{endpoint, 0}}
+		cfg.gpus[0][0] = []gpuAt{{endpoint, 0}}
 	})
 	w := watch(t, s)
 	watts := 300.0

@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/power"
 	"github.com/g2g-agent/g2g-agent/sim"
-	"github.com/g2g-agent/g2g-agent/zeusd"
 )
 
 const (
@@ -47,19 +47,25 @@ func together(t *testing.T, tests []faultTest) {
 	group.Wait()
 }
 
+// commandTimeout is for how long a server that hangs holds a command up.
+const commandTimeout = 4 * time.Second
+
+// tokensInterval is the time between two looks at how many tokens came.
+const tokensInterval = time.Second
+
 // unhurried slows the servers down, so that several sites can share a machine.
 const unhurried = 3
 
 // newFaultSite is a site as newLiveSite makes it that asks little of the machine.
-func newFaultSite(t *testing.T, change func(*LiveConfig)) *liveSite {
+func newFaultSite(t *testing.T, change func(*siteConfig)) *liveSite {
 	t.Helper()
 	return newFaultSiteWith(t, sim.Zeusd05, change)
 }
 
 // newFaultSiteWith is one whose zeusd has the version.
-func newFaultSiteWith(t *testing.T, version sim.ZeusdVersion, change func(*LiveConfig)) *liveSite {
+func newFaultSiteWith(t *testing.T, version sim.ZeusdVersion, change func(*siteConfig)) *liveSite {
 	t.Helper()
-	s := newLiveSiteWith(t, version, func(cfg *LiveConfig) {
+	s := newLiveSiteWith(t, version, func(cfg *siteConfig) {
 		cfg.PrometheusPollInterval = 200 * time.Millisecond
 		cfg.Stagger = 300 * time.Millisecond
 		cfg.StaleAfter = 1500 * time.Millisecond
@@ -170,7 +176,7 @@ func (w *watcher) see(t *testing.T, state *datacenter.State) {
 	for i := range state.Models {
 		m := &state.Models[i]
 		perGPUW := m.PowerW / float64(m.ActiveReplicas*w.cfg.Models[i].GPUsPerReplica)
-		augmentedW := perGPUW * float64(len(w.cfg.Hardware[i].GPUs))
+		augmentedW := perGPUW * float64(w.cfg.Hardware[i].numGPUs())
 		for what, powerW := range map[string]float64{"measures": m.Live.MeasuredPowerW, "draws, per real GPUs,": augmentedW} {
 			if !(powerW >= w.floorW[i] && powerW <= w.roofW[i]) {
 				if w.broken++; w.broken <= 5 {
@@ -309,14 +315,14 @@ func bothStale(state *datacenter.State) bool {
 
 // patiently is for where no data is lost: then nothing may become stale, not even
 // on a machine that is busy elsewhere.
-func patiently(cfg *LiveConfig) { cfg.StaleAfter = 3 * time.Second }
+func patiently(cfg *siteConfig) { cfg.StaleAfter = 3 * time.Second }
 
 func staleSoon(w *watcher) time.Duration {
 	return w.cfg.StaleAfter + time.Duration(w.cfg.DT.Float64()*float64(time.Second)) + slack
 }
 
 // startDaemon starts a daemon beside that of a site.
-func startDaemon(t *testing.T, cfg sim.ZeusdConfig) (*sim.Zeusd, zeusd.Endpoint) {
+func startDaemon(t *testing.T, cfg sim.ZeusdConfig) (*sim.Zeusd, power.Endpoint) {
 	t.Helper()
 	cfg.Listen = "127.0.0.1:0"
 	z, err := sim.StartZeusd(cfg)
@@ -332,5 +338,5 @@ func startDaemon(t *testing.T, cfg sim.ZeusdConfig) (*sim.Zeusd, zeusd.Endpoint)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return z, zeusd.Endpoint{Host: host, Port: number}
+	return z, power.Endpoint{Host: host, Port: number}
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"encoding/csv"
 	"encoding/json"
+	"fmt"
 	"math"
 	"os"
 	"slices"
@@ -13,8 +14,17 @@ import (
 	"github.com/g2g-agent/g2g-agent/augment"
 	"github.com/g2g-agent/g2g-agent/buffer"
 	"github.com/g2g-agent/g2g-agent/datacenter"
-	"github.com/g2g-agent/g2g-agent/zeusd"
+	"github.com/g2g-agent/g2g-agent/power"
+	"github.com/g2g-agent/g2g-agent/rig"
 )
+
+// namedSource is a power source that only has a name.
+type namedSource struct {
+	power.Source
+	name string
+}
+
+func (s namedSource) String() string { return s.name }
 
 // quietHardware has GPUs whose power the test feeds, and nothing else.
 type quietHardware struct{}
@@ -24,7 +34,6 @@ func (quietHardware) Latency() (float64, datacenter.ITLPercentiles) {
 }
 func (quietHardware) ServerLoad() *datacenter.ServerLoad { return nil }
 func (quietHardware) PowerAgeS() float64                 { return 0 }
-func (quietHardware) CheckBatchSize(int, float64) error  { return nil }
 
 // TestLiveMatchesOpenG2G feeds scripted readings of real GPUs through the power
 // feed, its rolling buffers, the live source and the augmenter.
@@ -84,7 +93,7 @@ func TestLiveMatchesOpenG2G(t *testing.T) {
 		Facility:     datacenter.Facility{GPUsPerServer: run.Datacenter.GPUsPerServer, BaseKWPerPhase: run.Datacenter.BaseKWPerPhase},
 		Augmentation: datacenter.Augmentation{AmplitudeScaleRange: run.Augmentation.AmplitudeScaleRange, NoiseFraction: run.Augmentation.NoiseFraction},
 	}
-	var gpus [][]GPU
+	var gpus [][]rig.GPU
 	for _, d := range run.Deployments {
 		cfg.Facility.TotalGPUCapacity += d.SimulatedNumReplicas * d.Spec.GPUsPerReplica
 		initial, ramps := d.SimulatedNumReplicas, []datacenter.Ramp(nil)
@@ -102,21 +111,21 @@ func TestLiveMatchesOpenG2G(t *testing.T) {
 			ModelLabel: d.Spec.ModelLabel, GPUsPerReplica: d.Spec.GPUsPerReplica, FeasibleBatchSizes: d.Spec.FeasibleBatchSizes,
 			InitialBatchSize: d.InitialBatchSize, Replicas: schedule,
 		})
-		var ids []GPU
+		var ids []rig.GPU
 		for _, e := range d.GPUEndpoints {
 			for _, i := range e.GPUIndices {
-				ids = append(ids, GPU{zeusd.Endpoint{Host: e.Host, Port: e.Port}, i})
+				ids = append(ids, rig.GPU{Source: namedSource{name: fmt.Sprintf("%s:%d", e.Host, e.Port)}, Index: i})
 			}
 		}
 		gpus = append(gpus, ids)
 	}
 	const staggerS = 10
-	feed := newPowerFeed(gpus, staggerS)
+	feed := rig.NewFeed(gpus, staggerS)
 	pool := cfg.newPool(augment.StaggerSeconds(staggerS))
 	nowS := 0.0
 	source := &liveSource{stagger: buffer.NewOffsets(pool.StaggerSeconds()), staleAfterS: 2, clock: func(time.Time) float64 { return nowS }}
 	for m, d := range run.Deployments {
-		source.models = append(source.models, newLiveModel(quietHardware{}, feed.models[m].history, len(gpus[m]), d.Spec.GPUsPerReplica, d.SimulatedNumReplicas))
+		source.models = append(source.models, newLiveModel(quietHardware{}, feed.History(m), len(gpus[m]), d.Spec.GPUsPerReplica, d.SimulatedNumReplicas))
 	}
 	pipeline, err := newPipeline(cfg, pool, source)
 	if err != nil {
@@ -137,14 +146,14 @@ func TestLiveMatchesOpenG2G(t *testing.T) {
 		nowS = poll.NowS
 		for _, ids := range gpus {
 			for _, id := range ids {
-				readings, named := poll.Readings[id.Endpoint.String()]
+				readings, named := poll.Readings[id.Source.String()]
 				if !named {
 					continue // it keeps its last readings
 				}
 				if w, there := readings[strconv.Itoa(id.Index)]; there {
-					feed.read(id, nowS, w)
+					feed.Read(id, nowS, w)
 				} else {
-					feed.lose(id, nowS)
+					feed.Lose(id, nowS)
 				}
 			}
 		}

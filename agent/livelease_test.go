@@ -25,7 +25,7 @@ func leased(leaseS float64, patched, stock int) datacenter.Command {
 }
 
 func TestLiveLeaseEnds(t *testing.T) {
-	s := newLiveSite(t, func(cfg *LiveConfig) { cfg.Models[1].FailsafeBatchSize = 2 })
+	s := newLiveSite(t, func(cfg *siteConfig) { cfg.Models[1].FailsafeBatchSize = 2 })
 	s.start(t)
 	s.await(t, "a state", func(*datacenter.State) bool { return true })
 	apply(t, s.live, leased(0.5, 8, 8))
@@ -77,7 +77,7 @@ func TestLiveLeaseEndsWithServerAway(t *testing.T) {
 // TestLiveLeaseEndsWithRun: there is nobody left to end it, even where batch
 // sizes are to be left as they are.
 func TestLiveLeaseEndsWithRun(t *testing.T) {
-	s := newLiveSite(t, func(cfg *LiveConfig) {
+	s := newLiveSite(t, func(cfg *siteConfig) {
 		cfg.RestoreBatchSizes = false
 		cfg.Models[0].FailsafeBatchSize = 2
 	})
@@ -96,8 +96,8 @@ func TestLiveCommandAfterTheEnd(t *testing.T) {
 	over, end := context.WithCancel(t.Context())
 	end()
 	for range 50 { // either of two ways may be taken
-		if sent, err := s.live.command(over, 1, order{batchSize: 8}); sent || err == nil {
-			t.Fatalf("sent: %v, error %v", sent, err)
+		if r := s.live.setBatchSize(over, 1, 8, 0, 0); r.Told || r.Accepted || r.Err == nil {
+			t.Fatalf("sent: %v, error %v", r.Told, r.Err)
 		}
 	}
 	if m := s.live.Status().Models[1]; m.BatchSize != 4 {
@@ -129,8 +129,8 @@ func TestLiveRampIsCutShort(t *testing.T) {
 // TestLiveLeaseIsRenewed: the same command again is not sent, but renews.
 func TestLiveLeaseIsRenewed(t *testing.T) {
 	var commands atomic.Int64
-	s := newLiveSite(t, func(cfg *LiveConfig) {
-		target, err := url.Parse(cfg.Hardware[0].VLLMBaseURL)
+	s := newLiveSite(t, func(cfg *siteConfig) {
+		target, err := url.Parse(cfg.Hardware[0].Servers[0].VLLMBaseURL)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -142,7 +142,7 @@ func TestLiveLeaseIsRenewed(t *testing.T) {
 		}}
 		front := httptest.NewServer(proxy)
 		t.Cleanup(front.Close)
-		cfg.Hardware[0].VLLMBaseURL, cfg.Hardware[0].Actuator = front.URL, vllm.ActuatorSetMaxNumSeqs
+		cfg.Hardware[0].Servers[0].VLLMBaseURL, cfg.Hardware[0].Servers[0].Actuator = front.URL, vllm.ActuatorSetMaxNumSeqs
 	})
 	s.start(t)
 	s.await(t, "a state", func(*datacenter.State) bool { return true })

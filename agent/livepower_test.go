@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/power"
 	"github.com/g2g-agent/g2g-agent/sim"
 )
 
@@ -31,16 +32,14 @@ func TestPowerStepIsSeenAtTheRightTime(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			s := newLiveSite(t, func(cfg *LiveConfig) {
+			s := newLiveSite(t, func(cfg *siteConfig) {
 				for m := range cfg.Hardware {
-					gpus := cfg.Hardware[m].GPUs[:1]
-					gpus[0].Endpoint.Host, gpus[0].Endpoint.Port, gpus[0].Index = host, number, 0
-					cfg.Hardware[m].GPUs = gpus
+					cfg.gpus[m][0] = []gpuAt{{power.Endpoint{Host: host, Port: number}, 0}}
 				}
 			})
 			s.start(t)
 			s.await(t, "the first state", func(*datacenter.State) bool { return true })
-			history := s.live.feed.models[0].history
+			history := s.live.rig.Feed().History(0)
 			ticker := time.NewTicker(time.Millisecond)
 			defer ticker.Stop()
 			watts := 300.0
@@ -48,16 +47,16 @@ func TestPowerStepIsSeenAtTheRightTime(t *testing.T) {
 			for range 10 {
 				was := watts
 				watts += 50
-				at := s.live.clockS(time.Now())
+				at := s.live.rig.Feed().ClockS(time.Now())
 				gpu.SetPowerW(watts)
-				for history.At(s.live.clockS(time.Now())) != watts {
+				for history.At(s.live.rig.Feed().ClockS(time.Now())) != watts {
 					<-ticker.C
-					if s.live.clockS(time.Now())-at > 5 {
+					if s.live.rig.Feed().ClockS(time.Now())-at > 5 {
 						t.Fatalf("the jump to %v W was not seen in 5 s", watts)
 					}
 				}
-				seen := s.live.clockS(time.Now()) - at
-				for s.live.clockS(time.Now())-at < 0.05 { // until the next jump
+				seen := s.live.rig.Feed().ClockS(time.Now()) - at
+				for s.live.rig.Feed().ClockS(time.Now())-at < 0.05 { // until the next jump
 					<-ticker.C
 				}
 				if before, after := history.At(at-0.02), history.At(at+0.02); seen > 0.1 || before != was || after != watts {

@@ -107,11 +107,11 @@ func withoutLines(page, pattern string) string {
 }
 
 // newGatewaySite is a site whose model "patched" is reached through a gateway.
-func newGatewaySite(t *testing.T, own func(server string) func(http.ResponseWriter, *http.Request) bool, change func(*LiveConfig)) *liveSite {
+func newGatewaySite(t *testing.T, own func(server string) func(http.ResponseWriter, *http.Request) bool, change func(*siteConfig)) *liveSite {
 	t.Helper()
-	return newFaultSite(t, func(cfg *LiveConfig) {
-		server := cfg.Hardware[0].VLLMBaseURL
-		cfg.Hardware[0].VLLMBaseURL = gateway(t, server, own(server))
+	return newFaultSite(t, func(cfg *siteConfig) {
+		server := cfg.Hardware[0].Servers[0].VLLMBaseURL
+		cfg.Hardware[0].Servers[0].VLLMBaseURL = gateway(t, server, own(server))
 		if change != nil {
 			change(cfg)
 		}
@@ -218,7 +218,7 @@ func TestLiveSaysWhyWhatRunsIsUnknown(t *testing.T) {
 		}, []string{"redirect to http://127.0.0.1:1/metrics"}},
 	} {
 		tests = append(tests, faultTest{name, func(t *testing.T) {
-			s := newGatewaySite(t, c.own, func(cfg *LiveConfig) { cfg.WarmupTimeout = 2 * time.Second })
+			s := newGatewaySite(t, c.own, func(cfg *siteConfig) { cfg.WarmupTimeout = 2 * time.Second })
 			s.run(t.Context(), t)
 			if s.err == nil || s.timing.Steps > 0 {
 				t.Fatalf("the run began: %d steps, error %v", s.timing.Steps, s.err)
@@ -245,7 +245,7 @@ func TestLiveSaysWhyWhatRunsIsUnknown(t *testing.T) {
 
 			// The way out leads out.
 			s.cfg.PrometheusPollInterval = 0
-			live, err := NewLive(s.cfg)
+			live, err := NewLive(s.cfg.LiveConfig)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -302,7 +302,7 @@ func TestLiveFallsBackToTheNextActuator(t *testing.T) {
 	} {
 		tests = append(tests, faultTest{name, func(t *testing.T) {
 			log := &logBuffer{}
-			s := newGatewaySite(t, c.own, func(cfg *LiveConfig) { patiently(cfg); cfg.Log = zerolog.New(log) })
+			s := newGatewaySite(t, c.own, func(cfg *siteConfig) { patiently(cfg); cfg.Log = zerolog.New(log) })
 			result := s.live.Probe(t.Context())[1]
 			if result.Err != nil || !c.fallsBack && !slices.Contains(result.Findings, "batch sizes by concurrency") {
 				t.Errorf("the probe finds %+v", result)
@@ -325,9 +325,9 @@ func TestLiveFallsBackToTheNextActuator(t *testing.T) {
 // and says what there is.
 func TestForcedActuatorThatIsMissing(t *testing.T) {
 	t.Parallel()
-	s := newFaultSite(t, func(cfg *LiveConfig) {
-		cfg.Hardware[0].Actuator = vllm.ActuatorRuntimeConfig
-		cfg.Hardware[1].Actuator = vllm.ActuatorSetMaxNumSeqs
+	s := newFaultSite(t, func(cfg *siteConfig) {
+		cfg.Hardware[0].Servers[0].Actuator = vllm.ActuatorRuntimeConfig
+		cfg.Hardware[1].Servers[0].Actuator = vllm.ActuatorSetMaxNumSeqs
 	})
 	results := s.live.Probe(t.Context())[1:]
 	s.run(t.Context(), t)
@@ -354,7 +354,10 @@ func TestForcedActuatorThatIsMissing(t *testing.T) {
 			}
 			return false
 		}
-	}, func(cfg *LiveConfig) { patiently(cfg); cfg.Hardware[0].Actuator = vllm.ActuatorSetMaxNumSeqs })
+	}, func(cfg *siteConfig) {
+		patiently(cfg)
+		cfg.Hardware[0].Servers[0].Actuator = vllm.ActuatorSetMaxNumSeqs
+	})
 	if result := s.live.Probe(t.Context())[1]; result.Err != nil || len(result.Warnings) != 1 || !slices.Contains(result.Findings, "batch sizes by set_max_num_seqs") {
 		t.Errorf("the probe finds %+v", result)
 	}
@@ -409,11 +412,11 @@ func TestLiveTakesANewKey(t *testing.T) {
 			w.WriteHeader(http.StatusUnauthorized)
 			return true
 		}
-	}, func(cfg *LiveConfig) {
+	}, func(cfg *siteConfig) {
 		patiently(cfg)
 		cfg.Log = zerolog.New(log)
 		var err error
-		if cfg.Hardware[0].Credential, err = credential.Renewable(read, time.Second, cfg.Log); err != nil {
+		if cfg.Hardware[0].Servers[0].Credential, err = credential.Renewable(read, time.Second, cfg.Log); err != nil {
 			t.Fatal(err)
 		}
 	})

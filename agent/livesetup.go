@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,8 +17,10 @@ import (
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/internal/credential"
 	"github.com/g2g-agent/g2g-agent/loadgen"
+	"github.com/g2g-agent/g2g-agent/power"
+	"github.com/g2g-agent/g2g-agent/power/kinds"
+	"github.com/g2g-agent/g2g-agent/rig"
 	"github.com/g2g-agent/g2g-agent/vllm"
-	"github.com/g2g-agent/g2g-agent/zeusd"
 )
 
 // Secrets are for the servers to which the config gives none of their own.
@@ -93,30 +97,80 @@ func SetUpLive(c *config.Config, secrets Secrets, log zerolog.Logger, o Observer
 	for i := range c.Models {
 		h, err := setup.hardware(c, i, secrets, log)
 		if err != nil {
-			return nil, fmt.Errorf("%w: models[%d].live.%w", datacenter.ErrInvalidInput, i, err)
+			return nil, fmt.Errorf("%w: models[%d].live%w", datacenter.ErrInvalidInput, i, err)
 		}
 		cfg.Hardware = append(cfg.Hardware, h)
+	}
+	if err := addGPUs(cfg.Hardware, c, secrets, power.Options{StaleAfter: cfg.StaleAfter, Log: log}); err != nil {
+		return nil, fmt.Errorf("%w: %w", datacenter.ErrInvalidInput, err)
 	}
 	setup.Warnings = append(setup.Warnings, oddGPUs(models, cfg.Hardware)...)
 	setup.Live, err = NewLive(cfg)
 	return setup, err
 }
 
+// addGPUs opens the power sources that the config names, each once however often
+// it is named, and gives the servers their GPUs.
+func addGPUs(hardware []HardwareConfig, c *config.Config, secrets Secrets, o power.Options) error {
+	endpoints := map[string][]power.Endpoint{} // by kind
+	servers := map[string][]*rig.ServerConfig{}
+	for i := range c.Models {
+		live := c.Models[i].Live
+		for j, server := range live.AllServers() {
+			for k := range server.GPUEndpoints {
+				e := &server.GPUEndpoints[k]
+				endpoint, err := endpointOf(e, secrets, o.Log)
+				if err != nil {
+					return fmt.Errorf("models[%d].live%s.gpu_endpoints[%d].%w", i, live.ServerPath(j), k, err)
+				}
+				endpoints[e.Kind()] = append(endpoints[e.Kind()], endpoint)
+				servers[e.Kind()] = append(servers[e.Kind()], &hardware[i].Servers[j])
+			}
+		}
+	}
+	for _, kind := range slices.Sorted(maps.Keys(endpoints)) {
+		sources, err := kinds.Table()[kind].Open(endpoints[kind], o)
+		if err != nil {
+			return err
+		}
+		for i, e := range endpoints[kind] {
+			for _, index := range e.GPUIndices {
+				servers[kind][i].GPUs = append(servers[kind][i].GPUs, rig.GPU{Source: sources[i], Index: index})
+			}
+		}
+	}
+	return nil
+}
+
+// endpointOf is an endpoint with its token. Errors begin with the key at fault.
+func endpointOf(e *config.GPUEndpoint, secrets Secrets, log zerolog.Logger) (power.Endpoint, error) {
+	endpoint := e.Endpoint()
+	endpoint.Token = credential.Fixed(secrets.ZeusdToken)
+	if e.TokenFile != "" {
+		var err error
+		if endpoint.Token, err = renewable(e.TokenFile, log); err != nil {
+			return endpoint, fmt.Errorf("token_file: %w", err)
+		}
+	}
+	return endpoint, nil
+}
+
 // oddGPUs warns of GPUs that are probably not as they are meant to be.
 func oddGPUs(models []datacenter.ModelSpec, hardware []HardwareConfig) []string {
 	var warnings []string
-	owner := map[GPU]string{}
+	owner := map[rig.GPU]string{}
 	for m := range models {
 		label := models[m].ModelLabel
-		if n, perReplica := len(hardware[m].GPUs), models[m].GPUsPerReplica; n%perReplica != 0 {
+		if n, perReplica := hardware[m].numGPUs(), models[m].GPUsPerReplica; n%perReplica != 0 {
 			warnings = append(warnings, fmt.Sprintf("model %q has %d GPUs, which is no multiple of its gpus_per_replica %d", label, n, perReplica))
 		}
-		for _, g := range hardware[m].GPUs {
-			g.Endpoint = g.Endpoint.Address()
-			if other, taken := owner[g]; taken {
-				warnings = append(warnings, fmt.Sprintf("GPU %d of zeusd %s is counted for models %q and %q", g.Index, g.Endpoint, other, label))
+		for _, s := range hardware[m].Servers {
+			for _, g := range s.GPUs {
+				if other, taken := owner[g]; taken {
+					warnings = append(warnings, fmt.Sprintf("GPU %d of %s %s is counted for models %q and %q", g.Index, g.Source.Kind(), g.Source, other, label))
+				}
+				owner[g] = label
 			}
-			owner[g] = label
 		}
 	}
 	return warnings
@@ -155,34 +209,21 @@ func secretIn(file string) func() (string, error) {
 // the key at fault, below models[i].live.
 func (s *LiveSetup) hardware(c *config.Config, i int, secrets Secrets, log zerolog.Logger) (HardwareConfig, error) {
 	live := c.Models[i].Live
-	h := HardwareConfig{
-		VLLMBaseURL: live.VLLMBaseURL, Credential: credential.Fixed(secrets.VLLMAPIKey), SimulatedReplicas: live.SimulatedNumReplicas,
-		RequestExtraBody: live.RequestExtraBody, PowerRangeW: map[GPU][2]float64{},
-	}
-	if live.BatchSizeActuator != "auto" {
-		h.Actuator = vllm.Actuator(live.BatchSizeActuator)
+	h := HardwareConfig{SimulatedReplicas: live.SimulatedNumReplicas}
+	for j, server := range live.AllServers() {
+		cfg := rig.ServerConfig{VLLMBaseURL: server.VLLMBaseURL, Credential: credential.Fixed(secrets.VLLMAPIKey), RequestExtraBody: server.RequestExtraBody}
+		if server.BatchSizeActuator != "auto" {
+			cfg.Actuator = vllm.Actuator(server.BatchSizeActuator)
+		}
+		if server.APIKeyFile != "" {
+			var err error
+			if cfg.Credential, err = renewable(server.APIKeyFile, log); err != nil {
+				return h, fmt.Errorf("%s.api_key_file: %w", live.ServerPath(j), err)
+			}
+		}
+		h.Servers = append(h.Servers, cfg)
 	}
 	var err error
-	if live.APIKeyFile != "" {
-		if h.Credential, err = renewable(live.APIKeyFile, log); err != nil {
-			return h, fmt.Errorf("api_key_file: %w", err)
-		}
-	}
-	for j, e := range live.GPUEndpoints {
-		endpoint := zeusd.Endpoint{Host: e.Host, Port: e.Port, Socket: e.Socket, Token: credential.Fixed(secrets.ZeusdToken)}
-		if e.TokenFile != "" {
-			if endpoint.Token, err = renewable(e.TokenFile, log); err != nil {
-				return h, fmt.Errorf("gpu_endpoints[%d].token_file: %w", j, err)
-			}
-		}
-		for _, index := range e.GPUIndices {
-			gpu := GPU{endpoint, index}
-			h.GPUs = append(h.GPUs, gpu)
-			if e.PowerRangeW != nil {
-				h.PowerRangeW[gpu] = [2]float64(e.PowerRangeW)
-			}
-		}
-	}
 	if c.Live.RequestsDir != "" {
 		file := filepath.Join(c.Live.RequestsDir, c.Models[i].ModelLabel+".jsonl")
 		h.Requests, err = loadgen.LoadRequests(file)
@@ -190,7 +231,7 @@ func (s *LiveSetup) hardware(c *config.Config, i int, secrets Secrets, log zerol
 		case errors.Is(err, fs.ErrNotExist):
 			s.Warnings = append(s.Warnings, fmt.Sprintf("there is no %s: model %q is loaded with a minimal request", file, c.Models[i].ModelLabel))
 		case err != nil:
-			return h, fmt.Errorf("requests_dir: %w", err)
+			return h, fmt.Errorf(".requests_dir: %w", err)
 		}
 	}
 	return h, nil

@@ -11,6 +11,7 @@ import (
 
 	"github.com/g2g-agent/g2g-agent/config"
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/rig"
 	"github.com/g2g-agent/g2g-agent/zeusd"
 )
 
@@ -74,11 +75,12 @@ func TestSetUpLiveReadsWhatTheConfigNames(t *testing.T) {
 	if len(setup.Warnings) != 1 || !strings.Contains(setup.Warnings[0], filepath.Join("requests", "m.jsonl")) {
 		t.Errorf("the warnings are %q, want one of the missing request file", setup.Warnings)
 	}
-	h := setup.Live.cfg.Hardware[0]
-	if h.Credential.Key() != "secret-key" || h.GPUs[0].Endpoint.Token.Key() != "other-token" || h.GPUs[1].Endpoint.Token.Key() != "secret-token" {
+	h := setup.Live.cfg.Hardware[0].Servers[0]
+	token := func(gpu int) string { return h.GPUs[gpu].Source.(*zeusd.Source).Target().Endpoint.Token.Key() }
+	if h.Credential.Key() != "secret-key" || token(0) != "other-token" || token(1) != "secret-token" {
 		t.Error("a secret did not arrive where it belongs")
 	}
-	if a, b := h.GPUs[0].Endpoint.Address().String(), h.GPUs[1].Endpoint.Address().String(); a != "n:4938" || b != "/run/z.sock" {
+	if a, b := h.GPUs[0].Source.String(), h.GPUs[1].Source.String(); a != "n:4938" || b != "/run/z.sock" {
 		t.Errorf("the endpoints are %s and %s", a, b)
 	}
 	if f := setup.Live.cfg.Facility; f.TotalGPUCapacity != 12 || f.NumServers() != 2 {
@@ -91,13 +93,17 @@ func TestSetUpLiveReadsWhatTheConfigNames(t *testing.T) {
 	fails("models[0].live.requests_dir: ")
 }
 
+// kindSource also has a kind.
+type kindSource struct{ namedSource }
+
+func (*kindSource) Kind() string { return "zeusd" }
+
 func TestOddGPUsAreWarnedOf(t *testing.T) {
-	gpu := func(host string, port, index int) GPU { return GPU{zeusd.Endpoint{Host: host, Port: port}, index} }
+	n, m := &kindSource{namedSource{name: "n:4938"}}, &kindSource{namedSource{name: "m:4938"}}
+	on := func(gpus ...rig.GPU) HardwareConfig { return HardwareConfig{Servers: []rig.ServerConfig{{GPUs: gpus}}} }
 	models := []datacenter.ModelSpec{{ModelLabel: "a", GPUsPerReplica: 2}, {ModelLabel: "b", GPUsPerReplica: 1}}
-	got := oddGPUs(models, []HardwareConfig{
-		{GPUs: []GPU{gpu("n", 0, 0), gpu("n", 0, 1), gpu("n", 0, 2)}},
-		{GPUs: []GPU{gpu("N", 4938, 1), gpu("m", 0, 0)}},
-	})
+	got := oddGPUs(models, []HardwareConfig{on(rig.GPU{Source: n, Index: 0}, rig.GPU{Source: n, Index: 1}, rig.GPU{Source: n, Index: 2}),
+		on(rig.GPU{Source: n, Index: 1}, rig.GPU{Source: m, Index: 0})})
 	want := []string{
 		`model "a" has 3 GPUs, which is no multiple of its gpus_per_replica 2`,
 		`GPU 1 of zeusd n:4938 is counted for models "a" and "b"`,
@@ -117,7 +123,12 @@ func TestShippedLiveConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer setup.Live.Close()
-	if targets := setup.Live.power.Targets(); len(targets) != 2 || !slices.Equal(targets[1].GPUs, []int{0, 1, 2, 3}) {
-		t.Errorf("the targets are %v", targets)
+	sources := setup.Live.Stats().Sources
+	var of []int
+	for _, g := range setup.Live.cfg.Hardware[1].Servers[0].GPUs {
+		of = append(of, g.Index)
+	}
+	if len(sources) != 2 || !slices.Equal(of, []int{0, 1, 2, 3}) {
+		t.Errorf("the sources are %v, the GPUs of the second %v", sources, of)
 	}
 }

@@ -100,8 +100,7 @@ func runsBatch(n int) func(*datacenter.State) bool {
 // testVLLMHangs: a server accepts and never answers, for a while.
 func testVLLMHangs(t *testing.T) {
 	log := &logBuffer{}
-	s := newFaultSite(t, func(cfg *LiveConfig) { patiently(cfg); cfg.Log = zerolog.New(log) })
-	s.live.backends[0].noTokenLimit = time.Second
+	s := newFaultSite(t, func(cfg *siteConfig) { patiently(cfg); cfg.Log, cfg.NoTokenLimit = zerolog.New(log), time.Second })
 	w := watch(t, s)
 	s.setFaults(0, sim.VLLMFaults{Freeze: true})
 	w.until(t, "no measurements", w.cfg.StaleAfter+slack, func(state *datacenter.State) bool {
@@ -200,13 +199,13 @@ func testBadCompletions(t *testing.T) {
 	for name, faults := range map[string]sim.VLLMFaults{
 		"cut": {DropStreams: true}, "malformed": {MalformedEvents: n}, "error": {ErrorEvents: n}, "no end": {NoDone: n},
 	} {
-		before := s.live.backends[0].load.Stats()
+		before := s.live.Stats().Models[0].Load
 		s.setFaults(0, faults)
 		w.until(t, "the end of faults: "+name, 20*time.Second, func(*datacenter.State) bool {
 			return s.vllms[0].Faults() == sim.VLLMFaults{SlowDown: unhurried}
 		})
 		w.until(t, "the load after faults: "+name, recoveryTime, func(state *datacenter.State) bool {
-			l, now := state.Models[0].Live.Server, s.live.backends[0].load.Stats()
+			l, now := state.Models[0].Live.Server, s.live.Stats().Models[0].Load
 			return l != nil && l.NumRequestsRunning == 4 && l.NumRequestsWaiting >= 10 && !math.IsNaN(state.Models[0].ObservedITLS) &&
 				now.Completed > before.Completed+n && (now.Failed() > before.Failed() || name == "malformed")
 		})
@@ -218,8 +217,7 @@ func testBadCompletions(t *testing.T) {
 // testVLLMStandsStill: a server generates nothing more, but all else answers.
 func testVLLMStandsStill(t *testing.T) {
 	log := &logBuffer{}
-	s := newFaultSite(t, func(cfg *LiveConfig) { patiently(cfg); cfg.Log = zerolog.New(log) })
-	s.live.backends[0].noTokenLimit = 2 * time.Second
+	s := newFaultSite(t, func(cfg *siteConfig) { patiently(cfg); cfg.Log, cfg.NoTokenLimit = zerolog.New(log), 2*time.Second })
 	w := watch(t, s)
 	unready := func() []string {
 		status := s.live.Status()
@@ -233,7 +231,7 @@ func testVLLMStandsStill(t *testing.T) {
 		return math.IsNaN(state.Models[0].ObservedITLS) && state.Models[0].Live.Server != nil
 	})
 	w.setBatchSize(t, "patched", 8)
-	w.until(t, "the run not to be ready", s.live.backends[0].noTokenLimit+2*tokensInterval+slack, func(*datacenter.State) bool { return unready() != nil })
+	w.until(t, "the run not to be ready", w.cfg.NoTokenLimit+2*tokensInterval+slack, func(*datacenter.State) bool { return unready() != nil })
 	if reasons := unready(); len(reasons) != 1 || !strings.Contains(reasons[0], `"patched" answers and has made no token for`) {
 		t.Errorf("the run is not ready: %q", reasons)
 	}
@@ -242,7 +240,7 @@ func testVLLMStandsStill(t *testing.T) {
 	w.until(t, "the run to be ready", 2*tokensInterval+slack, func(*datacenter.State) bool { return unready() == nil })
 	// Now it does not answer either in the end, which is no better.
 	s.setFaults(0, sim.VLLMFaults{FreezeStreams: true})
-	w.until(t, "the run not to be ready again", w.cfg.ITLWindow+s.live.backends[0].noTokenLimit+2*tokensInterval+slack, func(*datacenter.State) bool { return unready() != nil })
+	w.until(t, "the run not to be ready again", w.cfg.ITLWindow+w.cfg.NoTokenLimit+2*tokensInterval+slack, func(*datacenter.State) bool { return unready() != nil })
 	s.setFaults(0, sim.VLLMFaults{Freeze: true})
 	const patience = 15 * time.Second // a question is open for 5 s, and repeated
 	w.until(t, "no answer", patience, func(*datacenter.State) bool { return log.count("does not answer as it should") == 1 })

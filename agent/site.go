@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/rig"
 )
 
 // Site is a run that may be watched and commanded from any goroutine while it
@@ -76,8 +77,21 @@ type ModelStatus struct {
 	Stale bool
 	// NoTokenS is for how long, in seconds, a vLLM server that answers has made no
 	// token although requests are in flight; 0 while it makes some, and until that
-	// has lasted for 10 s.
+	// has lasted for 10 s. Of several servers it is the longest.
 	NoTokenS float64
+	// Servers are the model's real servers, in config order; nil in a replay.
+	Servers []rig.ServerStatus
+}
+
+// showServers takes in how a model's real servers are.
+func (m *ModelStatus) showServers(servers []rig.ServerStatus) {
+	m.Servers = servers
+	m.AchievedBatchSize = rig.AchievedBatchSize(servers)
+	m.Actuator = rig.ActuatorOf(servers)
+	m.NoTokenS = 0
+	for i := range servers {
+		m.NoTokenS = max(m.NoTokenS, servers[i].NoTokenS)
+	}
 }
 
 // stalledAfterSteps is how many steps may be overdue before a run is taken to

@@ -11,6 +11,7 @@ import (
 	"github.com/g2g-agent/g2g-agent/api/problem"
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/internal/strictjson"
+	"github.com/g2g-agent/g2g-agent/rig"
 )
 
 const (
@@ -165,7 +166,7 @@ func (s *Server) batchSizes(command datacenter.SetBatchSize, failed *agent.Serve
 		result := modelResult{ModelLabel: label, Outcome: outcomeAccepted}
 		if failed != nil && failed.ByModel[label] != nil {
 			err := failed.ByModel[label]
-			result.Outcome, result.Detail = string(agent.OutcomeOf(err)), err.Error()
+			result.Outcome, result.Detail = string(rig.OutcomeOf(err)), err.Error()
 		}
 		body.Results = append(body.Results, result)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/g2g-agent/g2g-agent/agent"
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/rig"
 )
 
 func TestState(t *testing.T) {
@@ -209,7 +210,7 @@ func TestInfo(t *testing.T) {
 
 	s := serve(t, func(c *Config) {
 		c.Token = strings.Repeat("x", 40)
-		c.LiveStats = func() agent.LiveStats { return agent.LiveStats{} }
+		c.LiveStats = func() rig.Stats { return rig.Stats{} }
 		c.Advance = func(context.Context, int) ([]*datacenter.State, error) { return nil, nil }
 	})
 	s.get("/v1/info").want(t, http.StatusOK).into(t, &got)

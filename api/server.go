@@ -20,6 +20,7 @@ import (
 	"github.com/g2g-agent/g2g-agent/api/stream"
 	"github.com/g2g-agent/g2g-agent/config"
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/rig"
 )
 
 const (
@@ -47,7 +48,7 @@ type Config struct {
 	// at its end; nil for a run that steps by itself.
 	Advance func(ctx context.Context, steps int) ([]*datacenter.State, error)
 	// LiveStats is nil in a replay.
-	LiveStats func() agent.LiveStats
+	LiveStats func() rig.Stats
 	Log       zerolog.Logger
 
 	// bodylessTimeout, for tests, is how long the answers that have no body may take

@@ -7,13 +7,14 @@ import (
 	"github.com/g2g-agent/g2g-agent/api/guard"
 	"github.com/g2g-agent/g2g-agent/api/stream"
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/rig"
 )
 
 // snapshot is what one scrape tells about.
 type snapshot struct {
 	state  *datacenter.State // nil before the first
 	status agent.Status
-	live   *agent.LiveStats // nil in a replay
+	live   *rig.Stats // nil in a replay
 	stream stream.Stats
 	guard  guard.Stats
 	events eventCounts
@@ -92,7 +93,7 @@ func eachModel(value func(*agent.ModelStatus) float64) func(*snapshot, series) {
 }
 
 // eachLoad hands on something of each model's load and measurement.
-func eachLoad(read func(*agent.ModelStats, series)) func(*snapshot, series) {
+func eachLoad(read func(*rig.ModelStats, series)) func(*snapshot, series) {
 	return func(s *snapshot, out series) {
 		if s.live == nil {
 			return

@@ -23,10 +23,9 @@ import (
 	"github.com/g2g-agent/g2g-agent/api/stream"
 	"github.com/g2g-agent/g2g-agent/buffer"
 	"github.com/g2g-agent/g2g-agent/datacenter"
-	"github.com/g2g-agent/g2g-agent/internal/credential"
 	"github.com/g2g-agent/g2g-agent/loadgen"
-	"github.com/g2g-agent/g2g-agent/vllm"
-	"github.com/g2g-agent/g2g-agent/zeusd"
+	"github.com/g2g-agent/g2g-agent/power"
+	"github.com/g2g-agent/g2g-agent/rig"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -38,7 +37,7 @@ type run struct {
 	state  *datacenter.State
 	stream stream.Stats
 	guard  guard.Stats
-	live   *agent.LiveStats
+	live   *rig.Stats
 
 	asked struct{ status, latest, stream, guard, live atomic.Int64 }
 }
@@ -73,7 +72,7 @@ func (r *run) metrics(t *testing.T) *Metrics {
 	t.Helper()
 	cfg := Config{Version: "1.2.3", Site: site{r}, Hub: hub{r}, Guard: sentry{r}}
 	if r.live != nil {
-		cfg.LiveStats = func() agent.LiveStats {
+		cfg.LiveStats = func() rig.Stats {
 			r.asked.live.Add(1)
 			return *r.live
 		}
@@ -136,21 +135,35 @@ func liveRun(t *testing.T) *run {
 			SlowClientsClosed: 3, SilentClientsClosed: 2, UnrulyClientsClosed: 1, RefusedRequests: 8,
 		},
 		guard: guard.Stats{Unauthorized: 1, Forbidden: 2, Rate: 3, Connections: 4, Origin: 5, Host: 6, TooLarge: 7, OpenConnections: 12},
-		live: &agent.LiveStats{
-			Models: []agent.ModelStats{{
-				ModelLabel: llama, Actuator: vllm.ActuatorRuntimeConfig, ITLMethod: loadgen.MethodUsage, Load: load,
+		live: &rig.Stats{
+			Models: []rig.ModelStats{{
+				ModelLabel: llama, ITLMethod: loadgen.MethodUsage, Load: load,
+				Servers: []rig.ServerStatus{{URL: "http://node1:8000", Answers: true}, {URL: "http://node2:8000"}},
 				History: buffer.Stats{Appended: 500, Disordered: 6, BeyondOldest: 4},
 			}},
-			Daemons: []zeusd.EndpointStatus{
-				{
-					Endpoint: zeusd.Endpoint{Host: "node1", Token: credential.Fixed("secret")}, Connected: true, UnknownGPUs: []int{9}, FailedGPUs: []int{1, 2},
-					Reconnects: 3, Events: 4000, BadEvents: 5, Answers: 6, FailedAsks: 7, LateEvents: 8, UnwantedReadings: 9, ClockSteps: 10, ImplausibleTimes: 11, ReplayedEvents: 12, ImplausibleReadings: 13, Reopenings: 14,
+			Sources: []rig.SourceStats{
+				{Kind: "zeusd", Address: "node1:4938", Health: power.Health{
+					Connected: true, UnknownGPUs: []int{9}, FailedGPUs: []int{1, 2}, Reconnects: 3,
+					Counts:      countsOf(4000, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14),
 					ClockOffset: -250 * time.Millisecond, RoundTrip: 2 * time.Millisecond,
-				},
-				{Endpoint: zeusd.Endpoint{Socket: "/run/zeusd.sock"}},
+				}},
+				{Kind: "zeusd", Address: "/run/zeusd.sock", Health: power.Health{Counts: countsOf(make([]uint64, 11)...)}},
 			},
 		},
 	}
+}
+
+// countsOf are the counts that zeusd has beside those of every source.
+func countsOf(numbers ...uint64) []power.Count {
+	names := []string{
+		"events", "bad_events", "answers", "failed_asks", "late_events", "unwanted_readings", "clock_steps", "implausible_times",
+		"replayed_events", "implausible_readings", "reopened_streams",
+	}
+	counts := make([]power.Count, len(numbers))
+	for i, n := range numbers {
+		counts[i] = power.Count{Name: names[i], N: n}
+	}
+	return counts
 }
 
 // replayRun is the same run as a replay has it.

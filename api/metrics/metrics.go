@@ -15,6 +15,7 @@ import (
 	"github.com/g2g-agent/g2g-agent/api/guard"
 	"github.com/g2g-agent/g2g-agent/api/stream"
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/rig"
 )
 
 // Config is where the numbers come from. All of it may be asked from any
@@ -26,7 +27,7 @@ type Config struct {
 	Hub     Hub
 	Guard   Guard
 	// LiveStats is nil in a replay.
-	LiveStats func() agent.LiveStats
+	LiveStats func() rig.Stats
 }
 
 // Site is the part of [agent.Site] that is watched.
@@ -68,7 +69,7 @@ func New(cfg Config) (*Metrics, error) {
 	c.addModels()
 	c.addServers()
 	c.addLoad()
-	c.addDaemons()
+	c.addSources()
 	c.addStreams()
 	m.requests = c.addRequests()
 

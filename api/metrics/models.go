@@ -3,6 +3,7 @@ package metrics
 import (
 	"github.com/g2g-agent/g2g-agent/agent"
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/rig"
 )
 
 // addPower declares what the site draws.
@@ -93,9 +94,9 @@ func (c *catalog) addLatency() {
 	}).onlyLive()
 	itl, ttft := itlBoundsS(), ttftBoundsS()
 	c.add(histogram, "g2g_model_itl_seconds", "model_label", "Inter-token latency of every token but those that came with each request's first, in seconds: n tokens that came together after a gap are n of gap/n each. Where reads bring several events, those that came with the last are left out too: their gap is not theirs.",
-		eachLoad(func(m *agent.ModelStats, out series) { out.histogram(&m.Load.ITL, itl, m.ModelLabel) })).onlyLive()
+		eachLoad(func(m *rig.ModelStats, out series) { out.histogram(&m.Load.ITL, itl, m.ModelLabel) })).onlyLive()
 	c.add(histogram, "g2g_model_ttft_seconds", "model_label", "Time from sending a request to its first token, in seconds.",
-		eachLoad(func(m *agent.ModelStats, out series) { out.histogram(&m.Load.TTFT, ttft, m.ModelLabel) })).onlyLive()
+		eachLoad(func(m *rig.ModelStats, out series) { out.histogram(&m.Load.TTFT, ttft, m.ModelLabel) })).onlyLive()
 }
 
 // addModels declares what the models are told to do and have room for.
@@ -157,12 +158,23 @@ func (c *catalog) addServers() {
 			}
 		}
 	}
-	c.gauge("g2g_vllm_running_requests", "model_label", "Requests that the vLLM server runs at once (vllm:num_requests_running).",
+	c.gauge("g2g_server_up", "model_label server", "1 while the vLLM server, named by its URL, answers as it should, else 0.", func(s *snapshot, out series) {
+		if s.live == nil {
+			return
+		}
+		for i := range s.live.Models {
+			m := &s.live.Models[i]
+			for _, server := range m.Servers {
+				out.flag(server.Answers, m.ModelLabel, server.URL)
+			}
+		}
+	}).onlyLive()
+	c.gauge("g2g_vllm_running_requests", "model_label", "Requests that the vLLM servers run at once (vllm:num_requests_running).",
 		server(func(l *datacenter.ServerLoad) float64 { return l.NumRequestsRunning })).onlyLive()
-	c.gauge("g2g_vllm_waiting_requests", "model_label", "Requests that wait in the vLLM server (vllm:num_requests_waiting).",
+	c.gauge("g2g_vllm_waiting_requests", "model_label", "Requests that wait in the vLLM servers (vllm:num_requests_waiting).",
 		server(func(l *datacenter.ServerLoad) float64 { return l.NumRequestsWaiting })).onlyLive()
-	c.gauge("g2g_vllm_kv_cache_usage_ratio", "model_label", "Part of the vLLM server's KV cache in use (vllm:kv_cache_usage_perc), a ratio of up to 1.",
+	c.gauge("g2g_vllm_kv_cache_usage_ratio", "model_label", "Part of the vLLM servers' KV caches in use (vllm:kv_cache_usage_perc), a ratio of up to 1.",
 		server(func(l *datacenter.ServerLoad) float64 { return l.KVCacheUsagePerc })).onlyLive()
-	c.counter("g2g_vllm_preemptions_total", "model_label", "Requests that the vLLM server has preempted (vllm:num_preemptions_total).",
+	c.counter("g2g_vllm_preemptions_total", "model_label", "Requests that the vLLM servers have preempted (vllm:num_preemptions_total).",
 		server(func(l *datacenter.ServerLoad) float64 { return l.NumPreemptionsTotal })).onlyLive()
 }

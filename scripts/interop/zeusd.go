@@ -284,7 +284,7 @@ func (s *site) connections(ctx context.Context) float64 {
 	sum := 0.0
 	_, page := s.get(ctx, "/metrics")
 	for line := range strings.SplitSeq(page, "\n") {
-		if strings.HasPrefix(line, "g2g_zeusd_reconnects_total{") || strings.HasPrefix(line, "g2g_zeusd_reopened_streams_total{") {
+		if strings.HasPrefix(line, "g2g_power_source_reconnects_total{") || strings.Contains(line, `event="reopened_streams"`) {
 			value, err := strconv.ParseFloat(line[strings.LastIndexByte(line, ' ')+1:], 64)
 			if err != nil {
 				return math.NaN()

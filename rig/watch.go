@@ -1,4 +1,4 @@
-package agent
+package rig
 
 import (
 	"context"
@@ -19,78 +19,77 @@ const (
 	tokensInterval = time.Second
 )
 
-// serverWatch is what is known of one server from one look to the next.
-type serverWatch struct {
-	live *Live
-	b    *backend
+// watch is what is known of one server from one look to the next.
+type watch struct {
+	s *Server
 
-	failing          bool
-	silence, refusal episode
-	lost             uint64 // connections
-	guessedAt        time.Time
-	unknown          unknownNumbers
-	still            standstill
-	stillSince       time.Time // when it began to stand still, as the log says; zero: it makes tokens
+	failing    bool
+	silence    episode
+	lost       uint64 // connections
+	guessedAt  time.Time
+	unknown    unknownNumbers
+	still      standstill
+	stillSince time.Time // when it began to stand still, as the log says; zero: it makes tokens
 }
 
-// watch reads a server's metrics again and again until ctx is done, or only asks
+// watch reads the server's metrics again and again until ctx is done, or only asks
 // whether it is well where metrics are not wanted, and sees whether tokens come. A
 // server that could not be asked, or that lost connections, may have been
-// restarted and have forgotten its batch size: once it answers it is told again,
-// until commands is done.
-func (l *Live) watch(ctx, commands context.Context, b *backend) {
-	interval := l.cfg.PrometheusPollInterval
+// restarted and have forgotten its batch size.
+func (s *Server) watch(ctx context.Context) {
+	interval := s.rig.cfg.PrometheusPollInterval
 	if interval <= 0 {
 		interval = healthInterval
 	}
 	looks, tokens := time.NewTicker(interval), time.NewTicker(tokensInterval)
 	defer looks.Stop()
 	defer tokens.Stop()
-	w := &serverWatch{live: l, b: b}
-	w.look(ctx, commands)
+	w := &watch{s: s}
+	w.look(ctx)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-looks.C:
-			w.look(ctx, commands)
+			w.look(ctx)
 		case <-tokens.C:
 			w.lookForTokens(ctx)
 		}
 	}
 }
 
-// look asks the server how it is, and tells it what it may have forgotten.
-func (w *serverWatch) look(ctx, commands context.Context) {
-	b := w.b
-	ask := b.scrape
-	if !b.polled {
-		ask = b.server.Health
+// look asks the server how it is, and tells who reconciles.
+func (w *watch) look(ctx context.Context) {
+	s := w.s
+	ask := s.scrape
+	if !s.polled() {
+		ask = s.server.Health
 	}
 	err := ask(ctx)
 	if ctx.Err() != nil {
 		return
 	}
+	s.answers.Store(err == nil)
 	switch began, over := w.silence.look(time.Now(), err != nil); {
 	case began:
-		b.log.Warn().Err(err).Msg("the vLLM server does not answer as it should; it is asked on")
+		s.log.Warn().Err(err).Msg("the vLLM server does not answer as it should; it is asked on")
 	case over:
-		b.log.Info().Msg("the vLLM server answers again")
+		s.log.Info().Msg("the vLLM server answers again")
 	}
-	if w.failing = err != nil; w.failing {
-		b.setting.doubt()
-		return
+	w.failing = err != nil
+	l := look{failed: w.failing}
+	if !w.failing {
+		if s.polled() {
+			w.sayUnknown(time.Now())
+		}
+		if n := s.lostConnections(); n != w.lost && time.Since(w.guessedAt) >= restartGuessEvery {
+			w.lost, w.guessedAt = n, time.Now()
+			l.mayForget = true
+		}
 	}
-	if b.polled {
-		w.sayUnknown(time.Now())
-	}
-	if n := b.lostConnections(); n != w.lost && time.Since(w.guessedAt) >= restartGuessEvery {
-		w.lost, w.guessedAt = n, time.Now()
-		b.setting.doubt()
-	}
-	err = w.live.tellAgain(commands, b)
-	if began, _ := w.refusal.look(time.Now(), err != nil); began {
-		b.log.Warn().Err(err).Msg("the vLLM server may have forgotten its batch size and does not take it again")
+	select {
+	case s.looks <- l:
+	case <-ctx.Done():
 	}
 }
 
@@ -119,13 +118,13 @@ func (e *episode) look(now time.Time, wrong bool) (began, over bool) {
 }
 
 // sayUnknown logs which numbers the server's metrics do not tell.
-func (w *serverWatch) sayUnknown(now time.Time) {
-	page := &w.b.scraped.Load().page
+func (w *watch) sayUnknown(now time.Time) {
+	page := &w.s.scraped.Load().page
 	switch unknown, known := w.unknown.look(now, page.Unknown); {
 	case unknown:
-		w.b.log.Warn().Errs("metrics", distinct(page.Unknown)).Msg("the vLLM server's metrics do not tell all that they should; what is missing is null")
+		w.s.log.Warn().Errs("metrics", distinct(page.Unknown)).Msg("the vLLM server's metrics do not tell all that they should; what is missing is null")
 	case known:
-		w.b.log.Info().Msg("the vLLM server's metrics tell all again")
+		w.s.log.Info().Msg("the vLLM server's metrics tell all again")
 	}
 }
 
@@ -178,34 +177,4 @@ func (u *unknownNumbers) look(now time.Time, unknown []*vllm.MetricError) (becam
 		u.said = u.which
 		return true, false
 	}
-}
-
-// tellAgain tells a server its batch size if it may run another. A server that
-// refuses is not told the same once more, nor one whose lease has run out: that
-// is for [Live.keepFailsafe].
-func (l *Live) tellAgain(ctx context.Context, b *backend) error {
-	m := l.pipeline.modelIndex(b.label)
-	if _, _, wanted := b.setting.toTell(time.Now()); !wanted || b.actuator() == vllm.ActuatorConcurrency || l.wantsFailsafe(m) {
-		return nil
-	}
-	ctx, cancel := withCommandTimeout(ctx)
-	defer cancel()
-	select {
-	case b.busy <- struct{}{}:
-	default:
-		return nil // a command is under way, and the looks go on meanwhile
-	}
-	defer b.release()
-	batchSize, rampUpRate, wanted := b.setting.toTell(time.Now()) // a command may have come between
-	if !wanted || ctx.Err() != nil || l.wantsFailsafe(m) {
-		return nil
-	}
-	if err := b.setBatchSize(ctx, batchSize, rampUpRate); err != nil {
-		if OutcomeOf(err) == vllm.OutcomeRefused {
-			b.setting.refused()
-		}
-		return err
-	}
-	b.log.Info().Int("batch_size", batchSize).Msg("the vLLM server may have forgotten its batch size and was told again")
-	return nil
 }

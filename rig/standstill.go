@@ -1,4 +1,4 @@
-package agent
+package rig
 
 import (
 	"context"
@@ -24,12 +24,6 @@ type progress struct {
 	// answers says that the server answers, begun that the warm-up is over: in it
 	// the first token may take its time.
 	answers, begun bool
-}
-
-// progress is how far the load has come.
-func (b *backend) progress() (tokens uint64, inFlight int) {
-	stats := b.load.Stats()
-	return stats.Tokens, stats.InFlight
 }
 
 // look takes in the progress made by a time, and returns since when no token has
@@ -63,29 +57,29 @@ func (s *standstill) look(now time.Time, p progress, limit time.Duration, surely
 }
 
 // lookForTokens notes and logs that the server stands still, and that it goes on.
-func (w *serverWatch) lookForTokens(ctx context.Context) {
-	b := w.b
-	tokens, inFlight := b.progress()
+func (w *watch) lookForTokens(ctx context.Context) {
+	s := w.s
+	stats := s.load.Stats()
 	before := w.still.tokens
-	since := w.still.look(time.Now(), progress{tokens, inFlight, !w.failing, w.live.hasBegun()}, b.noTokenLimit,
-		func() bool { return b.server.Health(ctx) == nil })
-	b.standsSince.Store(&since)
+	since := w.still.look(time.Now(), progress{stats.Tokens, stats.InFlight, !w.failing, s.rig.warm.Load()}, s.rig.cfg.NoTokenLimit,
+		func() bool { return s.server.Health(ctx) == nil })
+	s.standsSince.Store(&since)
 	switch {
 	case ctx.Err() != nil:
 	case !since.IsZero() && w.stillSince.IsZero():
 		w.stillSince = since
-		b.log.Error().Float64("no_token_s", time.Since(since).Seconds()).Int("requests_in_flight", inFlight).
+		s.log.Error().Float64("no_token_s", time.Since(since).Seconds()).Int("requests_in_flight", stats.InFlight).
 			Msg("the vLLM server answers and makes no token: its engine may hang")
-	case !w.stillSince.IsZero() && tokens != before:
-		b.log.Info().Float64("no_token_s", time.Since(w.stillSince).Seconds()).Msg("the vLLM server makes tokens again")
+	case !w.stillSince.IsZero() && stats.Tokens != before:
+		s.log.Info().Float64("no_token_s", time.Since(w.stillSince).Seconds()).Msg("the vLLM server makes tokens again")
 		w.stillSince = time.Time{}
 	}
 }
 
 // noTokenS is for how long, in seconds, the server has stood still; 0 if it does
 // not.
-func (b *backend) noTokenS(now time.Time) float64 {
-	since := b.standsSince.Load()
+func (s *Server) noTokenS(now time.Time) float64 {
+	since := s.standsSince.Load()
 	if since == nil || since.IsZero() {
 		return 0
 	}

@@ -1,23 +1,24 @@
-package agent
+package rig
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/g2g-agent/g2g-agent/power"
 	"github.com/g2g-agent/g2g-agent/vllm"
-	"github.com/g2g-agent/g2g-agent/zeusd"
 )
 
 // ProbeResult is what one server answered.
 type ProbeResult struct {
-	// Server names it: a daemon's address, or a model and its vLLM server's URL.
+	// Server names it: a power source's kind and address, or a model and its vLLM
+	// server's URL.
 	Server string
 	// Findings are short statements, in the order they were found.
 	Findings []string
@@ -27,49 +28,48 @@ type ProbeResult struct {
 	Err error
 }
 
-// Probe asks every zeusd daemon and every vLLM server what a run needs to know,
-// changing nothing. The daemons come first, both in config order.
-func (l *Live) Probe(ctx context.Context) []ProbeResult {
-	var reports []zeusd.Report
-	servers := make([]ProbeResult, len(l.backends))
+// Probe asks every power source and every vLLM server what a run needs to know,
+// changing nothing. The sources come first, both in config order.
+func (r *Rig) Probe(ctx context.Context) []ProbeResult {
+	reports := make([]power.Report, len(r.sources))
+	all := slices.Collect(r.servers())
+	servers := make([]ProbeResult, len(all))
 	var group sync.WaitGroup
-	group.Go(func() { reports = l.power.Probe(ctx) })
-	for i, b := range l.backends {
-		group.Go(func() { servers[i] = b.probe(ctx) })
+	for i, source := range r.sources {
+		group.Go(func() { reports[i] = source.Probe(ctx) })
+	}
+	for i, s := range all {
+		group.Go(func() { servers[i] = s.probe(ctx) })
 	}
 	group.Wait()
+	read := map[GPU]bool{}
+	for i, source := range r.sources {
+		for index := range reports[i].PowerW {
+			read[GPU{source, index}] = true
+		}
+	}
 	var results []ProbeResult
-	for i := range reports {
-		results = append(results, l.daemonResult(&reports[i], reports))
+	for i, source := range r.sources {
+		results = append(results, r.sourceResult(source, &reports[i], read))
 	}
 	return append(results, servers...)
 }
 
-// daemonResult is what was found at a daemon. A GPU that cannot be read keeps a
-// run from starting if its model has none that can.
-func (l *Live) daemonResult(r *zeusd.Report, all []zeusd.Report) ProbeResult {
-	result := ProbeResult{Server: "zeusd " + r.Target.Endpoint.String(), Err: r.Err}
-	if len(r.Discovery.GPUs) > 0 {
-		result.add("%d GPUs, %d of them used", len(r.Discovery.GPUs), len(r.Target.GPUs))
-	}
-	if r.Identity != nil {
-		result.add("token accepted")
-	}
-	if r.RoundTrip > 0 {
-		result.add("clock %+.3f s from ours, round trip %.1f ms", -r.ClockOffset.Seconds(), 1e3*r.RoundTrip.Seconds())
-	}
+// sourceResult is what was found at a power source. A GPU that cannot be read
+// keeps a run from starting if its model has none that can.
+func (r *Rig) sourceResult(source power.Source, report *power.Report, read map[GPU]bool) ProbeResult {
+	result := ProbeResult{Server: source.Kind() + " " + source.String(), Findings: report.Findings, Err: report.Err}
 	var watts []string
-	for i, powerW := range r.PowerW {
-		gpu := r.Target.GPUs[i]
-		why, unread := r.Unread[gpu]
-		switch {
-		case !unread:
-			watts = append(watts, fmt.Sprintf("%.0f", powerW))
-		case l.unreadModel(GPU{r.Target.Endpoint.Address(), gpu}, all):
-			result.Err = errors.Join(result.Err, fmt.Errorf("GPU %d, and with it every GPU of its model: %w", gpu, why))
-		default:
-			result.warn("GPU %d cannot be read, and is left out of its model's mean until it can: %v", gpu, why)
+	for _, index := range slices.Sorted(maps.Keys(report.Unread)) {
+		why := report.Unread[index]
+		if r.unreadModel(GPU{source, index}, read) {
+			result.Err = errors.Join(result.Err, fmt.Errorf("GPU %d, and with it every GPU of its model: %w", index, why))
+			continue
 		}
+		result.warn("GPU %d cannot be read, and is left out of its model's mean until it can: %v", index, why)
+	}
+	for _, index := range slices.Sorted(maps.Keys(report.PowerW)) {
+		watts = append(watts, fmt.Sprintf("%.0f", report.PowerW[index]))
 	}
 	if watts != nil {
 		result.add("power %s W", strings.Join(watts, ", "))
@@ -78,50 +78,43 @@ func (l *Live) daemonResult(r *zeusd.Report, all []zeusd.Report) ProbeResult {
 }
 
 // unreadModel tells whether a model with the GPU has no GPU that was read.
-func (l *Live) unreadModel(g GPU, reports []zeusd.Report) bool {
-	read := map[GPU]bool{}
-	for i := range reports {
-		for j, powerW := range reports[i].PowerW {
-			target := &reports[i].Target
-			read[GPU{target.Endpoint.Address(), target.GPUs[j]}] = !math.IsNaN(powerW)
-		}
-	}
-	return slices.ContainsFunc(l.backends, func(b *backend) bool {
-		return slices.Contains(b.gpus, g) && !slices.ContainsFunc(b.gpus, func(other GPU) bool { return read[other] })
+func (r *Rig) unreadModel(g GPU, read map[GPU]bool) bool {
+	return slices.ContainsFunc(r.models, func(m *Model) bool {
+		return slices.Contains(m.gpus, g) && !slices.ContainsFunc(m.gpus, func(other GPU) bool { return read[other] })
 	})
 }
 
 // probe asks the vLLM server.
-func (b *backend) probe(ctx context.Context) ProbeResult {
-	result := ProbeResult{Server: fmt.Sprintf("model %q, vLLM %s", b.label, b.server)}
-	if result.Err = b.checkHealth(ctx); result.Err != nil {
+func (s *Server) probe(ctx context.Context) ProbeResult {
+	result := ProbeResult{Server: fmt.Sprintf("model %q, vLLM %s", s.model.label, s.server)}
+	if result.Err = s.checkHealth(ctx); result.Err != nil {
 		return result
 	}
 	result.add("serves the model")
-	if result.Err = b.probeActuator(ctx, &result); result.Err != nil {
+	if result.Err = s.probeActuator(ctx, &result); result.Err != nil {
 		return result
 	}
-	result.Err = b.probeMetrics(ctx, &result)
+	result.Err = s.probeMetrics(ctx, &result)
 	return result
 }
 
 // probeActuator finds out how batch sizes would be set. Its error is one that a
 // run would end with, too.
-func (b *backend) probeActuator(ctx context.Context, result *ProbeResult) error {
-	wanted := b.wantedActuator
+func (s *Server) probeActuator(ctx context.Context, result *ProbeResult) error {
+	wanted := s.wanted
 	if wanted == "" {
-		best, err := b.chooseActuator(ctx)
+		best, err := s.chooseActuator(ctx)
 		if err == nil {
 			result.add("batch sizes by %s", best)
 		}
 		return err
 	}
 	// A run does not ask first: it commands.
-	switch evidence, err := b.server.EvidenceOf(ctx, wanted); {
+	switch evidence, err := s.server.EvidenceOf(ctx, wanted); {
 	case err != nil:
 		result.warn("%v (batch_size_actuator says so)", err)
 	case evidence == vllm.EvidenceAbsent:
-		return b.missesActuator(ctx)
+		return s.missesActuator(ctx)
 	case evidence == vllm.EvidenceNone:
 		result.warn("batch_size_actuator is %s, and the server answers as one might that does not have it", wanted)
 	}
@@ -131,22 +124,22 @@ func (b *backend) probeActuator(ctx context.Context, result *ProbeResult) error 
 
 // missesActuator says that the server does not have the actuator that is wanted,
 // and what it has.
-func (b *backend) missesActuator(ctx context.Context) error {
+func (s *Server) missesActuator(ctx context.Context) error {
 	has := "and what it has cannot be told"
-	if best, err := b.server.ProbeActuator(ctx, b.wantedActuator); err == nil {
+	if best, err := s.server.ProbeActuator(ctx, s.wanted); err == nil {
 		has = fmt.Sprintf("but %s", best)
 	}
-	return fmt.Errorf("batch_size_actuator is %s, which the server does not have, %s; auto takes the best there is", b.wantedActuator, has)
+	return fmt.Errorf("batch_size_actuator is %s, which the server does not have, %s; auto takes the best there is", s.wanted, has)
 }
 
 // probeMetrics reads the metrics page, where a run would.
-func (b *backend) probeMetrics(ctx context.Context, result *ProbeResult) error {
-	if !b.polled {
+func (s *Server) probeMetrics(ctx context.Context, result *ProbeResult) error {
+	if !s.polled() {
 		result.add("metrics are not read, as live.prometheus_poll_interval_s is 0")
 		return nil
 	}
 	began := time.Now()
-	page, err := b.server.Metrics(ctx)
+	page, err := s.server.Metrics(ctx)
 	status := (*vllm.StatusError)(nil)
 	switch {
 	case errors.As(err, &status) && status.Status >= http.StatusInternalServerError:
@@ -158,7 +151,7 @@ func (b *backend) probeMetrics(ctx context.Context, result *ProbeResult) error {
 	}
 	result.add("metrics in %.1f ms: %s running, %s waiting, KV cache %s %% used",
 		1e3*time.Since(began).Seconds(), count(page.NumRequestsRunning), count(page.NumRequestsWaiting), count(100*page.KVCacheUsagePerc))
-	if page.ModelName != "" && page.ModelName != b.modelID {
+	if page.ModelName != "" && page.ModelName != s.rig.cfg.Models[s.model.index].ModelID {
 		result.add("they are of model_name %q", page.ModelName)
 	}
 	others := (*vllm.OtherModelsError)(nil)

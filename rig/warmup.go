@@ -1,14 +1,76 @@
-package agent
+package rig
 
 import (
+	"context"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/rs/zerolog"
+)
+
+const (
+	warmupPollInterval = 100 * time.Millisecond
+	warmupLogInterval  = 10 * time.Second
 )
 
 // trajectoryEvery is how often a warm-up notes each model's running requests.
 const trajectoryEvery = 5 * time.Second
+
+// warmUp waits until the servers are busy and the power histories full.
+func (r *Rig) warmUp(ctx context.Context) error {
+	w := warmup{timeout: r.cfg.WarmupTimeout, stagger: r.cfg.HistoryWindow, threshold: r.cfg.SaturationThreshold}
+	servers := slices.Collect(r.servers())
+	for _, s := range servers {
+		w.models = append(w.models, warmupModel{label: s.name(), target: s.model.initialBatchSize})
+	}
+	watched := r.cfg.PrometheusPollInterval > 0
+	if !watched {
+		r.cfg.Log.Warn().Msg("live.prometheus_poll_interval_s is 0: " +
+			"the warm-up cannot see whether the servers are busy and only waits for a full stagger window")
+	}
+	began, lastLog := time.Now(), time.Now()
+	ticker := time.NewTicker(warmupPollInterval)
+	defer ticker.Stop()
+	running := make([]float64, len(servers))
+	for {
+		now := time.Now()
+		elapsed := now.Sub(began)
+		for i, s := range servers {
+			running[i] = s.running()
+		}
+		if w.observe(elapsed, running, watched) {
+			return nil
+		}
+		if elapsed >= r.cfg.WarmupTimeout {
+			for i, s := range servers {
+				w.models[i].requests = s.requests()
+				if watched && math.IsNaN(running[i]) {
+					w.models[i].why = s.runningErr()
+				}
+			}
+			return w.failure(elapsed)
+		}
+		if now.Sub(lastLog) >= warmupLogInterval {
+			lastLog = now
+			w.log(r.cfg.Log)
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-ticker.C:
+		}
+	}
+}
+
+func (w *warmup) log(log zerolog.Logger) {
+	for i := range w.models {
+		m := &w.models[i]
+		log.Info().Str("model_label", m.label).Str("running", count(m.running)).Int("batch_size", m.target).Bool("saturated", m.saturated).Msg("warming up")
+	}
+}
 
 // warmup decides when the servers are busy enough for a run to begin: every
 // model's running requests have reached the threshold, and a full stagger window

@@ -1,12 +1,9 @@
-package agent
+package rig
 
 import (
 	"math"
-	"strings"
 	"testing"
 	"time"
-
-	"github.com/g2g-agent/g2g-agent/datacenter"
 )
 
 func TestStandstill(t *testing.T) {
@@ -52,23 +49,5 @@ func TestStandstill(t *testing.T) {
 				t.Errorf("%s: after %v s it stands still since %v s, want %v", name, l.atS, got, l.want)
 			}
 		}
-	}
-}
-
-func TestReadinessTellsOfAStandstill(t *testing.T) {
-	dt, err := datacenter.SecondsOf(0.1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	now := time.Now()
-	s := Status{Phase: PhaseStepping, Steps: 1, LastStepAt: now, DT: dt, Models: []ModelStatus{
-		{Spec: datacenter.ModelSpec{ModelLabel: "a"}}, {Spec: datacenter.ModelSpec{ModelLabel: "b"}, NoTokenS: 12.3},
-	}}
-	if got := s.Unready(now); len(got) != 1 || !strings.Contains(got[0], `"b"`) || !strings.Contains(got[0], "no token for 12 s") {
-		t.Errorf("the reasons are %q", got)
-	}
-	s.Models[1].NoTokenS = 0
-	if got := s.Unready(now); got != nil {
-		t.Errorf("the reasons are %q", got)
 	}
 }
