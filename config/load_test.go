@@ -87,7 +87,7 @@ live: {requests_dir: null, stagger_s: ~}
 	want := Default()
 	want.Models = got.Models
 	if diff := cmp.Diff(&want, got, sameSeconds); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+		t.Errorf("the config with keys without values (-want +got):\n%s", diff)
 	}
 }
 
@@ -126,7 +126,7 @@ func TestEveryKeyIsRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(want, got, sameSeconds); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+		t.Errorf("the config of every-key.yaml (-want +got):\n%s", diff)
 	}
 }
 
@@ -253,7 +253,7 @@ func TestEnvironmentOverrides(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			if diff := cmp.Diff(test.want, test.got(parsed(t, file, test.environ...))); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
+				t.Errorf("the value with %q (-want +got):\n%s", test.environ, diff)
 			}
 		})
 	}
@@ -310,7 +310,7 @@ api: {tls_cert_file: c.pem, tls_key_file: ./k.pem}
 	}
 	want := []string{in("data"), filepath.Join(dir, "trace.csv"), abs, in("tok"), in("c.pem"), in("k.pem"), in("t/zeusd"), abs, in("s")}
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+		t.Errorf("paths (-want +got):\n%s", diff)
 	}
 }
 
@@ -350,7 +350,7 @@ func TestJSONAndDocumentMarkers(t *testing.T) {
 			continue
 		}
 		if diff := cmp.Diff(parsed(t, oneModel), c, sameSeconds); diff != "" {
-			t.Errorf("%.20q (-want +got):\n%s", text, diff)
+			t.Errorf("the config of %.20q (-want +got):\n%s", text, diff)
 		}
 	}
 }

@@ -146,7 +146,7 @@ func TestRampsAreInOrderOfTime(t *testing.T) {
 	s := mustSchedule(t, 1, Ramp{2, 8, 9}, Ramp{3, 5, 5}, Ramp{4, 0, 1}, Ramp{5, 5, 5}, Ramp{6, 5, 8})
 	want := []Ramp{{4, 0, 1}, {3, 5, 5}, {5, 5, 5}, {6, 5, 8}, {2, 8, 9}}
 	if diff := cmp.Diff(want, s.Ramps()); diff != "" {
-		t.Error(diff)
+		t.Errorf("ramps (-want +got):\n%s", diff)
 	}
 	if s.Initial() != 1 {
 		t.Errorf("Initial() = %d, want 1", s.Initial())

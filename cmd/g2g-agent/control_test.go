@@ -125,10 +125,10 @@ func TestControllerDrivesALiveSite(t *testing.T) {
 		t.Errorf("the server's last command is %+v", last)
 	}
 	if diff := cmp.Diff([]modelOutcome{{"chat", "accepted", ""}}, answer.Results); diff != "" {
-		t.Error(diff)
+		t.Errorf("results (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff(map[string]int{"chat": 4, "code": 16}, answer.BatchSizes); diff != "" {
-		t.Error(diff)
+		t.Errorf("batch sizes (-want +got):\n%s", diff)
 	}
 	if lease := answer.LeaseS["chat"]; lease == nil || *lease <= 55 || *lease > 60 || answer.LeaseS["code"] != nil {
 		t.Errorf("leases: %v", answer.LeaseS)
@@ -155,7 +155,7 @@ func TestControllerDrivesALiveSite(t *testing.T) {
 	a.post(t, http.StatusConflict, "/v1/replica-shifts", `{"model_label": "chat", "replica_delta": 1}`)
 	shifted := decode[shiftAnswer](t, a.post(t, http.StatusOK, "/v1/replica-shifts", `{"model_label": "code", "replica_delta": -16}`))
 	if diff := cmp.Diff(shiftAnswer{shifted.TimeS, "code", -16, -16, simReplicas - 16, 16, nil}, shifted); diff != "" {
-		t.Error(diff)
+		t.Errorf("the answer to the shift (-want +got):\n%s", diff)
 	}
 	for {
 		s := next[seenState](t, states)
@@ -180,7 +180,7 @@ func TestControllerDrivesALiveSite(t *testing.T) {
 			t.Errorf("results %+v", r)
 		}
 		if diff := cmp.Diff(map[string]int{"chat": fault.chat, "code": 16}, failed.BatchSizes); diff != "" {
-			t.Error(diff)
+			t.Errorf("batch sizes after a fault of status %d (-want +got):\n%s", fault.status, diff)
 		}
 	}
 	if commands := truthAt(t, site.vllms[1]).Commands; len(commands) > 0 && commands[len(commands)-1].MaxNumSeqs == 4 {

@@ -35,7 +35,7 @@ const (
 func readRun(t *testing.T, file string) []datacenter.State {
 	t.Helper()
 	if diff := cmp.Diff([]string{filepath.Base(file)}, names(t, filepath.Dir(file))); diff != "" {
-		t.Error(diff)
+		t.Errorf("files that the run left (-want +got):\n%s", diff)
 	}
 	raw, err := os.ReadFile(file)
 	if err != nil {
