@@ -402,7 +402,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(oneModel), "MODELS=[{model_label: x}]")
 	f.Add([]byte(oneModel), "DT_S=1e-30")
 	f.Fuzz(func(t *testing.T, raw []byte, variable string) {
-		c, problems := parse(raw, []string{EnvPrefix + variable}, ForReplay)
+		c, problems := parse(raw, []string{envPrefix + variable}, ForReplay)
 		if (c == nil) != (len(problems) > 0) {
 			t.Fatalf("a config %v together with problems %v", c, problems)
 		}

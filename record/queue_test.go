@@ -44,10 +44,10 @@ func TestQueue(t *testing.T) {
 	for name, test := range map[string]func(*testing.T){
 		"all is written": func(t *testing.T) {
 			out, q := start(nil)
-			write(t, q, QueueSize)
+			write(t, q, queueSize)
 			close(out.released)
-			if err := q.Commit(); err != nil || out.written != QueueSize || !out.committed {
-				t.Errorf("Commit: %v, the output is %+v, want %d states and a commit", err, out, QueueSize)
+			if err := q.Commit(); err != nil || out.written != queueSize || !out.committed {
+				t.Errorf("Commit: %v, the output is %+v, want %d states and a commit", err, out, queueSize)
 			}
 			q.Abort()
 		},
@@ -64,7 +64,7 @@ func TestQueue(t *testing.T) {
 		"too slow": func(t *testing.T) {
 			out, q := start(nil)
 			began := time.Now()
-			write(t, q, QueueSize)
+			write(t, q, queueSize)
 			synctest.Wait() // it has taken one
 			write(t, q, 1)
 			if err := q.Write(&datacenter.State{}); err == nil || !strings.Contains(err.Error(), "the output cannot keep up: 1000 states") {
