@@ -90,7 +90,7 @@ const maxLiveBatchSize = 16_384
 
 // Live is a run on real hardware: it keeps vLLM servers saturated, measures their
 // latency and their GPUs' power, and scales both to the datacenter's size. [Live.Run]
-// runs it, once; it is a [Site] meanwhile.
+// runs it, once; it is a [Controllable] meanwhile.
 type Live struct {
 	cfg      LiveConfig
 	onEvent  func(datacenter.Event)

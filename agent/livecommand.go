@@ -14,7 +14,7 @@ import (
 	"github.com/g2g-agent/g2g-agent/vllm"
 )
 
-// Apply implements [Site]. A batch size that the server runs already is not sent
+// Apply implements [Controllable]. A batch size that the server runs already is not sent
 // again; its lease is renewed.
 func (l *Live) Apply(ctx context.Context, command datacenter.Command) (err error) {
 	if l.cfg.OnCommand != nil {
@@ -197,7 +197,7 @@ func (l *Live) setPhase(phase Phase) {
 	l.phase, l.lastStepAt = phase, time.Now()
 }
 
-// Status implements [Site].
+// Status implements [Controllable].
 func (l *Live) Status() Status {
 	l.mu.Lock()
 	s := l.pipeline.status()
