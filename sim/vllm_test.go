@@ -391,7 +391,7 @@ func TestCapRampsUp(t *testing.T) {
 		truth.Commands[i].At = time.Time{}
 	}
 	if diff := cmp.Diff(want, truth.Commands); diff != "" {
-		t.Errorf("commands (-want +got):\n%s", diff)
+		t.Error(diff)
 	}
 	for _, bad := range []string{"", "?max_num_seqs=", "?max_num_seqs=0", "?max_num_seqs=-1", "?max_num_seqs=1.5", "?max_num_seqs=99999999999999999999",
 		"?max_num_seqs=5&ramp_up_rate=", "?max_num_seqs=5&ramp_up_rate=-1", "?max_num_seqs=5&ramp_up_rate=NaN", "?max_num_seqs=5&ramp_up_rate=Inf"} {
