@@ -70,7 +70,7 @@ func (h *HardwareConfig) numGPUs() int {
 const lateLogInterval = 10 * time.Second
 
 // Live is a run on real hardware: it scales what a [rig.Rig] measures to the
-// datacenter's size. [Live.Run] runs it, once; it is a [Site] meanwhile.
+// datacenter's size. [Live.Run] runs it, once; it is a [Controllable] meanwhile.
 type Live struct {
 	cfg     LiveConfig
 	onEvent func(datacenter.Event)
@@ -293,7 +293,7 @@ func (l *Live) setPhase(phase Phase) {
 	l.takesCommands = phase == PhaseStepping
 }
 
-// Status implements [Site].
+// Status implements [Controllable].
 func (l *Live) Status() Status {
 	l.mu.Lock()
 	s := l.pipeline.status()

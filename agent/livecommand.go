@@ -14,7 +14,7 @@ import (
 	"github.com/g2g-agent/g2g-agent/vllm"
 )
 
-// Apply implements [Site]. A batch size that the servers run already is not sent
+// Apply implements [Controllable]. A batch size that the servers run already is not sent
 // again; its lease is renewed.
 func (l *Live) Apply(ctx context.Context, command datacenter.Command) (err error) {
 	if l.cfg.OnCommand != nil {

@@ -119,7 +119,7 @@ func (s *ServedReplay) End() {
 	s.phase = PhaseEnded
 }
 
-// Apply implements [Site].
+// Apply implements [Controllable].
 func (s *ServedReplay) Apply(_ context.Context, command datacenter.Command) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -129,7 +129,7 @@ func (s *ServedReplay) Apply(_ context.Context, command datacenter.Command) erro
 	return s.replay.Apply(command)
 }
 
-// Status implements [Site].
+// Status implements [Controllable].
 func (s *ServedReplay) Status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()

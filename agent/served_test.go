@@ -42,7 +42,7 @@ func advance(t testing.TB, s *ServedReplay, n int) []*datacenter.State {
 	return states
 }
 
-func apply(t testing.TB, s Site, command datacenter.Command) {
+func apply(t testing.TB, s Controllable, command datacenter.Command) {
 	t.Helper()
 	if err := s.Apply(context.Background(), command); err != nil { //nolint:usetesting // rapid's runs have no context of their own
 		t.Fatalf("%+v: %v", command, err)

@@ -36,7 +36,7 @@ const (
 
 // Config is what a [Server] serves and how.
 type Config struct {
-	Site    agent.Site
+	Site    agent.Controllable
 	Version string
 	// Settings are the listener's, Control says which lease a command has that
 	// names none.

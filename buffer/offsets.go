@@ -54,6 +54,3 @@ func (o *Offsets) Select(all *Offsets, servers []int32) {
 		o.place[server] = 0
 	}
 }
-
-// Len returns the number of offsets.
-func (o *Offsets) Len() int { return len(o.sorted) }

@@ -98,9 +98,6 @@ func (r *Rolling) Amend(powerW float64) {
 // Len returns the number of readings held.
 func (r *Rolling) Len() int { return int(min(r.done.Load(), uint64(len(r.slots)))) }
 
-// Cap returns the number of readings that can be held.
-func (r *Rolling) Cap() int { return len(r.slots) }
-
 // Stats returns the counts so far.
 func (r *Rolling) Stats() Stats {
 	return Stats{

@@ -21,10 +21,10 @@ import (
 	"github.com/g2g-agent/g2g-agent/datacenter"
 )
 
-// EnvPrefix begins the environment variables that set keys; levels are parted
+// envPrefix begins the environment variables that set keys; levels are parted
 // by two underscores, as in G2G_AGENT_API__LISTEN, and elements of a list are
 // numbered, as in G2G_AGENT_MODELS__0__MODEL_LABEL.
-const EnvPrefix = "G2G_AGENT_"
+const envPrefix = "G2G_AGENT_"
 
 const (
 	envLevels = "__"
@@ -213,7 +213,7 @@ func applyEnv(tree map[string]any, environ []string) []Problem {
 	var problems []Problem
 	for _, variable := range slices.Sorted(slices.Values(environ)) {
 		name, text, _ := strings.Cut(variable, "=")
-		key, ours := strings.CutPrefix(name, EnvPrefix)
+		key, ours := strings.CutPrefix(name, envPrefix)
 		if !ours {
 			continue
 		}

@@ -87,7 +87,7 @@ live: {requests_dir: null, stagger_s: ~}
 	want := Default()
 	want.Models = got.Models
 	if diff := cmp.Diff(&want, got, sameSeconds); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+		t.Errorf("the config with keys without values (-want +got):\n%s", diff)
 	}
 }
 
@@ -128,7 +128,7 @@ func TestEveryKeyIsRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(want, got, sameSeconds); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+		t.Errorf("the config of every-key.yaml (-want +got):\n%s", diff)
 	}
 }
 
@@ -255,7 +255,7 @@ func TestEnvironmentOverrides(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			if diff := cmp.Diff(test.want, test.got(parsed(t, file, test.environ...))); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
+				t.Errorf("the value with %q (-want +got):\n%s", test.environ, diff)
 			}
 		})
 	}
@@ -312,7 +312,7 @@ api: {tls_cert_file: c.pem, tls_key_file: ./k.pem}
 	}
 	want := []string{in("data"), filepath.Join(dir, "trace.csv"), abs, in("tok"), in("c.pem"), in("k.pem"), in("t/zeusd"), abs, in("s")}
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+		t.Errorf("paths (-want +got):\n%s", diff)
 	}
 }
 
@@ -352,7 +352,7 @@ func TestJSONAndDocumentMarkers(t *testing.T) {
 			continue
 		}
 		if diff := cmp.Diff(parsed(t, oneModel), c, sameSeconds); diff != "" {
-			t.Errorf("%.20q (-want +got):\n%s", text, diff)
+			t.Errorf("the config of %.20q (-want +got):\n%s", text, diff)
 		}
 	}
 }
@@ -404,7 +404,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(oneModel), "MODELS=[{model_label: x}]")
 	f.Add([]byte(oneModel), "DT_S=1e-30")
 	f.Fuzz(func(t *testing.T, raw []byte, variable string) {
-		c, problems := parse(raw, []string{EnvPrefix + variable}, ForReplay)
+		c, problems := parse(raw, []string{envPrefix + variable}, ForReplay)
 		if (c == nil) != (len(problems) > 0) {
 			t.Fatalf("a config %v together with problems %v", c, problems)
 		}

@@ -73,8 +73,8 @@ func (s *ReplicaSchedule) MaxCount() int {
 	return most
 }
 
-// CountAt is the replica count at time tS, fractional within a ramp.
-func (s *ReplicaSchedule) CountAt(tS float64) float64 {
+// countAt is the replica count at time tS, fractional within a ramp.
+func (s *ReplicaSchedule) countAt(tS float64) float64 {
 	level := float64(s.initial)
 	for _, r := range s.ramps {
 		if tS < r.TStartS {
@@ -92,9 +92,9 @@ func (s *ReplicaSchedule) CountAt(tS float64) float64 {
 	return level
 }
 
-// ReplicasAt is CountAt rounded to whole replicas, halves to even.
+// ReplicasAt is countAt rounded to whole replicas, halves to even.
 func (s *ReplicaSchedule) ReplicasAt(tS float64) int {
-	return int(math.RoundToEven(s.CountAt(tS)))
+	return int(math.RoundToEven(s.countAt(tS)))
 }
 
 func isFinite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }

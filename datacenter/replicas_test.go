@@ -53,8 +53,8 @@ func TestReplicaScheduleMatchesOpenG2G(t *testing.T) {
 			t.Errorf("schedule %d: MaxCount() = %d, want %d", i, got, c.MaxCount)
 		}
 		for j, at := range c.T {
-			if got := s.CountAt(at); got != c.Count[j] {
-				t.Errorf("schedule %d: CountAt(%v) = %v, want %v", i, at, got, c.Count[j])
+			if got := s.countAt(at); got != c.Count[j] {
+				t.Errorf("schedule %d: countAt(%v) = %v, want %v", i, at, got, c.Count[j])
 			}
 			if got := s.ReplicasAt(at); got != c.Rounded[j] {
 				t.Errorf("schedule %d: ReplicasAt(%v) = %d, want %d", i, at, got, c.Rounded[j])
@@ -126,8 +126,8 @@ func TestReplicaScheduleCounts(t *testing.T) {
 		},
 	} {
 		for at, want := range c.want {
-			if got := c.schedule.CountAt(at); got != want {
-				t.Errorf("%s: CountAt(%v) = %v, want %v", name, at, got, want)
+			if got := c.schedule.countAt(at); got != want {
+				t.Errorf("%s: countAt(%v) = %v, want %v", name, at, got, want)
 			}
 		}
 	}
@@ -146,7 +146,7 @@ func TestRampsAreInOrderOfTime(t *testing.T) {
 	s := mustSchedule(t, 1, Ramp{2, 8, 9}, Ramp{3, 5, 5}, Ramp{4, 0, 1}, Ramp{5, 5, 5}, Ramp{6, 5, 8})
 	want := []Ramp{{4, 0, 1}, {3, 5, 5}, {5, 5, 5}, {6, 5, 8}, {2, 8, 9}}
 	if diff := cmp.Diff(want, s.Ramps()); diff != "" {
-		t.Error(diff)
+		t.Errorf("ramps (-want +got):\n%s", diff)
 	}
 	if s.Initial() != 1 {
 		t.Errorf("Initial() = %d, want 1", s.Initial())
@@ -181,16 +181,16 @@ func TestCountsStayWithinTheLevels(t *testing.T) {
 			t.Errorf("MaxCount() = %d, want %d", got, most)
 		}
 		at := rapid.Float64Range(-200, 8e3).Draw(t, "t")
-		if got := s.CountAt(at); !(float64(least) <= got && got <= float64(most)) {
-			t.Errorf("CountAt(%v) = %v, want a number within [%d, %d]", at, got, least, most)
+		if got := s.countAt(at); !(float64(least) <= got && got <= float64(most)) {
+			t.Errorf("countAt(%v) = %v, want a number within [%d, %d]", at, got, least, most)
 		}
 		if len(list) == 0 {
 			return
 		}
 		// Where a ramp with a length ends, its target is reached.
 		r := rapid.SampledFrom(list).Draw(t, "ramp")
-		if got := s.CountAt(r.TEndS); r.TEndS > r.TStartS && got != float64(r.Target) {
-			t.Errorf("CountAt(%v) = %v at the end of a ramp to %d", r.TEndS, got, r.Target)
+		if got := s.countAt(r.TEndS); r.TEndS > r.TStartS && got != float64(r.Target) {
+			t.Errorf("countAt(%v) = %v at the end of a ramp to %d", r.TEndS, got, r.Target)
 		}
 	})
 }

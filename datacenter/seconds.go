@@ -91,11 +91,6 @@ func (s Seconds) Times(k int64) float64 {
 	return f
 }
 
-// Cmp compares k times s with other exactly: -1 if less, 0 if equal, +1 if more.
-func (s Seconds) Cmp(k int64, other Seconds) int {
-	return s.times(k).Cmp(other.rat())
-}
-
 // StepsWithin returns how many steps of s start before the end of duration:
 // the k with k*s < duration. A zero s gives no steps.
 func (s Seconds) StepsWithin(duration Seconds) int64 {

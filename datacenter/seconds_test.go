@@ -105,9 +105,6 @@ func TestZeroSeconds(t *testing.T) {
 	if n := tenth.StepsWithin(zero); n != 0 {
 		t.Errorf("%d steps in no time", n)
 	}
-	if got := zero.Cmp(math.MaxInt64, tenth); got != -1 {
-		t.Errorf("0 compares to 1/10 as %d", got)
-	}
 }
 
 // drawSeconds draws numerators and denominators of all sizes.
@@ -177,10 +174,7 @@ func TestStepsWithin(t *testing.T) {
 
 func TestStepsAreExact(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		step, end, k := drawSeconds(t, "step", 1), drawSeconds(t, "end", 0), drawStep(t)
-		if got, want := step.Cmp(k, end), product(k, step).Cmp(end.rat()); got != want {
-			t.Errorf("(%v).Cmp(%d, %v) = %d, want %d", step, k, end, got, want)
-		}
+		step, end := drawSeconds(t, "step", 1), drawSeconds(t, "end", 0)
 		n := step.StepsWithin(end)
 		if n > 0 && product(n-1, step).Cmp(end.rat()) >= 0 {
 			t.Errorf("step %d of %v does not start before %v", n-1, step, end)
@@ -197,7 +191,7 @@ func TestStepsAreExact(t *testing.T) {
 func TestSecondsStringReadsBack(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := drawSeconds(t, "s", 0)
-		if again, err := ParseSeconds(s.String()); err != nil || again.Cmp(1, s) != 0 {
+		if again, err := ParseSeconds(s.String()); err != nil || again.rat().Cmp(s.rat()) != 0 {
 			t.Errorf("%v reads back as %v, %v", s, again, err)
 		}
 	})

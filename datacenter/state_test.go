@@ -36,7 +36,7 @@ const aStateJSON = `{"seq":3,"time_s":0.3,"wall_time":null,"source":"replay","po
 func TestStateJSON(t *testing.T) {
 	s := aState()
 	if diff := cmp.Diff(aStateJSON, string(s.AppendJSON(nil))); diff != "" {
-		t.Error(diff)
+		t.Errorf("AppendJSON (-want +got):\n%s", diff)
 	}
 	if got := string(s.AppendJSON([]byte("before "))); got != "before "+aStateJSON {
 		t.Errorf("AppendJSON gave %s", got)
@@ -54,7 +54,7 @@ func TestStateJSON(t *testing.T) {
 		`"measured_power_w":{"a":0.0,"b":0.0,"c":0.0},"measured_power_w_by_model":{},"augmented_power_w_by_model":{},` +
 		`"augmentation_factor_by_model":{},"prometheus_metrics_by_model":{},"itl_percentiles_s_by_model":{},"stale_by_model":{}}`
 	if diff := cmp.Diff(want, string(none.AppendJSON(nil))); diff != "" {
-		t.Error(diff)
+		t.Errorf("AppendJSON of a live state without models (-want +got):\n%s", diff)
 	}
 }
 
@@ -132,7 +132,7 @@ func TestStateJSONReadsBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(want, &got, sameBits()); diff != "" {
-			t.Error(diff)
+			t.Errorf("the state read back (-want +got):\n%s", diff)
 		}
 	})
 }
@@ -155,7 +155,7 @@ func TestStateJSONIsReadInAnyLayout(t *testing.T) {
 	want := aState()
 	want.Models[0], want.Models[1] = want.Models[1], want.Models[0] // the order there, sorted by label
 	if diff := cmp.Diff(want, &got, sameBits()); diff != "" {
-		t.Error(diff)
+		t.Errorf("the state in another layout (-want +got):\n%s", diff)
 	}
 }
 
@@ -210,7 +210,7 @@ func TestStateJSONRefuses(t *testing.T) {
 			t.Errorf("%s: got error %v, want …%s…", name, err, c.want)
 		}
 		if diff := cmp.Diff(*aState(), s, sameBits()); diff != "" {
-			t.Errorf("%s: the state was changed: %s", name, diff)
+			t.Errorf("%s: a refused text changed the state (-before +after):\n%s", name, diff)
 		}
 	}
 }
@@ -230,7 +230,7 @@ func FuzzStateUnmarshalJSON(f *testing.F) {
 			t.Fatalf("%v in %s", err, written)
 		}
 		if diff := cmp.Diff(written, again.AppendJSON(nil)); diff != "" {
-			t.Fatal(diff)
+			t.Fatalf("written and read again (-first +second):\n%s", diff)
 		}
 	})
 }
@@ -251,7 +251,7 @@ func FuzzParseSeconds(f *testing.F) {
 		if len(written) > 64 {
 			return // a fraction may take more characters than are read
 		}
-		if again, err := ParseSeconds(written); err != nil || again.Cmp(1, s) != 0 {
+		if again, err := ParseSeconds(written); err != nil || again.rat().Cmp(s.rat()) != 0 {
 			t.Fatalf("%q is %v, which reads back as %v, %v", text, s, again, err)
 		}
 	})

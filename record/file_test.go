@@ -65,11 +65,11 @@ func TestCommitPutsTheFileUnderItsName(t *testing.T) {
 		}
 		f.Abort()
 		if diff := cmp.Diff([]string{"x" + ending}, entries(t, dir)); diff != "" {
-			t.Error(diff)
+			t.Errorf("%s: files after Commit (-want +got):\n%s", ending, diff)
 		}
 		got, err := ReadAll(path)
 		if diff := cmp.Diff(states, got, sameBits); err != nil || diff != "" {
-			t.Error(err, diff)
+			t.Errorf("%s: states read back (-want +got): %v\n%s", ending, err, diff)
 		}
 		if f.Commit() == nil || f.Write(&states[0]) == nil {
 			t.Errorf("%s: can be used after Commit", ending)
@@ -128,7 +128,7 @@ func TestWhatWasThereSurvives(t *testing.T) {
 				mustWrite(t, f, makeStates(oneModel, 3))
 				end(t, f)
 				if diff := cmp.Diff([]string{"x" + ending}, entries(t, dir)); diff != "" {
-					t.Error(diff)
+					t.Errorf("files (-want +got):\n%s", diff)
 				}
 				if raw, err := os.ReadFile(path); string(raw) != "old" {
 					t.Errorf("got %q (%v), want what was there", raw, err)
@@ -183,10 +183,10 @@ func TestFIFOIsWrittenDirectly(t *testing.T) {
 	err := f.Commit()
 	got, readErr := decode(parquetEnding, <-received)
 	if diff := cmp.Diff(states, got, sameBits); err != nil || readErr != nil || diff != "" {
-		t.Error(err, readErr, diff)
+		t.Errorf("states read from the pipe (-want +got): %v, %v\n%s", err, readErr, diff)
 	}
 	if diff := cmp.Diff([]string{"x.parquet"}, entries(t, dir)); diff != "" {
-		t.Error(diff)
+		t.Errorf("files after the pipe was written to (-want +got):\n%s", diff)
 	}
 }
 
@@ -227,7 +227,7 @@ func TestCreateRefuses(t *testing.T) {
 		t.Errorf("got error %v for a label that stands twice, want invalid input", err)
 	}
 	if diff := cmp.Diff([]string{"dangling.csv", "dir.csv"}, entries(t, dir)); diff != "" {
-		t.Error(diff)
+		t.Errorf("files after what was refused (-want +got):\n%s", diff)
 	}
 	for _, path := range []string{"x.txt", "missing.csv"} {
 		if _, err := ReadAll(filepath.Join(dir, path)); !errors.Is(err, datacenter.ErrInvalidInput) {

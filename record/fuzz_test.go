@@ -24,7 +24,7 @@ func FuzzReadCSV(f *testing.F) {
 		// What was read is written in a form that reads the same.
 		again, err := decode(csvEnding, encode(t, csvEnding, labelsOf(states[0]), states))
 		if diff := cmp.Diff(states, again, sameBits); err != nil || diff != "" {
-			t.Fatal(err, diff)
+			t.Fatalf("states written and read again (-want +got): %v\n%s", err, diff)
 		}
 	})
 }

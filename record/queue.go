@@ -18,8 +18,8 @@ type Output interface {
 }
 
 const (
-	// QueueSize is how many states may wait in a [Queue].
-	QueueSize = 1000
+	// queueSize is how many states may wait in a [Queue].
+	queueSize = 1000
 	// QueueTimeout is how long the end of a run waits for what is still to be
 	// written.
 	QueueTimeout = 5 * time.Second
@@ -42,7 +42,7 @@ type Queue struct {
 
 // NewQueue returns a queue in front of out, which is then the queue's.
 func NewQueue(out Output) *Queue {
-	q := &Queue{out: out, states: make(chan *datacenter.State, QueueSize), ended: make(chan struct{})}
+	q := &Queue{out: out, states: make(chan *datacenter.State, queueSize), ended: make(chan struct{})}
 	go q.writeAll()
 	return q
 }
@@ -61,7 +61,7 @@ func (q *Queue) writeAll() {
 }
 
 // Write passes s, which nobody may change any more, on to be written; it does not
-// wait. It fails once an earlier state could not be written, and when [QueueSize]
+// wait. It fails once an earlier state could not be written, and when 1000
 // states wait.
 func (q *Queue) Write(s *datacenter.State) error {
 	select {
@@ -73,7 +73,7 @@ func (q *Queue) Write(s *datacenter.State) error {
 	case q.states <- s:
 		return nil
 	default:
-		return fmt.Errorf("the output cannot keep up: %d states wait to be written", QueueSize)
+		return fmt.Errorf("the output cannot keep up: %d states wait to be written", queueSize)
 	}
 }
 

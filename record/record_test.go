@@ -121,7 +121,7 @@ func TestRoundTrip(t *testing.T) {
 					rt.Fatal(err)
 				}
 				if diff := cmp.Diff(states, got, sameBits); diff != "" {
-					rt.Fatal(diff)
+					rt.Fatalf("states written and read back (-want +got):\n%s", diff)
 				}
 			})
 		})
@@ -135,7 +135,7 @@ func TestLiveStatesKeepTheirTimeAndSource(t *testing.T) {
 	for _, ending := range []string{jsonlEnding, parquetEnding} {
 		got, err := decode(ending, encode(t, ending, []string{"m"}, states))
 		if diff := cmp.Diff(states, got, sameBits); err != nil || diff != "" {
-			t.Errorf("%s: %v\n%s", ending, err, diff)
+			t.Errorf("%s: states read back (-want +got): %v\n%s", ending, err, diff)
 		}
 	}
 }

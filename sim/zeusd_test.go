@@ -82,7 +82,7 @@ func TestZeusdAnswers(t *testing.T) {
 		want := `{"gpus":[{"id":0,"name":"H100"},{"id":1,"name":"H100"}],` +
 			`"cpus":[{"id":0,"dram_available":true}],"enabled_api_groups":["gpu-read","cpu-read"],"auth_required":false}`
 		if diff := cmp.Diff(want, body); status != 200 || header.Get("Content-Type") != "application/json" || diff != "" {
-			t.Error(status, header, diff)
+			t.Errorf("/discover: status %d, headers %v (-want +got):\n%s", status, header, diff)
 		}
 
 		_, _, body = do(t, c, "GET", "/time", "")
@@ -102,7 +102,7 @@ func TestZeusdAnswers(t *testing.T) {
 				PowerMW map[string]int64 `json:"power_mw"`
 			}](t, body).PowerMW
 			if diff := cmp.Diff(want, got); diff != "" {
-				t.Error(query, diff)
+				t.Errorf("/gpu/get_power%s (-want +got):\n%s", query, diff)
 			}
 		}
 		_, _, body = do(t, c, "GET", "/cpu/get_power", "")
@@ -137,7 +137,7 @@ func TestZeusd04Discovery(t *testing.T) {
 	_, _, body := do(t, client(t, "tcp", z.Addr()), "GET", "/discover", "")
 	want := `{"gpu_ids":[0,1],"cpu_ids":[],"dram_available":[],"enabled_api_groups":["gpu-read"],"auth_required":true}`
 	if diff := cmp.Diff(want, body); diff != "" {
-		t.Error(diff)
+		t.Errorf("/discover (-want +got):\n%s", diff)
 	}
 }
 
@@ -597,14 +597,14 @@ func TestZeusdAdmin(t *testing.T) {
 	}
 	want := ZeusdFaults{Status: 503, SilentGPUs: []int{1}, Delay: time.Millisecond}
 	if diff := cmp.Diff(want, z.Faults()); diff != "" {
-		t.Error(diff)
+		t.Errorf("faults that were set (-want +got):\n%s", diff)
 	}
 	if status, _, _ := do(t, c, "GET", "/time", ""); status != 503 {
 		t.Error(status)
 	}
 	_, _, body = do(t, c, "GET", "/sim/faults", "")
 	if diff := cmp.Diff(want, parse[ZeusdFaults](t, body)); diff != "" {
-		t.Error(diff)
+		t.Errorf("GET /sim/faults (-want +got):\n%s", diff)
 	}
 	for _, bad := range []string{``, `{`, `[]`, `{"statu": 500}`, `{"status": "500"}`, `{"status": 1000}`, `{"delay_s": -1}`,
 		`{"garbage_events": -1}`, `{} {}`, `{"Delay": 5}`, `{"delay_s": 1e300}`} {
@@ -613,7 +613,7 @@ func TestZeusdAdmin(t *testing.T) {
 		}
 	}
 	if diff := cmp.Diff(want, z.Faults()); diff != "" {
-		t.Error("a refused change has changed something:", diff)
+		t.Errorf("faults after refused changes (-want +got):\n%s", diff)
 	}
 	_, _, body = do(t, c, "GET", "/sim/truth", "")
 	if got := parse[ZeusdTruth](t, body); !cmp.Equal(got.GPUPowerW, []float64{75, 120}) || got.Requests["/time"] != 1 {

@@ -43,7 +43,7 @@ func TestCommandsOnTheWire(t *testing.T) {
 				c.want[i].Authorization = "Bearer key"
 			}
 			if diff := cmp.Diff(c.want, f.requests()); diff != "" {
-				t.Errorf("%s %d %v:\n%s", c.actuator, c.n, c.rate, diff)
+				t.Errorf("requests for %s %d %v (-want +got):\n%s", c.actuator, c.n, c.rate, diff)
 			}
 		}
 	}

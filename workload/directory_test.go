@@ -220,10 +220,10 @@ func TestSpellingsOfATrace(t *testing.T) {
 			got := data.Models[0].Traces[8]
 			want.Origin = got.Origin
 			if diff := cmp.Diff(want, got); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
+				t.Errorf("the trace (-want +got):\n%s", diff)
 			}
 			grid := Grid{DT: seconds(t, "1/2"), Duration: seconds(t, "3")}
-			template, err := got.Template(grid)
+			template, err := got.template(grid)
 			if err != nil {
 				t.Fatal(err)
 			}

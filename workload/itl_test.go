@@ -81,7 +81,7 @@ func TestITLFitSpelling(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+		t.Errorf("itl_fit.json as written (-want +got):\n%s", diff)
 	}
 	b.Reset()
 	if err := WriteITLFits(&b, ITLFits{"m": {8: {0.01, 0.9, 0.1, 0.02, 0.1, 0.4, 0.03}}}); err != nil {
@@ -122,7 +122,7 @@ func FuzzLoadITLFit(f *testing.F) {
 		}
 		again, err := LoadITLFit(file)
 		if diff := cmp.Diff(fits, again, sameBits); err != nil || diff != "" {
-			t.Errorf("written and read again (%v):\n%s", err, diff)
+			t.Errorf("fits written and read again (-want +got): %v\n%s", err, diff)
 		}
 		if len(fits) == 0 {
 			t.Error("no fits and no error")

@@ -59,7 +59,7 @@ func TestTrainingTraceParamsRules(t *testing.T) {
 				want = append(want, "invalid input: "+w)
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
+				t.Errorf("problems (-want +got):\n%s", diff)
 			}
 		})
 	}
@@ -80,7 +80,7 @@ func TestTrainingTraceRoundTrip(t *testing.T) {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(trace, got, sameBits); diff != "" {
-			t.Fatalf("(-want +got):\n%s", diff)
+			t.Fatalf("the trace read back (-want +got):\n%s", diff)
 		}
 	}
 	p := DefaultTrainingTraceParams()
@@ -106,7 +106,7 @@ func TestLoadTrainingTrace(t *testing.T) {
 	}
 	want := datacenter.TrainingTrace{TS: []float64{0, 1, 2}, PowerW: []float64{0, 7, 5}}
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+		t.Errorf("the trace (-want +got):\n%s", diff)
 	}
 	for text, want := range map[string]string{
 		"":                         "DIR/t.csv: is empty; want a header with the columns t_s, power_W",

@@ -45,7 +45,7 @@ func TestTargetsOfOneEndpointAreMerged(t *testing.T) {
 	}
 	byKey := cmp.Comparer(func(a, b *credential.Credential) bool { return a.Key() == b.Key() })
 	if diff := cmp.Diff(want, got, byKey); diff != "" || err != nil {
-		t.Error(err, diff)
+		t.Errorf("merged targets (-want +got): %v\n%s", err, diff)
 	}
 }
 
@@ -76,6 +76,6 @@ zeusd target 8 (A:4938): another target gives this endpoint another token; one c
 AskAfter is -1ns, want more than 0
 RequestTimeout is -1ns, want more than 0`
 	if diff := cmp.Diff(want, err.Error()); diff != "" {
-		t.Error(diff)
+		t.Errorf("the error (-want +got):\n%s", diff)
 	}
 }

@@ -95,7 +95,7 @@ func FuzzEventReader(f *testing.F) {
 		want, wantLong, wantCut, _ := readEvents(bytes.NewReader(raw))
 		got, long, cut, _ := readEvents(iotest.OneByteReader(bytes.NewReader(raw)))
 		if diff := cmp.Diff(want, got); diff != "" || long != wantLong || cut != wantCut {
-			t.Errorf("too long: %d, %d; cut: %v, %v; %s", wantLong, long, wantCut, cut, diff)
+			t.Errorf("too long: %d, %d; cut: %v, %v; events (-whole +byte by byte):\n%s", wantLong, long, wantCut, cut, diff)
 		}
 	})
 }

@@ -30,7 +30,7 @@ type Config struct {
 	LiveStats func() rig.Stats
 }
 
-// Site is the part of [agent.Site] that is watched.
+// Site is the part of [agent.Controllable] that is watched.
 type Site interface{ Status() agent.Status }
 
 // Hub is the part of [stream.Hub] that is watched.

@@ -20,7 +20,7 @@ import (
 
 // The real ones must do; the compiler says so.
 var (
-	_ Site  = agent.Site(nil)
+	_ Site  = agent.Controllable(nil)
 	_ Hub   = (*stream.Hub)(nil)
 	_ Guard = (*guard.Guard)(nil)
 )

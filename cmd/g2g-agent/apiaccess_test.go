@@ -21,16 +21,43 @@ func writeToken(t *testing.T, token string) (file string) {
 	return file
 }
 
+// guardedRequest is a request and who may make it.
+type guardedRequest struct {
+	method, path, body string
+	needs              string // the least token: read or control; open for none
+}
+
+// wantStatus makes the request with the token of that name, which a has.
+func (r guardedRequest) wantStatus(t *testing.T, a *apiProgram, name string, readToken bool) {
+	t.Helper()
+	want := http.StatusOK
+	switch {
+	case r.needs == "control" && name == "read":
+		want = http.StatusForbidden
+	case r.needs == "control" && name != "control",
+		r.needs == "read" && readToken && (name == "none" || name == "wrong"):
+		want = http.StatusUnauthorized
+	}
+	got, err := a.send(t, r.method, r.path, r.body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A run of wrong tokens is slowed down.
+	if got.status != want && !(name == "wrong" && want == http.StatusUnauthorized && got.status == http.StatusTooManyRequests) {
+		t.Errorf("read token %v, %s %s with token %s: %v, want status %d", readToken, r.method, r.path, name, got, want)
+	}
+	if challenge := got.header.Get("WWW-Authenticate"); (got.status == http.StatusUnauthorized) && !strings.HasPrefix(challenge, "Bearer") {
+		t.Errorf("%s %s with token %s: WWW-Authenticate is %q", r.method, r.path, name, challenge)
+	}
+}
+
 // TestTokens holds every kind of request to who may make it.
 func TestTokens(t *testing.T) {
 	t.Parallel()
 	const control, read = "control-token-of-the-test", "read-token-of-the-test"
 	tokens := map[string]string{"none": "", "wrong": "a-token-of-another-site", "read": read, "control": control}
 	command := `{"batch_size_by_model": {"Llama-3.1-8B": 64}}`
-	requests := []struct {
-		method, path, body string
-		needs              string // the least token: read or control; open for none
-	}{
+	requests := []guardedRequest{
 		{"GET", "/livez", "", "open"},
 		{"GET", "/readyz", "", "open"},
 		{"GET", "/", "", "open"},
@@ -59,25 +86,7 @@ func TestTokens(t *testing.T) {
 			}
 			a.token = token
 			for _, r := range requests {
-				want := http.StatusOK
-				switch {
-				case r.needs == "control" && name == "read":
-					want = http.StatusForbidden
-				case r.needs == "control" && name != "control",
-					r.needs == "read" && readToken && (name == "none" || name == "wrong"):
-					want = http.StatusUnauthorized
-				}
-				got, err := a.send(t, r.method, r.path, r.body)
-				if err != nil {
-					t.Fatal(err)
-				}
-				// A run of wrong tokens is slowed down.
-				if got.status != want && !(name == "wrong" && want == http.StatusUnauthorized && got.status == http.StatusTooManyRequests) {
-					t.Errorf("read token %v, %s %s with token %s: %v, want status %d", readToken, r.method, r.path, name, got, want)
-				}
-				if challenge := got.header.Get("WWW-Authenticate"); (got.status == http.StatusUnauthorized) && !strings.HasPrefix(challenge, "Bearer") {
-					t.Errorf("%s %s with token %s: WWW-Authenticate is %q", r.method, r.path, name, challenge)
-				}
+				r.wantStatus(t, a, name, readToken)
 			}
 		}
 		a.token = control

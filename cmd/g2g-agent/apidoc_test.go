@@ -176,6 +176,30 @@ func TestAPIGuide(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	agents := startGuideAgents(t, root, dir)
+	tools := docTools{python: "python3"}
+	for _, e := range examples {
+		t.Run(fmt.Sprintf("line %d", e.line), func(t *testing.T) {
+			a := agents[e.agent]
+			if a == nil {
+				t.Fatalf("there is no agent %q", e.agent)
+			}
+			tools.check(t, e, a, dir)
+		})
+	}
+	for name, a := range agents {
+		select {
+		case <-a.done:
+			t.Errorf("the agent %q ended:\n%s", name, a.stderr.text())
+		default:
+		}
+	}
+}
+
+// startGuideAgents starts the agents that examples are for: the demo, and one that
+// asks for the tokens in dir.
+func startGuideAgents(t *testing.T, root, dir string) map[string]*apiProgram {
+	t.Helper()
 	agents := map[string]*apiProgram{
 		"demo": startAPI(t, []string{"G2G_AGENT_LIVE__STAGGER_S=1"}, "demo"),
 		"tokens": startAPI(t, []string{
@@ -186,36 +210,26 @@ func TestAPIGuide(t *testing.T) {
 	// changes its batch sizes, however long they take.
 	agents["demo"].awaitProbe(t, "/readyz", http.StatusOK)
 	agents["demo"].post(t, http.StatusOK, "/v1/batch-sizes", `{"batch_size_by_model": {"Llama-3.1-8B": 64}}`)
-	tools := docTools{python: "python3"}
-	for _, e := range examples {
-		t.Run(fmt.Sprintf("line %d", e.line), func(t *testing.T) {
-			a := agents[e.agent]
-			if a == nil {
-				t.Fatalf("there is no agent %q", e.agent)
-			}
-			code := strings.ReplaceAll(e.code, docAddress, strings.TrimPrefix(a.url, "http://"))
-			// An example whose first line names a file is saved as that.
-			if name, ok := strings.CutPrefix(strings.SplitN(code, "\n", 2)[0], "# "); ok && strings.HasSuffix(name, ".py") {
-				if err := os.WriteFile(filepath.Join(dir, name), []byte(code), 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
-			tools.need(t, e)
-			stdout, err := tools.run(t, e.language, code, dir)
-			if err != nil {
-				t.Fatalf("%v; it printed\n%s", err, stdout)
-			}
-			if e.output != "" && !matches(e.output, stdout) {
-				t.Errorf("it printed\n%s\nthe guide says\n%s", stdout, e.output)
-			}
-		})
-	}
-	for name, a := range agents {
-		select {
-		case <-a.done:
-			t.Errorf("the agent %q ended:\n%s", name, a.stderr.text())
-		default:
+	return agents
+}
+
+// check runs an example against a in dir and compares what it prints.
+func (d docTools) check(t *testing.T, e example, a *apiProgram, dir string) {
+	t.Helper()
+	code := strings.ReplaceAll(e.code, docAddress, strings.TrimPrefix(a.url, "http://"))
+	// An example whose first line names a file is saved as that.
+	if name, ok := strings.CutPrefix(strings.SplitN(code, "\n", 2)[0], "# "); ok && strings.HasSuffix(name, ".py") {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(code), 0o600); err != nil {
+			t.Fatal(err)
 		}
+	}
+	d.need(t, e)
+	stdout, err := d.run(t, e.language, code, dir)
+	if err != nil {
+		t.Fatalf("%v; it printed\n%s", err, stdout)
+	}
+	if e.output != "" && !matches(e.output, stdout) {
+		t.Errorf("it printed\n%s\nthe guide says\n%s", stdout, e.output)
 	}
 }
 

@@ -94,18 +94,7 @@ func TestControllerDrivesALiveSite(t *testing.T) {
 	// The warm-up takes long enough for all that is asked before its end.
 	a := startAPI(t, []string{"G2G_AGENT_LIVE__STAGGER_S=3"}, "run", "--config", site.writeConfig(t))
 
-	// The API is there before the first step, and says how far the agent has come.
-	if status, h := a.probe(t, "/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(strings.Join(h.Reasons, " "), "not begun") {
-		t.Errorf("before the first step: %d %+v", status, h)
-	}
-	if status, _ := a.probe(t, "/livez"); status != http.StatusOK {
-		t.Errorf("/livez before the first step: %d", status)
-	}
-	a.get(t, http.StatusServiceUnavailable, "/v1/state")
-	a.post(t, http.StatusConflict, "/v1/batch-sizes", `{"batch_size_by_model": {"chat": 8}}`)
-	if info := a.info(t); info.Phase != "starting" || info.Source != "live" || info.Pace != "real_time" || info.ControlNeedsToken {
-		t.Errorf("info at the start: %+v", info)
-	}
+	wantStarting(t, a)
 	a.awaitProbe(t, "/readyz", http.StatusOK)
 	if status, _ := a.probe(t, "/healthz"); status != http.StatusOK {
 		t.Errorf("/healthz: %d", status)
@@ -117,7 +106,32 @@ func TestControllerDrivesALiveSite(t *testing.T) {
 		t.Errorf("the first state: %+v", before)
 	}
 
-	// A command reaches the server, the answer says so, and the next states show it.
+	wantCommanded(t, site, a, states, events)
+	wantShifted(t, a, states)
+	wantToldWhatFailed(t, site, a)
+	wantWrongCommandsChangeNothing(t, site, a)
+	wantOrderlyEnd(t, site, a, states)
+}
+
+// wantStarting: the API is there before the first step, and says how far the agent
+// has come.
+func wantStarting(t *testing.T, a *apiProgram) {
+	if status, h := a.probe(t, "/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(strings.Join(h.Reasons, " "), "not begun") {
+		t.Errorf("before the first step: %d %+v", status, h)
+	}
+	if status, _ := a.probe(t, "/livez"); status != http.StatusOK {
+		t.Errorf("/livez before the first step: %d", status)
+	}
+	a.get(t, http.StatusServiceUnavailable, "/v1/state")
+	a.post(t, http.StatusConflict, "/v1/batch-sizes", `{"batch_size_by_model": {"chat": 8}}`)
+	if info := a.info(t); info.Phase != "starting" || info.Source != "live" || info.Pace != "real_time" || info.ControlNeedsToken {
+		t.Errorf("info at the start: %+v", info)
+	}
+}
+
+// wantCommanded: a command reaches the server, the answer says so, and the next
+// states show it.
+func wantCommanded(t *testing.T, site *siteHosts, a *apiProgram, states, events *websocket.Conn) {
 	answer := decode[batchSizesAnswer](t, a.post(t, http.StatusOK, "/v1/batch-sizes",
 		`{"batch_size_by_model": {"chat": 4}, "ramp_up_rate_by_model": {"chat": 100}, "lease_s": 60}`))
 	commands := truthAt(t, site.vllms[0]).Commands
@@ -125,10 +139,10 @@ func TestControllerDrivesALiveSite(t *testing.T) {
 		t.Errorf("the server's last command is %+v", last)
 	}
 	if diff := cmp.Diff([]modelOutcome{{"chat", "accepted", ""}}, answer.Results); diff != "" {
-		t.Error(diff)
+		t.Errorf("results (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff(map[string]int{"chat": 4, "code": 16}, answer.BatchSizes); diff != "" {
-		t.Error(diff)
+		t.Errorf("batch sizes (-want +got):\n%s", diff)
 	}
 	if lease := answer.LeaseS["chat"]; lease == nil || *lease <= 55 || *lease > 60 || answer.LeaseS["code"] != nil {
 		t.Errorf("leases: %v", answer.LeaseS)
@@ -150,12 +164,14 @@ func TestControllerDrivesALiveSite(t *testing.T) {
 	eventually(t, "4 requests run", func() bool {
 		return *orNegative(a.models(t)[0].Achieved) == 4 && truthAt(t, site.vllms[0]).Running <= 4
 	})
+}
 
-	// Replicas are taken away and put back, and there is no room for more.
+// wantShifted: replicas are taken away and put back, and there is no room for more.
+func wantShifted(t *testing.T, a *apiProgram, states *websocket.Conn) {
 	a.post(t, http.StatusConflict, "/v1/replica-shifts", `{"model_label": "chat", "replica_delta": 1}`)
 	shifted := decode[shiftAnswer](t, a.post(t, http.StatusOK, "/v1/replica-shifts", `{"model_label": "code", "replica_delta": -16}`))
 	if diff := cmp.Diff(shiftAnswer{shifted.TimeS, "code", -16, -16, simReplicas - 16, 16, nil}, shifted); diff != "" {
-		t.Error(diff)
+		t.Errorf("the answer to the shift (-want +got):\n%s", diff)
 	}
 	for {
 		s := next[seenState](t, states)
@@ -166,8 +182,11 @@ func TestControllerDrivesALiveSite(t *testing.T) {
 			break
 		}
 	}
+}
 
-	// One of two servers does not do as it is told: the other has.
+// wantToldWhatFailed: one of two servers does not do as it is told, and the other
+// has.
+func wantToldWhatFailed(t *testing.T, site *siteHosts, a *apiProgram) {
 	for _, fault := range []struct {
 		status, chat int
 		outcome      string
@@ -180,14 +199,15 @@ func TestControllerDrivesALiveSite(t *testing.T) {
 			t.Errorf("results %+v", r)
 		}
 		if diff := cmp.Diff(map[string]int{"chat": fault.chat, "code": 16}, failed.BatchSizes); diff != "" {
-			t.Error(diff)
+			t.Errorf("batch sizes after a fault of status %d (-want +got):\n%s", fault.status, diff)
 		}
 	}
 	if commands := truthAt(t, site.vllms[1]).Commands; len(commands) > 0 && commands[len(commands)-1].MaxNumSeqs == 4 {
 		t.Errorf("the refusing server was told %+v", commands)
 	}
+}
 
-	// Wrong commands change nothing.
+func wantWrongCommandsChangeNothing(t *testing.T, site *siteHosts, a *apiProgram) {
 	at := truthAt(t, site.vllms[0]).Commands
 	for body, status := range map[string]int{
 		`{"batch_size_by_model": {"chat": 4, "none": 8}}`:                                   http.StatusNotFound,
@@ -203,7 +223,10 @@ func TestControllerDrivesALiveSite(t *testing.T) {
 	if now := truthAt(t, site.vllms[0]).Commands; len(now) != len(at) {
 		t.Errorf("wrong commands reached the server: %+v", now[len(at):])
 	}
+}
 
+// wantOrderlyEnd: the servers are restored, and the stream is closed with a word.
+func wantOrderlyEnd(t *testing.T, site *siteHosts, a *apiProgram, states *websocket.Conn) {
 	a.terminate(t)
 	for i, vllm := range site.vllms {
 		commands := truthAt(t, vllm).Commands
@@ -234,6 +257,26 @@ while True:
     time.sleep(0.3)
 `
 
+func startController(t *testing.T, python, url string) *program {
+	t.Helper()
+	controller := &program{cmd: exec.CommandContext(t.Context(), python, "-c", controllerPython, url), done: make(chan struct{})}
+	controller.stdout.changed, controller.stderr.changed = make(chan struct{}), make(chan struct{})
+	out, err := controller.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := controller.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(controller.done)
+		controller.stdout.read(out)
+		_ = controller.cmd.Wait() // it is killed
+	}()
+	t.Cleanup(controller.kill)
+	return controller
+}
+
 // TestLeaseOutlivesNoController: a controller in a process of its own renews its
 // leases for longer than they last, and is then killed.
 func TestLeaseOutlivesNoController(t *testing.T) {
@@ -249,21 +292,7 @@ func TestLeaseOutlivesNoController(t *testing.T) {
 	a.awaitProbe(t, "/readyz", http.StatusOK)
 	events := a.dial(t, "/v1/events?follow")
 
-	controller := &program{cmd: exec.CommandContext(t.Context(), python, "-c", controllerPython, a.url), done: make(chan struct{})}
-	controller.stdout.changed, controller.stderr.changed = make(chan struct{}), make(chan struct{})
-	out, err := controller.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := controller.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		defer close(controller.done)
-		controller.stdout.read(out)
-		_ = controller.cmd.Wait() // it is killed
-	}()
-	t.Cleanup(controller.kill)
+	controller := startController(t, python, a.url)
 	eventually(t, "the controller has renewed its leases for longer than they last", func() bool { return strings.Count(controller.stdout.text(), "renewed") > 12 })
 	for _, e := range decode[[]seenEvent](t, a.get(t, http.StatusOK, "/v1/events?n=1000")) {
 		if strings.HasSuffix(e.Topic, "lease_expired") {

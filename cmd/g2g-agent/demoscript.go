@@ -50,7 +50,7 @@ func refused(err error) bool {
 
 // follow sends the script's commands, again and again, until someone else has taken
 // the controls or ctx is done.
-func (d *demoScript) follow(ctx context.Context, run agent.Site, log zerolog.Logger) {
+func (d *demoScript) follow(ctx context.Context, run agent.Controllable, log zerolog.Logger) {
 	ticker := time.NewTicker(demoScriptInterval)
 	defer ticker.Stop()
 	commands := demoCommands()

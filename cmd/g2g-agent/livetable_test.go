@@ -60,7 +60,7 @@ func TestStateTable(t *testing.T) {
   large      8        -        -        90  0.550        3000       -       -          120  2.2 s old
 `
 	if diff := cmp.Diff(want, b.String()); diff != "" {
-		t.Error(diff)
+		t.Errorf("the table (-want +got):\n%s", diff)
 	}
 }
 

@@ -101,7 +101,7 @@ func TestSummaryText(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(string(want), got.String()); diff != "" {
-		t.Error(diff)
+		t.Errorf("the summaries differ from %s (-want +got):\n%s", golden, diff)
 	}
 }
 
@@ -223,7 +223,7 @@ func TestInterrupt(t *testing.T) {
 				t.Errorf("%s: stdout %q, stderr %q, want only …%q", ending, stdout, log, want)
 			}
 			if diff := cmp.Diff(want, names(t, outDir)); diff != "" {
-				t.Error(ending, diff)
+				t.Errorf("%s: files left (-want +got):\n%s", ending, diff)
 			}
 			if old {
 				if raw, err := os.ReadFile(out); err != nil || string(raw) != "old" {

@@ -56,11 +56,11 @@ func (r *servedReplay) emit(s *datacenter.State) error {
 }
 
 func (r *servedReplay) inRealTime(ctx context.Context, end context.CancelCauseFunc, c *config.Config, setup *agent.Setup, log liveLog, observer agent.Observer) error {
-	site := agent.NewServedReplay(setup.Replay)
-	if err := r.serving.open(ctx, api.Config{Site: site, Settings: c.API, Control: c.Control}, end); err != nil {
+	replay := agent.NewServedReplay(setup.Replay)
+	if err := r.serving.open(ctx, api.Config{Site: replay, Settings: c.API, Control: c.Control}, end); err != nil {
 		return err
 	}
-	timing, err := agent.RunPaced(ctx, site, c.DT, r.emit, observer.OnStep)
+	timing, err := agent.RunPaced(ctx, replay, c.DT, r.emit, observer.OnStep)
 	if err == nil {
 		err = r.out.Commit()
 	}
@@ -75,9 +75,9 @@ func (r *servedReplay) inRealTime(ctx context.Context, end context.CancelCauseFu
 // output has what was computed until then. It is complete as soon as the last
 // step has been computed; the API stays, for those who still want to look.
 func (r *servedReplay) inLockstep(ctx context.Context, end context.CancelCauseFunc, c *config.Config, setup *agent.Setup) error {
-	finished := false // guarded by the site, which computes one step at a time
+	finished := false // guarded by the replay, which computes one step at a time
 	var failed error  // likewise
-	site := agent.NewLockstepReplay(setup.Replay, func(s *datacenter.State) error {
+	replay := agent.NewLockstepReplay(setup.Replay, func(s *datacenter.State) error {
 		if failed = r.emit(s); failed == nil && s.Seq == r.steps-1 {
 			finished = true
 			failed = r.finish()
@@ -93,17 +93,17 @@ func (r *servedReplay) inLockstep(ctx context.Context, end context.CancelCauseFu
 		return invalidf("%s: api.listen: is empty; --pace step needs the control API", r.cmd.Config)
 	}
 	advance := func(ctx context.Context, n int) ([]*datacenter.State, error) {
-		states, err := site.Advance(ctx, n)
+		states, err := replay.Advance(ctx, n)
 		if err != nil && !errors.Is(err, context.Cause(ctx)) {
 			end(stepError{err}) // the steps after it would fail too
 		}
 		return states, err
 	}
-	if err := r.serving.open(ctx, api.Config{Site: site, Settings: settings, Control: c.Control, Advance: advance}, end); err != nil {
+	if err := r.serving.open(ctx, api.Config{Site: replay, Settings: settings, Control: c.Control, Advance: advance}, end); err != nil {
 		return err
 	}
 	<-ctx.Done()
-	site.End()
+	replay.End()
 	if failed != nil || finished {
 		return failed
 	}

@@ -25,7 +25,7 @@ type serving struct {
 	load    func() (*config.Config, error)
 	service *service.Notifier
 	server  *api.Server // nil without an API
-	site    agent.Site
+	run     agent.Controllable
 
 	mu     sync.Mutex
 	config *config.Config // in force, as far as it can be reloaded
@@ -68,7 +68,7 @@ const startMargin = time.Minute
 // open starts the API, unless the config has none, and the notifications. They
 // outlive ctx, the run's, until [serving.close]. A failure of the API calls fail.
 func (s *serving) open(ctx context.Context, cfg api.Config, fail context.CancelCauseFunc) error {
-	s.site = cfg.Site
+	s.run = cfg.Site
 	s.service.Starting(seconds(s.config.Live.WarmupTimeoutS)+startMargin, seconds(s.config.DT.Float64()))
 	context.AfterFunc(ctx, s.service.Stopping)
 	ctx, s.end = context.WithCancel(context.WithoutCancel(ctx))
@@ -85,7 +85,7 @@ func (s *serving) open(ctx context.Context, cfg api.Config, fail context.CancelC
 			return err
 		}
 		s.log.Info().Str("url", s.server.URL()).Msg("live page and control API")
-		if status := s.site.Status(); status.Phase == agent.PhaseWaiting {
+		if status := s.run.Status(); status.Phase == agent.PhaseWaiting {
 			s.ready = true
 			s.service.OnDemand()
 		}
@@ -116,7 +116,7 @@ func (s *serving) publish(state *datacenter.State) {
 	if s.ready {
 		return
 	}
-	if status := s.site.Status(); len(status.Unready(time.Now())) == 0 {
+	if status := s.run.Status(); len(status.Unready(time.Now())) == 0 {
 		s.ready = true
 		s.service.Ready()
 	}

@@ -9,9 +9,9 @@ import (
 	"github.com/g2g-agent/g2g-agent/rig"
 )
 
-// Site is a run that may be watched and commanded from any goroutine while it
-// steps: a [*Live] or a [*ServedReplay].
-type Site interface {
+// Controllable is a run that may be watched and commanded from any goroutine while
+// it steps: a [*Live] or a [*ServedReplay].
+type Controllable interface {
 	// Apply checks a command whole and, only if nothing is wrong with it, carries
 	// it out, as of the next step. A command that is refused as a whole gives a
 	// [*datacenter.CommandError]; where only some vLLM servers would not do as
