@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -281,13 +280,12 @@ func (s *vllmServer) watch(ctx context.Context, api, name string, r *report, who
 		}
 		medians = append(medians, median)
 	}
-	slices.Sort(medians)
 	theirs, ours = latency(ctx, page, "vllm:inter_token_latency_seconds").since(theirs), latency(ctx, api+"/metrics", "g2g_model_itl_seconds").since(ours)
 	ratio := ours.mean() / theirs.mean()
 	r.that(math.Abs(ratio-1) <= mostOff, "%s: mean latency %.4f ms over %.0f tokens, vLLM's own histogram has %.4f ms over %.0f: ratio %.4f",
 		name, 1e3*ours.mean(), ours.count, 1e3*theirs.mean(), theirs.count, ratio)
 	// A median of nothing would say that most tokens came together with others.
-	median := medians[len(medians)/2]
+	median := measuring.Median(medians)
 	r.that(median > ours.mean()/2 && median < 2*ours.mean(), "%s: median latency %.4f ms", name, 1e3*median)
 	if !whole {
 		return nil
