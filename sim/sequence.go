@@ -67,43 +67,47 @@ func (e *engine) step(s *sequence, faults *VLLMFaults) {
 		}
 		return
 	}
+	if !e.writeChunk(s, inc, first, last, faults) || !last {
+		return
+	}
+	noDone := faults.NoDone > 0 && e.v.take(func(f *VLLMFaults) bool { return takeOne(&f.NoDone) })
+	outcome := &e.tally.finished
+	if noDone {
+		outcome = &e.tally.failed
+	}
+	e.finish(s, e.appendTail(e.scratch[:0], s, noDone), outcome)
+}
+
+// writeChunk sends the chunk of a stream's latest inc tokens, the first one behind
+// the chunk with the role; false if that was the end of the sequence.
+func (e *engine) writeChunk(s *sequence, inc int, first, last bool, faults *VLLMFaults) bool {
 	if first {
 		s.head = e.appendHead(nil, s)
 		if !e.write(s, e.appendRole(e.scratch[:0], s)) {
-			return
+			return false
 		}
 	}
 	e.tally.chunks++
 	if faults.MalformedEvents > 0 && e.v.take(func(f *VLLMFaults) bool { return takeOne(&f.MalformedEvents) }) {
 		faults.MalformedEvents--
-		if !e.write(s, appendChunk(e.scratch[:0], malformedEvent(int(s.index)+s.sent))) {
-			return
-		}
-	} else {
-		reason := ""
-		if last {
-			reason = finishReason(s)
-		}
-		chunk := e.appendContent(e.scratch[:0], s, inc, reason, s.usageChunks && !s.lacksUsage(faults))
-		nowNS := e.v.nowNS()
-		if !e.write(s, chunk) {
-			return
-		}
-		if s.lastNS == 0 {
-			e.tally.ttftNS = append(e.tally.ttftNS, nowNS-s.arrivedNS)
-		} else {
-			e.batch = append(e.batch, itlSample{nowNS, nowNS - s.lastNS, int32(s.sent - s.told)})
-		}
-		s.lastNS, s.told = nowNS, s.sent
+		return e.write(s, appendChunk(e.scratch[:0], malformedEvent(int(s.index)+s.sent)))
 	}
+	reason := ""
 	if last {
-		noDone := faults.NoDone > 0 && e.v.take(func(f *VLLMFaults) bool { return takeOne(&f.NoDone) })
-		outcome := &e.tally.finished
-		if noDone {
-			outcome = &e.tally.failed
-		}
-		e.finish(s, e.appendTail(e.scratch[:0], s, noDone), outcome)
+		reason = finishReason(s)
 	}
+	chunk := e.appendContent(e.scratch[:0], s, inc, reason, s.usageChunks && !s.lacksUsage(faults))
+	nowNS := e.v.nowNS()
+	if !e.write(s, chunk) {
+		return false
+	}
+	if s.lastNS == 0 {
+		e.tally.ttftNS = append(e.tally.ttftNS, nowNS-s.arrivedNS)
+	} else {
+		e.batch = append(e.batch, itlSample{nowNS, nowNS - s.lastNS, int32(s.sent - s.told)})
+	}
+	s.lastNS, s.told = nowNS, s.sent
+	return true
 }
 
 // write sends one chunk, which e.scratch may hold; false if that was the end of

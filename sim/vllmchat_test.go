@@ -53,7 +53,7 @@ func (e *events) all(t *testing.T) (chunks []chunk, payloads []string, err error
 
 func TestChatStream(t *testing.T) {
 	v := startVLLM(t, VLLMConfig{})
-	c, e := ask(t, v, 5)
+	_, e := ask(t, v, 5)
 	chunks, payloads, err := e.all(t)
 	if !errors.Is(err, io.EOF) || payloads[len(payloads)-1] != "[DONE]" {
 		t.Error(err, payloads)
@@ -85,8 +85,15 @@ func TestChatStream(t *testing.T) {
 		}
 		text.WriteString(d.Delta.Content)
 	}
+}
 
-	// The connection is kept; without a stream the same comes in one piece.
+func TestChatConnectionsAreKept(t *testing.T) {
+	v := startVLLM(t, VLLMConfig{})
+	c, e := ask(t, v, 5)
+	if _, _, err := e.all(t); !errors.Is(err, io.EOF) {
+		t.Error(err)
+	}
+	// Without a stream the same comes in one piece.
 	c.send(t, post("/v1/chat/completions", `{"messages":[{"role":"user","content":"hi"}],"max_tokens":3}`))
 	resp := c.response(t)
 	raw, err := io.ReadAll(resp.body)

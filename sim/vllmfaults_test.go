@@ -40,7 +40,7 @@ func TestSlowReaderGetsEverything(t *testing.T) {
 	eventually(t, "it is finished", func() bool { return v.Truth().Finished == 1 })
 }
 
-func TestVLLMFaults(t *testing.T) {
+func TestVLLMFaultsOfAnswers(t *testing.T) {
 	v := startVLLM(t, VLLMConfig{})
 	c := client(t, "tcp", v.Addr())
 	get := func(path string) (int, string) {
@@ -71,7 +71,10 @@ func TestVLLMFaults(t *testing.T) {
 	if took := time.Since(start); took < 50*time.Millisecond {
 		t.Errorf("answered after %v", took)
 	}
+}
 
+func TestVLLMFaultsOfStreams(t *testing.T) {
+	v := startVLLM(t, VLLMConfig{})
 	v.SetFaults(VLLMFaults{ErrorEvents: 1, NoDone: 1})
 	conn, e := ask(t, v, 3)
 	chunks, payloads, err := e.all(t)
@@ -124,8 +127,11 @@ func TestVLLMFaults(t *testing.T) {
 	if v.Faults() != (VLLMFaults{}) {
 		t.Error(v.Faults())
 	}
+}
 
-	_, e = ask(t, v, maxOutputTokens)
+func TestVLLMThatSlowsDown(t *testing.T) {
+	v := startVLLM(t, VLLMConfig{})
+	_, e := ask(t, v, maxOutputTokens)
 	for range 5 {
 		e.data(t)
 	}

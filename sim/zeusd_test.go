@@ -106,26 +106,31 @@ func TestZeusdAnswers(t *testing.T) {
 		if !strings.HasSuffix(body, `"power_mw":{"0":{"cpu_mw":85000,"dram_mw":12000}}}`) {
 			t.Error(body)
 		}
+		checkRefusals(t, c)
+	}
+}
 
-		for path, want := range map[string]int{
-			"/gpu/get_power?gpu_ids=2":     400,
-			"/gpu/get_power?gpu_ids=":      400,
-			"/gpu/get_power?gpu_ids=0,":    400,
-			"/gpu/get_power?gpu_ids=-1":    400,
-			"/gpu/get_power?cpu_ids=0":     400,
-			"/gpu/stream_power?gpu_ids=17": 400,
-			"/gpu/get_power?gpu_ids=%zz":   400,
-			"/nothing":                     404,
-			"/auth/whoami":                 404,
-			"/gpu/energy":                  404,
-		} {
-			if got, _, body := do(t, c, "GET", path, ""); got != want {
-				t.Errorf("%s: %d %s, want %d", path, got, body, want)
-			}
+// checkRefusals asks a daemon for what it lacks.
+func checkRefusals(t *testing.T, c *http.Client) {
+	t.Helper()
+	for path, want := range map[string]int{
+		"/gpu/get_power?gpu_ids=2":     400,
+		"/gpu/get_power?gpu_ids=":      400,
+		"/gpu/get_power?gpu_ids=0,":    400,
+		"/gpu/get_power?gpu_ids=-1":    400,
+		"/gpu/get_power?cpu_ids=0":     400,
+		"/gpu/stream_power?gpu_ids=17": 400,
+		"/gpu/get_power?gpu_ids=%zz":   400,
+		"/nothing":                     404,
+		"/auth/whoami":                 404,
+		"/gpu/energy":                  404,
+	} {
+		if got, _, body := do(t, c, "GET", path, ""); got != want {
+			t.Errorf("%s: %d %s, want %d", path, got, body, want)
 		}
-		if got, _, _ := do(t, c, "POST", "/gpu/set_power_limit?gpu_ids=0&power_limit_mw=1&block=true", ""); got != 404 {
-			t.Error("gpu-control is not simulated, but answers", got)
-		}
+	}
+	if got, _, _ := do(t, c, "POST", "/gpu/set_power_limit?gpu_ids=0&power_limit_mw=1&block=true", ""); got != 404 {
+		t.Error("gpu-control is not simulated, but answers", got)
 	}
 }
 
@@ -336,8 +341,11 @@ func TestZeusdAdmin(t *testing.T) {
 			t.Errorf("%s: %d %s", bad, status, body)
 		}
 	}
+}
 
-	z.SetFaults(ZeusdFaults{})
+func TestZeusdRestartsOnDemand(t *testing.T) {
+	z := startZeusd(t, ZeusdConfig{GPUs: twoGPUs()})
+	c := client(t, "tcp", z.Addr())
 	_, e := listen(t, z, "/gpu/stream_power")
 	e.data(t)
 	e.data(t)

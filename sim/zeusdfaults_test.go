@@ -112,7 +112,7 @@ func TestZeusdWithALostGPU(t *testing.T) {
 	}
 }
 
-func TestZeusdFaults(t *testing.T) {
+func TestZeusdFaultsOfAnswers(t *testing.T) {
 	gpus := twoGPUs()
 	z := startZeusd(t, ZeusdConfig{GPUs: gpus})
 	c := client(t, "tcp", z.Addr())
@@ -159,6 +159,14 @@ func TestZeusdFaults(t *testing.T) {
 	if took := time.Since(start); took < 50*time.Millisecond {
 		t.Errorf("answered after %v", took)
 	}
+}
+
+func TestZeusdFaultsOfStreams(t *testing.T) {
+	gpus := twoGPUs()
+	z := startZeusd(t, ZeusdConfig{GPUs: gpus})
+	_, e := listen(t, z, "/gpu/stream_power")
+	e.data(t)
+	e.data(t)
 
 	z.SetFaults(ZeusdFaults{GarbageEvents: 2})
 	for i := range 3 {

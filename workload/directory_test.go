@@ -72,6 +72,7 @@ func TestBothLayoutsLoad(t *testing.T) {
 	}
 }
 
+// It is long because it is one table.
 func TestBadDirectories(t *testing.T) {
 	const summary, trace, fits, measured = "traces_summary.csv", "traces/t.csv", "latency_fits.csv", "h1/trace.csv"
 	summaryWith := func(lines string) map[string]string { return with(v01(), summary, sumHeader+"\n"+lines+"\n") }

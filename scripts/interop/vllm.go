@@ -215,22 +215,7 @@ func (s *vllmServer) compare(ctx context.Context, agent, name, port string, r *r
 		return err
 	}
 	config := filepath.Join(dir, "run.yaml")
-	if err := os.WriteFile(config, []byte(fmt.Sprintf(`
-dt_s: 0.1
-api: {listen: "127.0.0.1:%s"}
-live: {stagger_s: 1, max_output_tokens: 400}
-models:
-  - model_label: tiny
-    model_id: tiny
-    gpus_per_replica: 1
-    itl_deadline_s: 0.1
-    feasible_batch_sizes: [%d]
-    live:
-      vllm_base_url: "http://127.0.0.1:%s"
-      simulated_num_replicas: 8
-      request_extra_body: {ignore_eos: true}
-      gpu_endpoints: [{host: 127.0.0.1, port: %s, gpu_indices: [0]}]
-`, apiPort, inFlight, port, zeusdPort)), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte(vllmConfig(apiPort, port, zeusdPort)), 0o600); err != nil {
 		return err
 	}
 	if whole {
@@ -260,6 +245,25 @@ models:
 		return fmt.Errorf("%w\n%s", err, log.String())
 	}
 	return nil
+}
+
+func vllmConfig(apiPort, port, zeusdPort string) string {
+	return fmt.Sprintf(`
+dt_s: 0.1
+api: {listen: "127.0.0.1:%s"}
+live: {stagger_s: 1, max_output_tokens: 400}
+models:
+  - model_label: tiny
+    model_id: tiny
+    gpus_per_replica: 1
+    itl_deadline_s: 0.1
+    feasible_batch_sizes: [%d]
+    live:
+      vllm_base_url: "http://127.0.0.1:%s"
+      simulated_num_replicas: 8
+      request_extra_body: {ignore_eos: true}
+      gpu_endpoints: [{host: 127.0.0.1, port: %s, gpu_indices: [0]}]
+`, apiPort, inFlight, port, zeusdPort)
 }
 
 // watch is what is measured while the agent runs.
