@@ -102,7 +102,8 @@ func TestMetricsPage(t *testing.T) {
 				t.Error(got)
 			}
 			values = sumsOf(t, page)
-			return values["vllm:generation_tokens_total"] >= 6 && values["vllm:inter_token_latency_seconds_count"] >= 3
+			return values["vllm:generation_tokens_total"] >= 6 && values["vllm:inter_token_latency_seconds_count"] >= 3 &&
+				values["vllm:time_to_first_token_seconds_count"] >= 3
 		})
 		kv := map[bool]string{false: "vllm:kv_cache_usage_perc", true: "vllm:gpu_cache_usage_perc"}
 		if values["vllm:num_requests_running"] != 3 || values["vllm:num_requests_waiting"] != 2 || values[kv[old]] <= 0 ||

@@ -27,6 +27,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"github.com/g2g-agent/g2g-agent/internal/backoff"
 	"github.com/g2g-agent/g2g-agent/scripts/internal/measuring"
 	"github.com/g2g-agent/g2g-agent/sim"
 )
@@ -165,11 +166,8 @@ func (h *host) commandAll(ctx context.Context, address string, commands int) (*l
 	draw := rand.New(rand.NewPCG(1, 2))
 	now := slices.Min(sizes()) // what the server runs; the initial one is the first
 	for range commands {
-		pause := time.NewTimer(time.Duration(draw.Float64() * dtS * float64(time.Second)))
-		select {
-		case <-pause.C:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+		if err := backoff.Sleep(ctx, time.Duration(draw.Float64()*dtS*float64(time.Second))); err != nil {
+			return nil, err
 		}
 		next := now
 		for next == now { // the same one again would not be sent

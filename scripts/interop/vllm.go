@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/g2g-agent/g2g-agent/internal/backoff"
 	"github.com/g2g-agent/g2g-agent/scripts/internal/measuring"
 	"github.com/g2g-agent/g2g-agent/sim"
 )
@@ -269,13 +270,13 @@ models:
 // watch is what is measured while the agent runs.
 func (s *vllmServer) watch(ctx context.Context, api, name string, r *report, whole bool) error {
 	page := "http://127.0.0.1:" + s.port + "/metrics"
-	if err := pause(ctx, 3*time.Second); err != nil {
+	if err := backoff.Sleep(ctx, 3*time.Second); err != nil {
 		return err
 	}
 	theirs, ours := latency(ctx, page, "vllm:inter_token_latency_seconds"), latency(ctx, api+"/metrics", "g2g_model_itl_seconds")
 	var medians []float64
 	for range 20 {
-		if err := pause(ctx, time.Second); err != nil {
+		if err := backoff.Sleep(ctx, time.Second); err != nil {
 			return err
 		}
 		median, err := medianITL(ctx, api)

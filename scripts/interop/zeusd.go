@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/g2g-agent/g2g-agent/internal/backoff"
 	"github.com/g2g-agent/g2g-agent/scripts/internal/measuring"
 	"github.com/g2g-agent/g2g-agent/sim"
 )
@@ -307,24 +308,12 @@ func (s *site) connections(ctx context.Context) float64 {
 	return sum
 }
 
-// pause waits, or ends with ctx.
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
-}
-
 func waitFor(ctx context.Context, within time.Duration, what string, ok func() bool) error {
 	for end := time.Now().Add(within); !ok(); {
 		if time.Now().After(end) {
 			return fmt.Errorf("waited %v for %s", within, what)
 		}
-		if err := pause(ctx, 20*time.Millisecond); err != nil {
+		if err := backoff.Sleep(ctx, 20*time.Millisecond); err != nil {
 			return err
 		}
 	}

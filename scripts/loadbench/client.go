@@ -20,6 +20,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/g2g-agent/g2g-agent/completion"
+	"github.com/g2g-agent/g2g-agent/internal/backoff"
 	"github.com/g2g-agent/g2g-agent/loadgen"
 	"github.com/g2g-agent/g2g-agent/scripts/internal/measuring"
 )
@@ -66,7 +67,7 @@ func measureSamples(ctx context.Context, o options) (*SampleReport, error) {
 			failures <- keepSamples(runCtx, client.NewStream(), &requests, o.tokens, &kept[i])
 		})
 	}
-	if err := wait(ctx, o.warmUp); err != nil {
+	if err := backoff.Sleep(ctx, o.warmUp); err != nil {
 		return nil, err
 	}
 	from := int64(time.Since(client.Epoch()))
@@ -74,7 +75,7 @@ func measureSamples(ctx context.Context, o options) (*SampleReport, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := wait(ctx, o.measure); err != nil {
+	if err := backoff.Sleep(ctx, o.measure); err != nil {
 		return nil, err
 	}
 	cpuTo, err := cpuTime()
@@ -243,14 +244,14 @@ func measureGenerator(ctx context.Context, o options) (*GeneratorReport, error) 
 			}
 		}
 	})
-	if err := wait(ctx, o.warmUp); err != nil {
+	if err := backoff.Sleep(ctx, o.warmUp); err != nil {
 		return nil, err
 	}
 	before, err := begin(ctx, o.url, g)
 	if err != nil {
 		return nil, err
 	}
-	if err := wait(ctx, o.measure); err != nil {
+	if err := backoff.Sleep(ctx, o.measure); err != nil {
 		return nil, err
 	}
 	after, err := end(ctx, o.url, g)
@@ -299,17 +300,6 @@ func report(before, after *moment, kept *runtime.MemStats) *GeneratorReport {
 		ServerChunks:   trueSamples,
 		ServerSlips:    after.truth.Slips - before.truth.Slips,
 		ServerCPUShare: float64(after.truth.CPUNs-before.truth.CPUNs) / float64(after.truth.AtNs-before.truth.AtNs),
-	}
-}
-
-func wait(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
 	}
 }
 

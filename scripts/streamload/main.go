@@ -21,6 +21,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/g2g-agent/g2g-agent/internal/backoff"
 	"github.com/g2g-agent/g2g-agent/scripts/internal/measuring"
 )
 
@@ -80,10 +81,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		reading.Go(func() { r.follow(stop) })
 	}
 	fmt.Fprintf(out, "%d clients follow %s, %d more never read\n", len(readers), target, *stalled)
-	select {
-	case <-time.After(time.Duration(*durationS * float64(time.Second))):
-	case <-ctx.Done():
-	}
+	_ = backoff.Sleep(ctx, time.Duration(*durationS*float64(time.Second))) // the report tells of what came until then
 	stop.at(readers)
 	patience := time.AfterFunc(15*time.Second, cancel) // for those that are behind
 	reading.Wait()
