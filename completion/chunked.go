@@ -34,6 +34,9 @@ const (
 // next returns the first piece of payload in data, which lies in data, and how
 // many bytes of data it has used up. The payload is empty when data holds no
 // (more) payload; then all of data is used, unless the body ended within it.
+//
+// It is long because each state is a case of the one loop over bytes: a call for each
+// would cost more than the rest.
 func (c *chunkedDecoder) next(data []byte) (payload []byte, used int, err error) {
 	for used < len(data) {
 		b := data[used]

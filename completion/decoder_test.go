@@ -99,6 +99,7 @@ func withoutBytes(chunks []Chunk) []Chunk {
 
 func whole(left int) int { return left }
 
+// It is long because it is one table.
 func TestDecoderReadsResponses(t *testing.T) {
 	long := strings.Repeat("x", testMaxEvent)
 	ok := func(chunks ...Chunk) outcome {

@@ -95,6 +95,7 @@ func TestUsageIsThatOfTheEvent(t *testing.T) {
 }
 
 // What is not complete must not count as complete, and the other way round.
+// It is long because it is one table.
 func TestEventsThatTellOfFailures(t *testing.T) {
 	// The last event of a vLLM with everything on that it may have.
 	const usageOnly = `{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1795564952,"model":"error","choices":[],"system_fingerprint":"vllm-0.32.0-aborted",` +

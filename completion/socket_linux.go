@@ -12,6 +12,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/g2g-agent/g2g-agent/internal/backoff"
 )
 
 // collectEvery is how often the sockets are looked after. The kernel has noted
@@ -234,12 +236,8 @@ func (s *socket) write(ctx context.Context, deadline time.Time, buffers [][]byte
 		case !time.Now().Before(deadline):
 			return os.ErrDeadlineExceeded
 		default:
-			retry := time.NewTimer(collectEvery)
-			select {
-			case <-ctx.Done():
-				retry.Stop()
-				return ctx.Err()
-			case <-retry.C:
+			if err := backoff.Sleep(ctx, collectEvery); err != nil {
+				return err
 			}
 		}
 	}

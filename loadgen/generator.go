@@ -15,6 +15,7 @@ import (
 
 	"github.com/g2g-agent/g2g-agent/completion"
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/backoff"
 	"github.com/g2g-agent/g2g-agent/internal/credential"
 )
 
@@ -266,15 +267,16 @@ func newWorker(g *Generator, number uint64) *worker {
 	}
 }
 
-const (
-	backoffMin = 50 * time.Millisecond
-	backoffMax = time.Second
-)
+// retries are how long a worker waits between requests that fail: long enough for
+// a server that restarts, and each at a time of its own.
+func retries() backoff.Policy {
+	return backoff.Policy{First: 50 * time.Millisecond, Most: time.Second, Factor: 2, Jitter: 0.5}
+}
 
 func (w *worker) work(ctx context.Context) {
 	defer w.stream.Close()
 	g := w.generator
-	backoff := backoffMin
+	failures := 0 // in a row
 	observe := w.observe
 	for ctx.Err() == nil {
 		if g.surplus() {
@@ -296,7 +298,7 @@ func (w *worker) work(ctx context.Context) {
 		case err == nil:
 			g.tallies.completed.Add(1)
 			g.outages.completed(time.Now())
-			backoff = backoffMin
+			failures = 0
 			continue
 		case !errors.As(err, &failure): // ctx ended
 			g.tallies.cancelled.Add(1)
@@ -304,8 +306,8 @@ func (w *worker) work(ctx context.Context) {
 		}
 		g.tallies.failed[failure.Kind].Add(1)
 		g.outages.failed(time.Now(), failure)
-		w.rest(ctx, backoff)
-		backoff = min(2*backoff, backoffMax)
+		_ = backoff.Sleep(ctx, retries().Delay(failures, w.random.Float64())) // the loop looks at ctx
+		failures++
 	}
 	g.gone()
 }
@@ -330,14 +332,4 @@ func (w *worker) countConnects() {
 	}
 	t.reconnects.Add(uint64(n))
 	w.connects = w.stream.Connects()
-}
-
-// rest waits for between half of d and d.
-func (w *worker) rest(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d/2 + time.Duration(w.random.Int64N(int64(d/2))))
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	}
 }

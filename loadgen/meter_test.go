@@ -138,16 +138,37 @@ func TestEmptyWindowIsNotANumber(t *testing.T) {
 	}
 }
 
+// windowSample is a gap in front of inc tokens.
+type windowSample struct {
+	at, gap time.Duration
+	inc     int
+}
+
+// windowOf are the latencies, sorted, and their mean, of the samples in the last parts
+// of the meter's window.
+func windowOf(m *meter, samples []windowSample, now time.Duration, parts int) (each []float64, mean float64) {
+	part := m.part(parts)
+	from := (now/part - time.Duration(parts)) * part
+	var sum time.Duration
+	for _, s := range samples {
+		if s.at < from {
+			continue
+		}
+		sum += s.gap
+		for range s.inc {
+			each = append(each, (s.gap / time.Duration(s.inc)).Seconds())
+		}
+	}
+	slices.Sort(each)
+	return each, sum.Seconds() / float64(len(each))
+}
+
 // The window against a plain list of all samples.
 func TestWindowAgainstAllSamples(t *testing.T) {
-	type sample struct {
-		at, gap time.Duration
-		inc     int
-	}
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 20 {
 		m := newMeter(time.Duration(1+random.IntN(3000)) * ms)
-		var samples []sample
+		var samples []windowSample
 		readers := make([]reader, 20)
 		lasts := make([]time.Duration, len(readers))
 		for i := range readers {
@@ -162,35 +183,18 @@ func TestWindowAgainstAllSamples(t *testing.T) {
 				continue // it would be of the same bundle
 			}
 			if last := lasts[i]; last > 0 {
-				samples = append(samples, sample{now, now - last, inc})
+				samples = append(samples, windowSample{now, now - last, inc})
 			}
 			readers[i].read(now, tokens(readers[i].progress.tokens+inc))
 			lasts[i] = now
 		}
 		now += time.Duration(random.Int64N(int64(m.window)))
-
-		within := func(parts int) (each []float64, mean float64) {
-			part := m.part(parts)
-			from := (now/part - time.Duration(parts)) * part
-			var sum time.Duration
-			for _, s := range samples {
-				if s.at < from {
-					continue
-				}
-				sum += s.gap
-				for range s.inc {
-					each = append(each, (s.gap / time.Duration(s.inc)).Seconds())
-				}
-			}
-			slices.Sort(each)
-			return each, sum.Seconds() / float64(len(each))
-		}
 		w := m.itl(now)
-		each, mean := within(meanSlots)
+		each, mean := windowOf(m, samples, now, meanSlots)
 		if int(w.Tokens) != len(each) || (len(each) > 0 && !near(w.MeanS, mean, 1e-9)) {
 			t.Errorf("window of %v: mean %v of %d tokens, want %v of %d", m.window, w.MeanS, w.Tokens, mean, len(each))
 		}
-		each, _ = within(histogramSlots)
+		each, _ = windowOf(m, samples, now, histogramSlots)
 		if len(each) == 0 {
 			continue
 		}

@@ -24,6 +24,7 @@ func (r *reader) answer(from, gap time.Duration, chunks ...completion.Chunk) {
 
 // Usages that are missing lose no tokens, and what is measured is the truth, or
 // said not to be.
+// It is long because it is one table.
 func TestUsageMissingInSomeChunks(t *testing.T) {
 	const gap = 10 * ms
 	role, none := tokens(0), content()
@@ -181,6 +182,7 @@ func TestTrustSurvivesAnswersWithoutTokens(t *testing.T) {
 	}
 }
 
+// It is long because it is one table.
 func TestTokensOfABundleShareItsGap(t *testing.T) {
 	const us = time.Microsecond
 	for _, test := range []struct {

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/g2g-agent/g2g-agent/internal/backoff"
 )
 
 // lifecycle is the coming and going of a stand-in: it can die, come back, and
@@ -90,7 +92,7 @@ func (l *lifecycle) keep() {
 		case down := <-l.outages:
 			l.kill()
 			// Another program may hold the port for a moment.
-			for wait(l.base, down) && l.restart() != nil {
+			for backoff.Sleep(l.base, down) == nil && l.restart() != nil {
 				down = 100 * time.Millisecond
 			}
 		}

@@ -244,10 +244,12 @@ func TestMetricsAreThoseOfRealServers(t *testing.T) {
 	if text := page(several); strings.Contains(text, "\nvllm:num_requests_running{") || !strings.Contains(text, "\nvllm:num_preemptions_total{") {
 		t.Error("after a restart the gauges are there before the first request")
 	}
+}
 
-	// Two engines have each line twice, one engine after the other.
+// Two engines have each line twice, one engine after the other.
+func TestMetricsOfTwoEngines(t *testing.T) {
 	two := startVLLM(t, VLLMConfig{ModelID: `a"b\c`, Engines: 2})
-	text := page(two)
+	_, _, text := do(t, client(t, "tcp", two.Addr()), "GET", "/metrics", "")
 	if want := "# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running{engine=\"0\",model_name=\"a\\\"b\\\\c\"} 0.0\nvllm:num_requests_running{engine=\"1\",model_name=\"a\\\"b\\\\c\"} 0.0\n"; !strings.Contains(text, want) {
 		t.Errorf("the page lacks %q", want)
 	}

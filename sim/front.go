@@ -16,6 +16,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/g2g-agent/g2g-agent/internal/backoff"
 )
 
 const (
@@ -130,10 +132,8 @@ func (f *front) accept(ctx context.Context, ln net.Listener) {
 				return
 			}
 			// Out of descriptors, most likely: others' connections will end.
-			select {
-			case <-ctx.Done():
+			if backoff.Sleep(ctx, 5*time.Millisecond) != nil {
 				return
-			case <-time.After(5 * time.Millisecond):
 			}
 			continue
 		}

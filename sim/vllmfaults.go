@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"time"
+
+	"github.com/g2g-agent/g2g-agent/internal/backoff"
 )
 
 // VLLMFaults is what goes wrong at a server. The zero value is health. As JSON
@@ -147,5 +149,5 @@ func (v *VLLM) awaitEngine(ctx context.Context) (VLLMFaults, bool) {
 // answer takes.
 func (v *VLLM) awaitAnswer(ctx context.Context) (VLLMFaults, bool) {
 	f, ok := v.await(ctx, func(f *VLLMFaults) bool { return f.Freeze })
-	return f, ok && wait(ctx, f.Delay)
+	return f, ok && backoff.Sleep(ctx, f.Delay) == nil
 }

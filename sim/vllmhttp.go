@@ -51,12 +51,11 @@ func (v *VLLM) serve(ctx context.Context, c *conn, req *http.Request) {
 	if !ok {
 		return
 	}
-	path := req.URL.Path
 	if faults.Status != 0 {
 		c.answerVLLMError(faults.Status, "InternalServerError", "simulated fault")
 		return
 	}
-	if v.cfg.APIKey != "" && strings.HasPrefix(path, "/v1") {
+	if v.cfg.APIKey != "" && strings.HasPrefix(req.URL.Path, "/v1") {
 		key, _ := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer ")
 		if subtle.ConstantTimeCompare([]byte(key), []byte(v.cfg.APIKey)) != 1 {
 			c.answerJSON(http.StatusUnauthorized, map[string]string{"error": "Unauthorized"})
@@ -66,6 +65,11 @@ func (v *VLLM) serve(ctx context.Context, c *conn, req *http.Request) {
 	v.mu.Lock()
 	e := v.engine
 	v.mu.Unlock()
+	c.route(req, v.routes(c, e, req, faults))
+}
+
+// routes are what the server has, by method and path.
+func (v *VLLM) routes(c *conn, e *engine, req *http.Request, faults VLLMFaults) map[string]func() {
 	routes := map[string]func(){
 		"GET /health":               func() { c.answer(http.StatusOK, "", nil) },
 		"GET /version":              func() { c.answerJSON(http.StatusOK, map[string]string{"version": "0.32.0+sim"}) },
@@ -80,7 +84,12 @@ func (v *VLLM) serve(ctx context.Context, c *conn, req *http.Request) {
 		routes["GET /v1/runtime_config"] = func() { v.answerRuntimeConfig(c, e) }
 		routes["PATCH /v1/runtime_config"] = func() { v.servePatchConfig(c, e, req) }
 	}
-	method := req.Method
+	return routes
+}
+
+// route answers as the route says, or that there is none.
+func (c *conn) route(req *http.Request, routes map[string]func()) {
+	method, path := req.Method, req.URL.Path
 	if method == http.MethodHead {
 		method = http.MethodGet
 	}
@@ -171,18 +180,18 @@ type chatRequest struct {
 	IgnoreEOS           bool `json:"ignore_eos"`
 }
 
-func (v *VLLM) serveChat(c *conn, e *engine, req *http.Request) {
-	arrivedNS := v.nowNS()
+// readChat reads a request and how many tokens it asks for at most. It is not ok if
+// that was answered with an error.
+func (v *VLLM) readChat(c *conn, req *http.Request) (r chatRequest, tokens int, ok bool) {
 	body, ok := c.readBody(req)
 	if !ok {
-		return
+		return r, 0, false
 	}
-	var r chatRequest
 	if err := json.Unmarshal(body, &r); err != nil {
 		c.answerVLLMError(http.StatusBadRequest, "BadRequestError", "request: "+err.Error())
-		return
+		return r, 0, false
 	}
-	tokens := v.cfg.OutputTokens
+	tokens = v.cfg.OutputTokens
 	if r.MaxTokens != nil {
 		tokens = *r.MaxTokens
 	}
@@ -192,18 +201,21 @@ func (v *VLLM) serveChat(c *conn, e *engine, req *http.Request) {
 	switch {
 	case len(r.Messages) == 0:
 		c.answerVLLMError(http.StatusBadRequest, "BadRequestError", "messages: at least one is required")
-		return
 	case r.Model != "" && r.Model != v.cfg.ModelID:
 		c.answerVLLMError(http.StatusNotFound, "NotFoundError", fmt.Sprintf("The model `%s` does not exist. Valid aliases: %s.", r.Model, v.cfg.ModelID), "model")
-		return
 	case tokens < 1 || tokens > maxOutputTokens:
 		c.answerVLLMError(http.StatusBadRequest, "BadRequestError",
 			fmt.Sprintf("max_completion_tokens must be 1 to %d, got %d", maxOutputTokens, tokens), "max_completion_tokens")
-		return
 	case r.StreamOptions != nil && !r.Stream:
 		c.answerVLLMError(http.StatusBadRequest, "BadRequestError", "Stream options can only be defined when `stream=True`.")
-		return
+	default:
+		return r, tokens, true
 	}
+	return r, 0, false
+}
+
+// newSequence is the sequence of a request for tokens at most.
+func (v *VLLM) newSequence(c *conn, r *chatRequest, tokens int, arrivedNS int64) *sequence {
 	s := &sequence{
 		conn: c, sink: newSink(c), done: make(chan struct{}),
 		created: time.Now().Unix(), stream: r.Stream, maxTokens: tokens, arrivedNS: arrivedNS,
@@ -227,7 +239,16 @@ func (v *VLLM) serveChat(c *conn, e *engine, req *http.Request) {
 		s.maxTokens = 1 + rand.New(id).IntN(tokens)
 		s.stops = s.maxTokens < tokens
 	}
+	return s
+}
 
+func (v *VLLM) serveChat(c *conn, e *engine, req *http.Request) {
+	arrivedNS := v.nowNS()
+	r, tokens, ok := v.readChat(c, req)
+	if !ok {
+		return
+	}
+	s := v.newSequence(c, &r, tokens, arrivedNS)
 	if s.stream {
 		if err := c.startCompletion(); err != nil {
 			c.last = true

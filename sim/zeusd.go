@@ -104,26 +104,8 @@ type Zeusd struct {
 
 // StartZeusd starts a simulated daemon. Call Close to end it.
 func StartZeusd(cfg ZeusdConfig) (*Zeusd, error) {
-	if cfg.Version == "" {
-		cfg.Version = Zeusd05
-	}
-	if cfg.PollInterval == 0 {
-		cfg.PollInterval = 50 * time.Millisecond
-	}
-	if cfg.Scopes == nil {
-		cfg.Scopes = []string{ScopeGPURead, ScopeCPURead}
-	}
-	switch {
-	case cfg.Version != Zeusd04 && cfg.Version != Zeusd05:
-		return nil, fmt.Errorf("simulated zeusd: version %q: need %q or %q", cfg.Version, Zeusd04, Zeusd05)
-	case cfg.CPUs < 0:
-		return nil, fmt.Errorf("simulated zeusd: %d CPUs: need 0 or more", cfg.CPUs)
-	case cfg.PollInterval < 0:
-		return nil, fmt.Errorf("simulated zeusd: poll interval %v: need more than 0", cfg.PollInterval)
-	case !(cfg.NoiseFraction >= 0) || math.IsInf(cfg.NoiseFraction, 1):
-		return nil, fmt.Errorf("simulated zeusd: noise fraction %v: need 0 or more", cfg.NoiseFraction)
-	case slices.Contains(cfg.GPUs, nil):
-		return nil, fmt.Errorf("simulated zeusd: GPU %d is nil", slices.Index(cfg.GPUs, nil))
+	if err := cfg.complete(); err != nil {
+		return nil, fmt.Errorf("simulated zeusd: %w", err)
 	}
 	z := &Zeusd{
 		cfg:       cfg,
@@ -164,6 +146,32 @@ func StartZeusd(cfg ZeusdConfig) (*Zeusd, error) {
 		return nil, err
 	}
 	return z, nil
+}
+
+// complete fills in the defaults and checks the rest.
+func (cfg *ZeusdConfig) complete() error {
+	if cfg.Version == "" {
+		cfg.Version = Zeusd05
+	}
+	if cfg.PollInterval == 0 {
+		cfg.PollInterval = 50 * time.Millisecond
+	}
+	if cfg.Scopes == nil {
+		cfg.Scopes = []string{ScopeGPURead, ScopeCPURead}
+	}
+	switch {
+	case cfg.Version != Zeusd04 && cfg.Version != Zeusd05:
+		return fmt.Errorf("version %q: need %q or %q", cfg.Version, Zeusd04, Zeusd05)
+	case cfg.CPUs < 0:
+		return fmt.Errorf("%d CPUs: need 0 or more", cfg.CPUs)
+	case cfg.PollInterval < 0:
+		return fmt.Errorf("poll interval %v: need more than 0", cfg.PollInterval)
+	case !(cfg.NoiseFraction >= 0) || math.IsInf(cfg.NoiseFraction, 1):
+		return fmt.Errorf("noise fraction %v: need 0 or more", cfg.NoiseFraction)
+	case slices.Contains(cfg.GPUs, nil):
+		return fmt.Errorf("GPU %d is nil", slices.Index(cfg.GPUs, nil))
+	}
+	return nil
 }
 
 // newRand returns a generator that depends on the seed, what it is for, and

@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/g2g-agent/g2g-agent/internal/backoff"
 )
 
 // ZeusdFaults is what goes wrong at a daemon. The zero value is health. As JSON
@@ -138,7 +140,7 @@ func (f *ZeusdFaults) clone() ZeusdFaults {
 // takes; false if it died meanwhile.
 func (z *Zeusd) await(ctx context.Context) (ZeusdFaults, bool) {
 	f, ok := z.awaitFaults(ctx, func(f *ZeusdFaults) bool { return !f.Freeze })
-	return f, ok && wait(ctx, f.Delay)
+	return f, ok && backoff.Sleep(ctx, f.Delay) == nil
 }
 
 // awaitGPUs waits while the driver hangs at any of the GPUs; false if the client
@@ -165,21 +167,6 @@ func (z *Zeusd) awaitFaults(ctx context.Context, ok func(*ZeusdFaults) bool) (Ze
 			return f, false
 		case <-changed:
 		}
-	}
-}
-
-// wait waits for d; false if ctx ended first.
-func wait(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return ctx.Err() == nil
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
 	}
 }
 

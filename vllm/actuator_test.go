@@ -304,6 +304,7 @@ func fastAPI(routes map[string]http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
+// It is long because it is one table.
 func TestProbing(t *testing.T) {
 	fail := func(http.ResponseWriter, *http.Request) { t.Error("a probe changed something") }
 	patched := map[string]http.HandlerFunc{"POST /set_max_num_seqs": fail}
@@ -397,6 +398,7 @@ func at(path string, answer, others http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
+// It is long because it is one table.
 func TestEvidenceOfActuators(t *testing.T) {
 	notFound := answerWith(404, `{"detail":"Not Found"}`)
 	config := answerWith(200, `{"max_num_running_seqs": 256}`)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"io"
+	"iter"
 	"math"
 	"strconv"
 
@@ -185,14 +186,12 @@ func (s *metricsScan) seriesOf(name wantedName, line []byte, tooLong bool) (*met
 // modelNameIn is the value of the label model_name in a line that may be malformed,
 // with its escapes; empty if it cannot be told, or there is none.
 func modelNameIn(line []byte) []byte {
-	quoted := false
-	for i := bytes.IndexByte(line, '{') + 1; i > 0 && i < len(line); i++ {
-		switch c := line[i]; {
-		case quoted && c == '\\':
-			i++
-		case c == '"':
-			quoted = !quoted
-		case quoted:
+	brace := bytes.IndexByte(line, '{')
+	if brace < 0 {
+		return nil
+	}
+	for i, c := range unquoted(line, brace+1) {
+		switch {
 		case c == '}':
 			return nil
 		case c == 'm' && bytes.IndexByte([]byte("{, \t"), line[i-1]) >= 0:
@@ -322,21 +321,34 @@ func endOfLabels(line []byte) (end int, ok bool) {
 	if next == len(line) || line[next] != '{' {
 		return end, true
 	}
-	quoted, labels := false, 1
-	for i := next + 1; i < len(line); i++ {
-		switch c := line[i]; {
-		case quoted && c == '\\':
-			i++
-		case c == '"':
-			quoted = !quoted
-		case quoted:
-		case c == ',':
+	labels := 1
+	for i, c := range unquoted(line, next+1) {
+		switch c {
+		case ',':
 			if labels++; labels > maxLabels {
 				return 0, false
 			}
-		case c == '}':
+		case '}':
 			return i + 1, true
 		}
 	}
 	return 0, false
+}
+
+// unquoted walks over the bytes of line[from:] outside of quotes, the quotes left
+// out, with their indices. In quotes a backslash takes the next byte's meaning away.
+func unquoted(line []byte, from int) iter.Seq2[int, byte] {
+	return func(yield func(int, byte) bool) {
+		quoted := false
+		for i := from; i < len(line); i++ {
+			switch c := line[i]; {
+			case quoted && c == '\\':
+				i++
+			case c == '"':
+				quoted = !quoted
+			case !quoted && !yield(i, c):
+				return
+			}
+		}
+	}
 }

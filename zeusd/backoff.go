@@ -1,9 +1,9 @@
 package zeusd
 
 import (
-	"context"
-	"math"
 	"time"
+
+	"github.com/g2g-agent/g2g-agent/internal/backoff"
 )
 
 const (
@@ -23,8 +23,7 @@ const (
 // half with each refusal in a row, the first being 0, from 1 s up to 10 s, and is
 // shortened by up to a fifth, by u in [0, 1).
 func refusedDelay(refusals int, u float64) time.Duration {
-	d := float64(refusedFirst) * math.Pow(1.5, float64(min(refusals, 16)))
-	return time.Duration(min(d, float64(refusedMost)) * (1 - u/5))
+	return backoff.Policy{First: refusedFirst, Most: refusedMost, Factor: 1.5, Jitter: 0.2}.Delay(refusals, u)
 }
 
 // backoffDelay returns the time from the start of a failed attempt to the next:
@@ -32,24 +31,5 @@ func refusedDelay(refusals int, u float64) time.Duration {
 // from 50 ms up to 1 s. With u uniform in [0, 1), clients that lost one daemon
 // together do not come back together.
 func backoffDelay(failures int, u float64) time.Duration {
-	ceiling := backoffMost
-	if failures < 5 { // 50 ms * 2^5 is beyond 1 s
-		ceiling = min(ceiling, backoffFirst<<max(failures, 0))
-	}
-	return time.Duration(u * float64(ceiling))
-}
-
-// wait returns false if the context ended first.
-func wait(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return ctx.Err() == nil
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
+	return backoff.Policy{First: backoffFirst, Most: backoffMost, Factor: 2, Jitter: 1}.Delay(failures, u)
 }

@@ -250,6 +250,27 @@ func TestCapturedStreamInTime(t *testing.T) {
 	const lead = time.Second // for the client to ask for the stream before
 	began := time.Now()
 	nowMS := func() int64 { return firstMS + (time.Since(began) - lead).Milliseconds() }
+	server := serveCapture(t, raw, string(times), nowMS, began.Add(lead-time.Millisecond))
+	client, got := start(t, Config{Targets: []Target{{Endpoint: endpointAt(t, strings.TrimPrefix(server.URL, "http://")), GPUs: []int{0, 1}}}})
+	eventually(t, soon, "the last event", func() bool { return only(t, client).Events == 18 })
+	if s := only(t, client); s.ReplayedEvents != 2 || s.BadEvents != 0 || s.ImplausibleTimes != 0 || s.LateEvents != 0 {
+		t.Errorf("status %+v", s)
+	}
+	all := got.all()
+	if len(all) != 18 || all[0].PowerW != 187.066 || all[17].PowerW != 200.021 {
+		t.Fatalf("%d readings from %+v", len(all), all)
+	}
+	for _, a := range all {
+		// GPU 0 drew a milliwatt more with each millisecond of the clock.
+		if ms := int64(a.PowerW*1e3+0.5) - 187_066; a.Index == 0 && a.At.Sub(began.Add(lead+time.Duration(ms)*time.Millisecond)).Abs() > 100*time.Millisecond {
+			t.Errorf("%v W is placed at %v", a.PowerW, a.At.Sub(began))
+		}
+	}
+}
+
+// serveCapture runs a daemon whose clock is nowMS and whose stream is raw, in pieces
+// at the times that times has, since zero.
+func serveCapture(t *testing.T, raw []byte, times string, nowMS func() int64, zero time.Time) *httptest.Server {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/discover":
@@ -263,9 +284,8 @@ func TestCapturedStreamInTime(t *testing.T) {
 				return
 			}
 			defer conn.Close()
-			zero := began.Add(lead - time.Millisecond)
 			replay := true // in the first piece, which comes at once
-			for line := range strings.Lines(string(times)) {
+			for line := range strings.Lines(times) {
 				var ms float64
 				var n int
 				if _, err := fmt.Sscan(line, &ms, &n); err != nil {
@@ -284,19 +304,5 @@ func TestCapturedStreamInTime(t *testing.T) {
 		}
 	}))
 	t.Cleanup(server.Close)
-	client, got := start(t, Config{Targets: []Target{{Endpoint: endpointAt(t, strings.TrimPrefix(server.URL, "http://")), GPUs: []int{0, 1}}}})
-	eventually(t, soon, "the last event", func() bool { return only(t, client).Events == 18 })
-	if s := only(t, client); s.ReplayedEvents != 2 || s.BadEvents != 0 || s.ImplausibleTimes != 0 || s.LateEvents != 0 {
-		t.Errorf("status %+v", s)
-	}
-	all := got.all()
-	if len(all) != 18 || all[0].PowerW != 187.066 || all[17].PowerW != 200.021 {
-		t.Fatalf("%d readings from %+v", len(all), all)
-	}
-	for _, a := range all {
-		// GPU 0 drew a milliwatt more with each millisecond of the clock.
-		if ms := int64(a.PowerW*1e3+0.5) - 187_066; a.Index == 0 && a.At.Sub(began.Add(lead+time.Duration(ms)*time.Millisecond)).Abs() > 100*time.Millisecond {
-			t.Errorf("%v W is placed at %v", a.PowerW, a.At.Sub(began))
-		}
-	}
+	return server
 }

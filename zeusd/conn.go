@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/g2g-agent/g2g-agent/internal/backoff"
 )
 
 // lateMargin is how much older than a question an event must be to count as
@@ -144,7 +146,7 @@ func (c *conn) run(ctx context.Context) {
 			// met soon, even if the attempts before it hung.
 			delay -= now.Sub(from)
 		}
-		if !wait(ctx, delay) {
+		if backoff.Sleep(ctx, delay) != nil {
 			return
 		}
 	}

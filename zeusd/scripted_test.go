@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/g2g-agent/g2g-agent/internal/backoff"
 )
 
 // scripted is a daemon for tests in fake time: it answers over pipes in memory,
@@ -190,7 +192,7 @@ func (d *scripted) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	if !wait(r.Context(), delay) {
+	if backoff.Sleep(r.Context(), delay) != nil {
 		return
 	}
 	if refuse != 0 {
@@ -233,7 +235,7 @@ func (d *scripted) serveDriver(w http.ResponseWriter, r *http.Request) {
 		d.mu.Unlock()
 		switch {
 		case about0 && hung:
-			if !wait(r.Context(), time.Millisecond) {
+			if backoff.Sleep(r.Context(), time.Millisecond) != nil {
 				return
 			}
 			continue

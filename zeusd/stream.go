@@ -7,6 +7,8 @@ import (
 	"io"
 	"slices"
 	"time"
+
+	"github.com/g2g-agent/g2g-agent/internal/backoff"
 )
 
 // streamOrNote is stream, which never succeeds, but for one that was ended to be
@@ -22,7 +24,7 @@ func (s *session) streamOrNote(ctx context.Context, r *read) error {
 			return err
 		}
 		r.openOnce.Do(func() { close(r.opened) })
-		if errors.Is(err, ErrRefused) || !wait(ctx, retryOptional) {
+		if errors.Is(err, ErrRefused) || backoff.Sleep(ctx, retryOptional) != nil {
 			return nil
 		}
 	}
@@ -30,7 +32,7 @@ func (s *session) streamOrNote(ctx context.Context, r *read) error {
 
 // stream opens the stream and reads it to its end.
 func (s *session) stream(ctx context.Context, r *read) error {
-	if s.discovery.PlainIDs && !wait(ctx, pollerPause) {
+	if s.discovery.PlainIDs && backoff.Sleep(ctx, pollerPause) != nil {
 		return ctx.Err()
 	}
 	ctx, cancel := context.WithCancelCause(ctx)

@@ -54,7 +54,10 @@ func main() {
 		if i > 0 {
 			d = math.Exp(-0.5 * x(i) * x(i))
 		}
-		fmt.Fprintf(&b, "%x,\n", d)
+		fmt.Fprintf(&b, "%x,", d)
+		if i%4 == 3 {
+			fmt.Fprintln(&b)
+		}
 	}
 	fmt.Fprintln(&b, "}")
 	src, err := format.Source(b.Bytes())

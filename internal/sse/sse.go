@@ -64,6 +64,9 @@ func Keep(b []byte) []byte {
 // stream. When it has found that, data are the values of the event's data fields,
 // joined with LF: valid until the next call, and not checked to be UTF-8. rest is
 // what of p is behind it, empty if all is used up; the next call begins with it.
+//
+// It is long because its parts share what a line may change, and every line of every
+// stream comes through here.
 func (s *Splitter) Next(p []byte) (data, rest []byte, found Found) {
 	var single []byte // data of the event under way, while that is one line
 	if s.ended {

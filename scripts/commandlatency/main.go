@@ -4,7 +4,6 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -16,7 +15,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
@@ -30,6 +28,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/backoff"
 	"github.com/g2g-agent/g2g-agent/scripts/internal/measuring"
 	"github.com/g2g-agent/g2g-agent/sim"
 )
@@ -38,8 +37,8 @@ const (
 	dtS     = 0.1
 	modelID = "meta-llama/Llama-3.1-8B-Instruct"
 	label   = "Llama-3.1-8B"
-	// goal is for the server, 99 of 100 commands.
-	goal        = 150 * time.Millisecond
+	// goalS is for the server, 99 of 100 commands.
+	goalS       = 0.15
 	patience    = 30 * time.Second // for anything
 	page        = "docs/performance.md"
 	beginMarker = "<!-- command latency:begin -->"
@@ -85,14 +84,14 @@ func measure(ctx context.Context, commands int, write bool) (err error) {
 	if err != nil {
 		return err
 	}
-	ctx, fail := context.WithCancelCause(ctx)
-	defer fail(nil)
 	address := net.JoinHostPort("127.0.0.1", port)
-	stop, err := startAgent(ctx, fail, binary, config, address)
+	ctx, agent, err := measuring.Start(ctx, measuring.Program{
+		Binary: binary, Args: []string{"run", "--config", config}, Env: []string{"G2G_AGENT_API__LISTEN=" + address},
+	})
 	if err != nil {
 		return err
 	}
-	defer stop()
+	defer func() { _ = agent.Stop() }() // it told all that it was asked for
 	latencies, err := h.commandAll(ctx, address, commands)
 	if err != nil {
 		return cmp.Or(context.Cause(ctx), err) // the agent may have failed
@@ -149,32 +148,9 @@ api: {max_requests_per_s: 0}
 `, dtS, label, modelID, strings.Trim(strings.ReplaceAll(fmt.Sprint(sizes()), " ", ", "), "[]"), h.vllm.URL(), port)
 }
 
-// startAgent starts the agent. If it ends before stop is called, it calls fail.
-func startAgent(ctx context.Context, fail func(error), binary, config, address string) (stop func(), err error) {
-	agent := exec.CommandContext(ctx, binary, "run", "--config", config)
-	agent.Env = append(os.Environ(), "G2G_AGENT_API__LISTEN="+address)
-	agent.Cancel = func() error { return agent.Process.Signal(os.Interrupt) }
-	agent.WaitDelay = 20 * time.Second // longer than any orderly end
-	var logs bytes.Buffer
-	agent.Stderr = &logs
-	if err := agent.Start(); err != nil {
-		return nil, err
-	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		err := agent.Wait()
-		fail(fmt.Errorf("the agent ended by itself: %w\n%s", cmp.Or(err, errors.New("no error")), logs.String()))
-	}()
-	return func() {
-		_ = agent.Process.Signal(os.Interrupt) // it may have ended
-		<-ended
-	}, nil
-}
-
-// latencies are those of all commands, since they were sent.
+// latencies are those of all commands, since they were sent, in seconds.
 type latencies struct {
-	server, answer, state []time.Duration
+	serverS, answerS, stateS []float64
 }
 
 // commandAll sends the commands, one after the other.
@@ -191,11 +167,8 @@ func (h *host) commandAll(ctx context.Context, address string, commands int) (*l
 	draw := rand.New(rand.NewPCG(1, 2))
 	now := slices.Min(sizes()) // what the server runs; the initial one is the first
 	for range commands {
-		pause := time.NewTimer(time.Duration(draw.Float64() * dtS * float64(time.Second)))
-		select {
-		case <-pause.C:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+		if err := backoff.Sleep(ctx, time.Duration(draw.Float64()*dtS*float64(time.Second))); err != nil {
+			return nil, err
 		}
 		next := now
 		for next == now { // the same one again would not be sent
@@ -220,9 +193,9 @@ func (h *host) commandAll(ctx context.Context, address string, commands int) (*l
 		if err != nil {
 			return nil, err
 		}
-		l.server = append(l.server, told[len(told)-1].At.Sub(sent))
-		l.answer = append(l.answer, answered)
-		l.state = append(l.state, seen.Sub(sent))
+		l.serverS = append(l.serverS, told[len(told)-1].At.Sub(sent).Seconds())
+		l.answerS = append(l.answerS, answered.Seconds())
+		l.stateS = append(l.stateS, seen.Sub(sent).Seconds())
 	}
 	return &l, nil
 }
@@ -349,27 +322,26 @@ func (l *latencies) report() string {
 	var b strings.Builder
 	b.WriteString("| from the command's sending until | p50 | p99 | slowest | required p99 | |\n| --- | ---: | ---: | ---: | ---: | --- |\n")
 	for _, row := range []struct {
-		name  string
-		took  []time.Duration
-		bound time.Duration
+		name   string
+		tookS  []float64
+		boundS float64
 	}{
-		{"the server has changed its limit", l.server, goal},
-		{"the answer is there", l.answer, 0},
-		{"a state of the stream shows it", l.state, 0},
+		{"the server has changed its limit", l.serverS, goalS},
+		{"the answer is there", l.answerS, 0},
+		{"a state of the stream shows it", l.stateS, 0},
 	} {
-		slices.Sort(row.took)
-		at := func(q float64) time.Duration { return row.took[min(int(q*float64(len(row.took))), len(row.took)-1)] }
-		ms := func(d time.Duration) string { return strconv.FormatFloat(1e3*d.Seconds(), 'f', 1, 64) + " ms" }
+		q := measuring.Quantiles(row.tookS, 0.5, 0.99, 1)
+		ms := func(s float64) string { return strconv.FormatFloat(1e3*s, 'f', 1, 64) + " ms" }
 		required, verdict := "", ""
-		if row.bound > 0 {
-			required, verdict = "less than "+ms(row.bound), "met"
-			if at(0.99) >= row.bound {
+		if row.boundS > 0 {
+			required, verdict = "less than "+ms(row.boundS), "met"
+			if q[1] >= row.boundS {
 				verdict = "missed"
 			}
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", row.name, ms(at(0.5)), ms(at(0.99)), ms(at(1)), required, verdict)
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", row.name, ms(q[0]), ms(q[1]), ms(q[2]), required, verdict)
 	}
 	fmt.Fprintf(&b, "\nMeasured on %s, %d cores, %s: %d commands at random times within a step of %v s, over HTTP with kept connections; up to %d streams in flight, the simulated host and the client on the same cores.",
-		time.Now().Format(time.DateOnly), runtime.NumCPU(), runtime.Version(), len(l.server), dtS, 2*slices.Max(sizes()))
+		time.Now().Format(time.DateOnly), runtime.NumCPU(), runtime.Version(), len(l.serverS), dtS, 2*slices.Max(sizes()))
 	return b.String()
 }

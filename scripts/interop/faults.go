@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/g2g-agent/g2g-agent/internal/backoff"
 )
 
 // checkFaults lets the driver hang and lose a GPU, the network break, and the
@@ -34,11 +36,12 @@ func (s *site) checkFaults(ctx context.Context, r *report) error {
 	return nil
 }
 
-// breakThings is the course of the run, which lasts some 70 s.
+// breakThings is the course of the run, which lasts some 70 s: long because it is one
+// after the other, as in a script.
 func (s *site) breakThings(ctx context.Context, r *report) error {
 	steady := gpu{power: strconv.Itoa(steadyMW)}
 	well := gpu{power: "clock"}
-	if err := pause(ctx, 8*time.Second); err != nil {
+	if err := backoff.Sleep(ctx, 8*time.Second); err != nil {
 		return err
 	}
 
@@ -46,7 +49,7 @@ func (s *site) breakThings(ctx context.Context, r *report) error {
 	if err := s.setGPUs(gpu{power: "clock", hang: time.Hour}, steady); err != nil {
 		return err
 	}
-	if err := pause(ctx, 12*time.Second); err != nil {
+	if err := backoff.Sleep(ctx, 12*time.Second); err != nil {
 		return err
 	}
 	status, body := s.get(ctx, "/readyz")
@@ -58,7 +61,7 @@ func (s *site) breakThings(ctx context.Context, r *report) error {
 	s.hung = append(s.hung, span{from, time.Now()})
 	opened := s.connections(ctx) - connections
 	r.that(opened <= time.Since(from).Seconds()+1, "%s: the driver hangs for %.0f s: %v streams opened, %d descriptors in the daemon", s, time.Since(from).Seconds(), opened, descriptors)
-	if err := pause(ctx, 5*time.Second); err != nil {
+	if err := backoff.Sleep(ctx, 5*time.Second); err != nil {
 		return err
 	}
 
@@ -67,7 +70,7 @@ func (s *site) breakThings(ctx context.Context, r *report) error {
 		return err
 	}
 	for range 4 {
-		if err := pause(ctx, 2500*time.Millisecond); err != nil {
+		if err := backoff.Sleep(ctx, 2500*time.Millisecond); err != nil {
 			return err
 		}
 		if s.relay != nil {
@@ -78,7 +81,7 @@ func (s *site) breakThings(ctx context.Context, r *report) error {
 		return err
 	}
 	s.lost = append(s.lost, span{from, time.Now()})
-	if err := pause(ctx, 5*time.Second); err != nil {
+	if err := backoff.Sleep(ctx, 5*time.Second); err != nil {
 		return err
 	}
 
@@ -86,7 +89,7 @@ func (s *site) breakThings(ctx context.Context, r *report) error {
 	if err := s.setGPUs(gpu{power: "300000"}, steady); err != nil {
 		return err
 	}
-	if err := pause(ctx, 25*time.Second); err != nil {
+	if err := backoff.Sleep(ctx, 25*time.Second); err != nil {
 		return err
 	}
 	opened = s.connections(ctx) - connections
@@ -94,7 +97,7 @@ func (s *site) breakThings(ctx context.Context, r *report) error {
 	if err := s.setGPUs(well, steady); err != nil {
 		return err
 	}
-	return pause(ctx, 2*time.Second)
+	return backoff.Sleep(ctx, 2*time.Second)
 }
 
 // judgeStates checks each state against what was wrong when.
@@ -190,17 +193,17 @@ func (s *site) checkAnotherListener(ctx context.Context, r *report, during bool)
 		}
 	}()
 	if !during {
-		if err := errors.Join(listen(), pause(ctx, time.Second)); err != nil {
+		if err := errors.Join(listen(), backoff.Sleep(ctx, time.Second)); err != nil {
 			return err
 		}
 	}
 	states, _, err := s.run(ctx, func(ctx context.Context) error {
 		if during {
-			if err := errors.Join(pause(ctx, 3*time.Second), listen()); err != nil {
+			if err := errors.Join(backoff.Sleep(ctx, 3*time.Second), listen()); err != nil {
 				return err
 			}
 		}
-		return pause(ctx, 15*time.Second)
+		return backoff.Sleep(ctx, 15*time.Second)
 	})
 	if err != nil {
 		r.that(false, "%s: %s: %v", s, what, err)

@@ -12,12 +12,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/g2g-agent/g2g-agent/internal/backoff"
 	"github.com/g2g-agent/g2g-agent/scripts/internal/measuring"
 	"github.com/g2g-agent/g2g-agent/sim"
 )
@@ -216,22 +216,7 @@ func (s *vllmServer) compare(ctx context.Context, agent, name, port string, r *r
 		return err
 	}
 	config := filepath.Join(dir, "run.yaml")
-	if err := os.WriteFile(config, []byte(fmt.Sprintf(`
-dt_s: 0.1
-api: {listen: "127.0.0.1:%s"}
-live: {stagger_s: 1, max_output_tokens: 400}
-models:
-  - model_label: tiny
-    model_id: tiny
-    gpus_per_replica: 1
-    itl_deadline_s: 0.1
-    feasible_batch_sizes: [%d]
-    live:
-      vllm_base_url: "http://127.0.0.1:%s"
-      simulated_num_replicas: 8
-      request_extra_body: {ignore_eos: true}
-      gpu_endpoints: [{host: 127.0.0.1, port: %s, gpu_indices: [0]}]
-`, apiPort, inFlight, port, zeusdPort)), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte(vllmConfig(apiPort, port, zeusdPort)), 0o600); err != nil {
 		return err
 	}
 	if whole {
@@ -263,16 +248,35 @@ models:
 	return nil
 }
 
+func vllmConfig(apiPort, port, zeusdPort string) string {
+	return fmt.Sprintf(`
+dt_s: 0.1
+api: {listen: "127.0.0.1:%s"}
+live: {stagger_s: 1, max_output_tokens: 400}
+models:
+  - model_label: tiny
+    model_id: tiny
+    gpus_per_replica: 1
+    itl_deadline_s: 0.1
+    feasible_batch_sizes: [%d]
+    live:
+      vllm_base_url: "http://127.0.0.1:%s"
+      simulated_num_replicas: 8
+      request_extra_body: {ignore_eos: true}
+      gpu_endpoints: [{host: 127.0.0.1, port: %s, gpu_indices: [0]}]
+`, apiPort, inFlight, port, zeusdPort)
+}
+
 // watch is what is measured while the agent runs.
 func (s *vllmServer) watch(ctx context.Context, api, name string, r *report, whole bool) error {
 	page := "http://127.0.0.1:" + s.port + "/metrics"
-	if err := pause(ctx, 3*time.Second); err != nil {
+	if err := backoff.Sleep(ctx, 3*time.Second); err != nil {
 		return err
 	}
 	theirs, ours := latency(ctx, page, "vllm:inter_token_latency_seconds"), latency(ctx, api+"/metrics", "g2g_model_itl_seconds")
 	var medians []float64
 	for range 20 {
-		if err := pause(ctx, time.Second); err != nil {
+		if err := backoff.Sleep(ctx, time.Second); err != nil {
 			return err
 		}
 		median, err := medianITL(ctx, api)
@@ -281,13 +285,12 @@ func (s *vllmServer) watch(ctx context.Context, api, name string, r *report, who
 		}
 		medians = append(medians, median)
 	}
-	slices.Sort(medians)
 	theirs, ours = latency(ctx, page, "vllm:inter_token_latency_seconds").since(theirs), latency(ctx, api+"/metrics", "g2g_model_itl_seconds").since(ours)
 	ratio := ours.mean() / theirs.mean()
 	r.that(math.Abs(ratio-1) <= mostOff, "%s: mean latency %.4f ms over %.0f tokens, vLLM's own histogram has %.4f ms over %.0f: ratio %.4f",
 		name, 1e3*ours.mean(), ours.count, 1e3*theirs.mean(), theirs.count, ratio)
 	// A median of nothing would say that most tokens came together with others.
-	median := medians[len(medians)/2]
+	median := measuring.Median(medians)
 	r.that(median > ours.mean()/2 && median < 2*ours.mean(), "%s: median latency %.4f ms", name, 1e3*median)
 	if !whole {
 		return nil

@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/g2g-agent/g2g-agent/internal/backoff"
 	"github.com/g2g-agent/g2g-agent/scripts/internal/measuring"
 	"github.com/g2g-agent/g2g-agent/sim"
 )
@@ -151,34 +152,22 @@ func (s *site) descriptors() int {
 
 // run runs the agent while script lasts, and returns its states and log.
 func (s *site) run(ctx context.Context, script func(context.Context) error) ([]state, string, error) {
-	endpoint := fmt.Sprintf("socket: %q", s.address)
-	if s.relay != nil {
-		endpoint = "host: 127.0.0.1, port: " + s.relay.port
-	} else if !s.unix {
-		endpoint = "host: 127.0.0.1, port: " + s.address
-	}
 	port, err := measuring.FreePort(ctx)
 	if err != nil {
 		return nil, "", err
 	}
 	s.api = "http://127.0.0.1:" + port
-	config := fmt.Sprintf("dt_s: %v\napi: {listen: \"127.0.0.1:%s\"}\nlive: {stagger_s: 1, stale_after_s: %v}\nmodels:\n", step.Seconds(), port, staleAfter.Seconds())
-	for i, label := range []string{"clock", "steady"} {
+	var servers []string
+	for range labels() {
 		server, err := sim.StartVLLM(sim.VLLMConfig{Listen: "127.0.0.1:0", ModelID: "org/Llama-3.1-8B"}) //nolint:contextcheck // it lives until it is closed
 		if err != nil {
 			return nil, "", err
 		}
 		defer server.Close()
-		config += fmt.Sprintf(`  - model_label: %s
-    model_id: org/Llama-3.1-8B
-    gpus_per_replica: 1
-    itl_deadline_s: 0.1
-    feasible_batch_sizes: [8]
-    live: {vllm_base_url: "%s", simulated_num_replicas: 16, gpu_endpoints: [{%s, gpu_indices: [%d]}]}
-`, label, server.URL(), endpoint, i)
+		servers = append(servers, server.URL())
 	}
 	configFile, out := filepath.Join(s.dir, "run.yaml"), filepath.Join(s.dir, "states.jsonl")
-	if err := os.WriteFile(configFile, []byte(config), 0o600); err != nil {
+	if err := os.WriteFile(configFile, []byte(s.config(port, servers)), 0o600); err != nil {
 		return nil, "", err
 	}
 	var log bytes.Buffer
@@ -217,6 +206,30 @@ func (s *site) run(ctx context.Context, script func(context.Context) error) ([]s
 	}
 	states, err := readStates(out)
 	return states, log.String(), err
+}
+
+// labels are those of the models, one to a GPU.
+func labels() []string { return []string{"clock", "steady"} }
+
+// config is the agent's, with an API on the port and the model servers.
+func (s *site) config(port string, servers []string) string {
+	endpoint := fmt.Sprintf("socket: %q", s.address)
+	if s.relay != nil {
+		endpoint = "host: 127.0.0.1, port: " + s.relay.port
+	} else if !s.unix {
+		endpoint = "host: 127.0.0.1, port: " + s.address
+	}
+	config := fmt.Sprintf("dt_s: %v\napi: {listen: \"127.0.0.1:%s\"}\nlive: {stagger_s: 1, stale_after_s: %v}\nmodels:\n", step.Seconds(), port, staleAfter.Seconds())
+	for i, label := range labels() {
+		config += fmt.Sprintf(`  - model_label: %s
+    model_id: org/Llama-3.1-8B
+    gpus_per_replica: 1
+    itl_deadline_s: 0.1
+    feasible_batch_sizes: [8]
+    live: {vllm_base_url: "%s", simulated_num_replicas: 16, gpu_endpoints: [{%s, gpu_indices: [%d]}]}
+`, label, servers[i], endpoint, i)
+	}
+	return config
 }
 
 // state is what matters here of a state.
@@ -295,24 +308,12 @@ func (s *site) connections(ctx context.Context) float64 {
 	return sum
 }
 
-// pause waits, or ends with ctx.
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
-}
-
 func waitFor(ctx context.Context, within time.Duration, what string, ok func() bool) error {
 	for end := time.Now().Add(within); !ok(); {
 		if time.Now().After(end) {
 			return fmt.Errorf("waited %v for %s", within, what)
 		}
-		if err := pause(ctx, 20*time.Millisecond); err != nil {
+		if err := backoff.Sleep(ctx, 20*time.Millisecond); err != nil {
 			return err
 		}
 	}

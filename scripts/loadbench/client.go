@@ -20,7 +20,9 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/g2g-agent/g2g-agent/completion"
+	"github.com/g2g-agent/g2g-agent/internal/backoff"
 	"github.com/g2g-agent/g2g-agent/loadgen"
+	"github.com/g2g-agent/g2g-agent/scripts/internal/measuring"
 )
 
 // sample is an inter-token latency as the client saw it.
@@ -65,7 +67,7 @@ func measureSamples(ctx context.Context, o options) (*SampleReport, error) {
 			failures <- keepSamples(runCtx, client.NewStream(), &requests, o.tokens, &kept[i])
 		})
 	}
-	if err := wait(ctx, o.warmUp); err != nil {
+	if err := backoff.Sleep(ctx, o.warmUp); err != nil {
 		return nil, err
 	}
 	from := int64(time.Since(client.Epoch()))
@@ -73,7 +75,7 @@ func measureSamples(ctx context.Context, o options) (*SampleReport, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := wait(ctx, o.measure); err != nil {
+	if err := backoff.Sleep(ctx, o.measure); err != nil {
 		return nil, err
 	}
 	cpuTo, err := cpuTime()
@@ -129,7 +131,7 @@ func keepSamples(ctx context.Context, stream *completion.Stream, requests *atomi
 // compare sums up the samples from one time to another.
 func compare(samples []sample, truth map[uint64][]int64, from, to int64) *SampleReport {
 	report := &SampleReport{}
-	var errs []int64
+	var errsUS []float64
 	var ours, theirs float64
 	for _, s := range samples {
 		if s.atNs < from || s.atNs >= to {
@@ -140,19 +142,13 @@ func compare(samples []sample, truth map[uint64][]int64, from, to int64) *Sample
 			report.Unknown++
 			continue
 		}
-		errs = append(errs, max(s.gapNs-gaps[s.token], gaps[s.token]-s.gapNs))
+		errsUS = append(errsUS, math.Abs(float64(s.gapNs-gaps[s.token]))/1e3)
 		ours += float64(s.gapNs)
 		theirs += float64(gaps[s.token])
 	}
-	slices.Sort(errs)
-	at := func(q float64) float64 {
-		if len(errs) == 0 {
-			return math.NaN()
-		}
-		return float64(errs[min(int(q*float64(len(errs))), len(errs)-1)]) / 1e3
-	}
-	report.Samples = len(errs)
-	report.P50US, report.P99US, report.P999US, report.MaxUS = at(0.5), at(0.99), at(0.999), at(1)
+	report.Samples = len(errsUS)
+	q := measuring.Quantiles(errsUS, 0.5, 0.99, 0.999, 1)
+	report.P50US, report.P99US, report.P999US, report.MaxUS = q[0], q[1], q[2], q[3]
 	report.MeanBias = ours/theirs - 1
 	return report
 }
@@ -248,14 +244,14 @@ func measureGenerator(ctx context.Context, o options) (*GeneratorReport, error) 
 			}
 		}
 	})
-	if err := wait(ctx, o.warmUp); err != nil {
+	if err := backoff.Sleep(ctx, o.warmUp); err != nil {
 		return nil, err
 	}
 	before, err := begin(ctx, o.url, g)
 	if err != nil {
 		return nil, err
 	}
-	if err := wait(ctx, o.measure); err != nil {
+	if err := backoff.Sleep(ctx, o.measure); err != nil {
 		return nil, err
 	}
 	after, err := end(ctx, o.url, g)
@@ -304,17 +300,6 @@ func report(before, after *moment, kept *runtime.MemStats) *GeneratorReport {
 		ServerChunks:   trueSamples,
 		ServerSlips:    after.truth.Slips - before.truth.Slips,
 		ServerCPUShare: float64(after.truth.CPUNs-before.truth.CPUNs) / float64(after.truth.AtNs-before.truth.AtNs),
-	}
-}
-
-func wait(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
 	}
 }
 

@@ -4,18 +4,15 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"os/signal"
 	"runtime"
 	"strconv"
@@ -83,7 +80,7 @@ func measure(ctx context.Context, batches string, seconds float64, write bool) (
 	if err != nil {
 		return err
 	}
-	defer func() { err = cmp.Or(err, a.end()) }()
+	defer func() { err = cmp.Or(err, a.Stop()) }()
 	var results []result
 	for _, n := range sizes {
 		r, err := a.drive(ctx, n, time.Duration(seconds*float64(time.Second)))
@@ -125,62 +122,41 @@ func report(results []result) string {
 
 // agent is a replay that waits to be driven.
 type agent struct {
-	cmd    *exec.Cmd
+	*measuring.Process
 	url    string
 	client http.Client
-	ended  chan struct{} // closed when it has
-	err    error         // then
-	logs   bytes.Buffer  // then
 }
 
 func startAgent(ctx context.Context, binary string) (*agent, error) {
-	a := &agent{cmd: exec.CommandContext(ctx, binary, "replay", "--config", example, "--pace", "step"), ended: make(chan struct{})}
-	a.cmd.Env = append(os.Environ(), "G2G_AGENT_API__LISTEN=127.0.0.1:0", "G2G_AGENT_LOG__FORMAT=json",
-		"G2G_AGENT_REPLAY__DURATION_S="+strconv.Itoa(exampleS))
-	a.cmd.Cancel = func() error { return a.cmd.Process.Signal(os.Interrupt) }
-	a.cmd.WaitDelay = 10 * time.Second // longer than any orderly end
-	stderr, err := a.cmd.StderrPipe()
+	url := make(chan string, 1)
+	ctx, process, err := measuring.Start(ctx, measuring.Program{
+		Binary: binary, Args: []string{"replay", "--config", example, "--pace", "step"},
+		Env: []string{"G2G_AGENT_API__LISTEN=127.0.0.1:0", "G2G_AGENT_LOG__FORMAT=json",
+			"G2G_AGENT_REPLAY__DURATION_S=" + strconv.Itoa(exampleS)},
+		OnLog: func(raw []byte) {
+			var line struct{ URL string }
+			if json.Unmarshal(raw, &line) == nil && line.URL != "" && len(url) == 0 {
+				url <- strings.TrimSuffix(line.URL, "/")
+			}
+		},
+	})
 	if err != nil {
 		return nil, err
 	}
-	if err := a.cmd.Start(); err != nil {
-		return nil, err
-	}
-	url := make(chan string, 1)
-	go func() {
-		defer close(a.ended)
-		lines := bufio.NewScanner(io.TeeReader(stderr, &a.logs))
-		for lines.Scan() {
-			var line struct{ URL string }
-			if json.Unmarshal(lines.Bytes(), &line) == nil && line.URL != "" && len(url) == 0 {
-				url <- strings.TrimSuffix(line.URL, "/")
-			}
-		}
-		a.err = a.cmd.Wait()
-	}()
+	a := &agent{Process: process}
 	select {
 	case a.url = <-url:
 		return a, nil
-	case <-a.ended:
-		return nil, fmt.Errorf("the agent did not start: %w\n%s", cmp.Or(a.err, errors.New("no error")), a.logs.String())
+	case <-ctx.Done():
+		return nil, fmt.Errorf("the agent did not start: %w", context.Cause(ctx))
 	}
-}
-
-// end ends the agent in order.
-func (a *agent) end() error {
-	_ = a.cmd.Process.Signal(os.Interrupt) // it may have ended
-	<-a.ended
-	if a.err != nil {
-		return fmt.Errorf("the agent failed: %w\n%s", a.err, a.logs.String())
-	}
-	return nil
 }
 
 // drive asks for n steps at a time, again and again.
 func (a *agent) drive(ctx context.Context, n int, during time.Duration) (result, error) {
 	r := result{batch: n}
 	body := fmt.Sprintf(`{"steps": %d}`, n)
-	cpu, err := cpuTime(a.cmd.Process.Pid)
+	cpu, err := cpuTime(a.PID())
 	if err != nil {
 		return r, err
 	}
@@ -198,7 +174,7 @@ func (a *agent) drive(ctx context.Context, n int, during time.Duration) (result,
 		requests++
 	}
 	r.request = r.took / time.Duration(requests)
-	after, err := cpuTime(a.cmd.Process.Pid)
+	after, err := cpuTime(a.PID())
 	r.cpu = after - cpu
 	return r, err
 }

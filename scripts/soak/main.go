@@ -4,17 +4,14 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"maps"
 	"math"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
@@ -26,6 +23,7 @@ import (
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/record"
+	"github.com/g2g-agent/g2g-agent/scripts/internal/measuring"
 	"github.com/g2g-agent/g2g-agent/sim"
 )
 
@@ -65,71 +63,58 @@ func soak(ctx context.Context, binary string, durationS float64) error {
 	}
 	defer func() { _ = os.RemoveAll(dir) }() // what is left is temporary
 	if binary == "" {
-		binary = filepath.Join(dir, "g2g-agent")
-		build := exec.CommandContext(ctx, "go", "build", "-o", binary, "./cmd/g2g-agent")
-		build.Stderr = os.Stderr
-		if err := build.Run(); err != nil {
-			return fmt.Errorf("building: %w", err)
+		if binary, err = measuring.Build(ctx, dir); err != nil {
+			return err
 		}
 	}
 	states := filepath.Join(dir, "states.jsonl")
-	demo := exec.CommandContext(ctx, binary, "demo", "--faults", "--duration-s", strconv.FormatFloat(durationS, 'g', -1, 64), "--out", states)
-	demo.Env = append(os.Environ(), "G2G_AGENT_API__LISTEN=127.0.0.1:0", "G2G_AGENT_LOG__LEVEL=debug", "G2G_AGENT_LOG__FORMAT=json")
-	demo.Cancel = func() error { return demo.Process.Signal(os.Interrupt) }
-	demo.WaitDelay = 30 * time.Second // longer than any orderly end
-	logs, err := demo.StderrPipe()
+	var r run
+	watching, demo, err := measuring.Start(ctx, measuring.Program{
+		Binary: binary, Args: []string{"demo", "--faults", "--duration-s", strconv.FormatFloat(durationS, 'g', -1, 64), "--out", states},
+		Env:   []string{"G2G_AGENT_API__LISTEN=127.0.0.1:0", "G2G_AGENT_LOG__LEVEL=debug", "G2G_AGENT_LOG__FORMAT=json"},
+		OnLog: r.readLine,
+	})
 	if err != nil {
 		return err
 	}
-	if err := demo.Start(); err != nil {
-		return err
-	}
-	var r run
-	watching, exited := context.WithCancel(ctx)
 	var watchers sync.WaitGroup
-	watchers.Go(func() { r.watchMemory(watching, demo.Process.Pid) })
-	r.readLogs(logs) // until the demo closes it
+	watchers.Go(func() { r.watchMemory(watching, demo.PID()) })
 	err = demo.Wait()
-	exited()
 	watchers.Wait()
 	if ctx.Err() != nil {
 		return errors.New("interrupted")
 	}
 	if err != nil {
-		return fmt.Errorf("the demo failed: %w\n%s", err, strings.Join(r.complaints, "\n"))
+		return fmt.Errorf("%w\nlines that are no log:\n%s", err, strings.Join(r.complaints, "\n"))
 	}
 	return errors.Join(r.checkStates(states, durationS), r.checkGrowth(durationS))
 }
 
-// readLogs takes from the log what is of interest.
-func (r *run) readLogs(logs io.Reader) {
-	scanner := bufio.NewScanner(logs)
-	for scanner.Scan() {
-		var line struct {
-			Message    string    `json:"message"`
-			Time       time.Time `json:"time"`
-			Fault      string    `json:"fault"`
-			Goroutines float64   `json:"goroutines"`
-			LateSteps  int       `json:"late_steps"`
-		}
-		if json.Unmarshal(scanner.Bytes(), &line) != nil {
-			r.complaints = append(r.complaints, scanner.Text())
-			continue
-		}
-		switch line.Message {
-		case "alive":
-			r.goroutines = append(r.goroutines, line.Goroutines)
-		case "simulated fault":
-			r.faults = append(r.faults, fault{name: line.Fault, begin: line.Time})
-		case "simulated fault repaired":
-			if n := len(r.faults); n > 0 { // there is one at a time
-				r.faults[n-1].end = line.Time
-			}
-		case "paced run done":
-			r.lateSteps = line.LateSteps
-		}
+// readLine takes from a line of the log what is of interest.
+func (r *run) readLine(raw []byte) {
+	var line struct {
+		Message    string    `json:"message"`
+		Time       time.Time `json:"time"`
+		Fault      string    `json:"fault"`
+		Goroutines float64   `json:"goroutines"`
+		LateSteps  int       `json:"late_steps"`
 	}
-	_, _ = io.Copy(io.Discard, logs) // a line too long to scan must not block the demo
+	if json.Unmarshal(raw, &line) != nil {
+		r.complaints = append(r.complaints, string(raw))
+		return
+	}
+	switch line.Message {
+	case "alive":
+		r.goroutines = append(r.goroutines, line.Goroutines)
+	case "simulated fault":
+		r.faults = append(r.faults, fault{name: line.Fault, begin: line.Time})
+	case "simulated fault repaired":
+		if n := len(r.faults); n > 0 { // there is one at a time
+			r.faults[n-1].end = line.Time
+		}
+	case "paced run done":
+		r.lateSteps = line.LateSteps
+	}
 }
 
 // watchMemory notes the resident memory once a second.
@@ -183,7 +168,7 @@ func (r *run) checkStates(file string, durationS float64) error {
 	for _, label := range slices.Sorted(maps.Keys(checks)) {
 		c := checks[label]
 		fmt.Printf("%s: %.0f W a replica as a rule, at least %.0f W; in %d steps under full load, for which %.0f W are the least\n",
-			label, median(c.watts), slices.Min(c.watts), c.loadedSteps, c.loadedW)
+			label, measuring.Median(c.watts), slices.Min(c.watts), c.loadedSteps, c.loadedW)
 		if c.first != nil {
 			problems = append(problems, fmt.Errorf("%s: %w (%d such steps)", label, c.first, c.broken))
 		}
@@ -296,16 +281,11 @@ func (r *run) checkGrowth(durationS float64) error {
 			problems = append(problems, fmt.Errorf("%s was not seen", q.name))
 			continue
 		}
-		early, late := median(q.values[n:2*n])/q.scale, median(q.values[len(q.values)-n:])/q.scale
+		early, late := measuring.Median(q.values[n:2*n])/q.scale, measuring.Median(q.values[len(q.values)-n:])/q.scale
 		fmt.Printf("%s: %.1f %s in the second quarter, %.1f %s in the last, at most %.1f\n", q.name, early, q.unit, late, q.unit, slices.Max(q.values)/q.scale)
 		if late > 1.25*early+q.slack {
 			problems = append(problems, fmt.Errorf("%s grew from %.1f to %.1f %s", q.name, early, late, q.unit))
 		}
 	}
 	return errors.Join(problems...)
-}
-
-func median(values []float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	return sorted[len(sorted)/2]
 }

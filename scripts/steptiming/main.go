@@ -3,23 +3,18 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"math"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -51,7 +46,7 @@ func main() {
 	}
 }
 
-func measure(ctx context.Context, durationS float64, write bool) error {
+func measure(ctx context.Context, durationS float64, write bool) (err error) {
 	dir, err := os.MkdirTemp("", "g2g-steptiming-")
 	if err != nil {
 		return err
@@ -69,18 +64,29 @@ func measure(ctx context.Context, durationS float64, write bool) error {
 	if err != nil {
 		return err
 	}
-
-	ctx, fail := context.WithCancelCause(ctx)
-	defer fail(nil)
-	stopHost, err := startHost(ctx, fail, binary, "--zeusd", "127.0.0.1:"+zeusdPort,
+	config := filepath.Join(dir, "run.yaml")
+	if err := os.WriteFile(config, []byte(configOf(zeusdPort, vllmPort)), 0o600); err != nil {
+		return err
+	}
+	ctx, host, err := startHost(ctx, binary, "--zeusd", "127.0.0.1:"+zeusdPort,
 		"--vllm", "127.0.0.1:"+vllmPort+"=meta-llama/Llama-3.1-8B-Instruct", "--max-num-seqs", strconv.Itoa(running))
 	if err != nil {
 		return err
 	}
-	defer stopHost()
+	defer func() { _ = host.Stop() }() // nothing depends on it any more
+	text, err := step(ctx, binary, config, durationS)
+	if err != nil {
+		return err
+	}
+	fmt.Println(text)
+	if !write {
+		return nil
+	}
+	return measuring.Publish(page, beginMarker, endMarker, text)
+}
 
-	config := filepath.Join(dir, "run.yaml")
-	if err := os.WriteFile(config, []byte(fmt.Sprintf(`
+func configOf(zeusdPort, vllmPort string) string {
+	return fmt.Sprintf(`
 dt_s: %v
 datacenter: {gpus_per_server: %d}
 augmentation: {amplitude_scale_range: [0.9, 1.1], noise_fraction: 0.02}
@@ -96,98 +102,84 @@ models:
       simulated_num_replicas: %d
       gpu_endpoints: [{host: 127.0.0.1, port: %s, gpu_indices: [0, 1, 2, 3, 4, 5, 6, 7]}]
 live: {warmup_timeout_s: 180}
-`, dtS, gpusPerServer, running, servers*gpusPerServer, servers*gpusPerServer*9/10, vllmPort, servers*gpusPerServer, zeusdPort)), 0o600); err != nil {
-		return err
-	}
-	agent := exec.CommandContext(ctx, binary, "run", "--config", config, "--duration-s", strconv.FormatFloat(durationS, 'g', -1, 64))
-	agent.Env = append(os.Environ(), "G2G_AGENT_API__LISTEN=127.0.0.1:0")
-	agent.Cancel = func() error { return agent.Process.Signal(os.Interrupt) }
-	agent.WaitDelay = time.Minute // longer than any orderly end
-	var logs bytes.Buffer
-	agent.Stderr = &logs
+`, dtS, gpusPerServer, running, servers*gpusPerServer, servers*gpusPerServer*9/10, vllmPort, servers*gpusPerServer, zeusdPort)
+}
+
+// timing is what the agent tells of its steps in the end.
+type timing struct {
+	Message      string   `json:"message"`
+	Steps        int64    `json:"steps"`
+	LateSteps    int64    `json:"late_steps"`
+	MaxLatenessS float64  `json:"max_lateness_s"`
+	ElapsedS     *float64 `json:"elapsed_s"` // from the first step's start to the last one's
+}
+
+// step has the agent step, and returns the report.
+func step(ctx context.Context, binary, config string, durationS float64) (string, error) {
+	var told timing
 	began := time.Now()
-	err = agent.Run()
-	if ctx.Err() != nil { // the agent was told to end, or lost its host
-		return context.Cause(ctx)
-	}
-	if err != nil {
-		return fmt.Errorf("the agent failed: %w\n%s", err, logs.String())
-	}
-	took := time.Since(began)
-	var timing struct {
-		Steps        int64    `json:"steps"`
-		LateSteps    int64    `json:"late_steps"`
-		MaxLatenessS float64  `json:"max_lateness_s"`
-		ElapsedS     *float64 `json:"elapsed_s"` // from the first step's start to the last one's
-	}
-	for line := range bytes.Lines(logs.Bytes()) {
-		if bytes.Contains(line, []byte("paced run done")) {
-			if err := json.Unmarshal(line, &timing); err != nil {
-				return err
+	_, agent, err := measuring.Start(ctx, measuring.Program{
+		Binary: binary, Args: []string{"run", "--config", config, "--duration-s", strconv.FormatFloat(durationS, 'g', -1, 64)},
+		Env: []string{"G2G_AGENT_API__LISTEN=127.0.0.1:0", "G2G_AGENT_LOG__FORMAT=json"},
+		OnLog: func(line []byte) {
+			var t timing
+			if json.Unmarshal(line, &t) == nil && t.Message == "paced run done" {
+				told = t
 			}
-		}
+		},
+	})
+	if err != nil {
+		return "", err
 	}
-	if timing.Steps == 0 || timing.ElapsedS == nil {
-		return fmt.Errorf("the agent does not tell how many steps it made in what time:\n%s", logs.String())
+	err = agent.Wait()
+	took := time.Since(began)
+	switch {
+	case ctx.Err() != nil: // the agent was told to end, or lost its host
+		return "", context.Cause(ctx)
+	case err != nil:
+		return "", err
+	case told.Steps == 0 || told.ElapsedS == nil:
+		return "", errors.New("the agent does not tell how many steps it made in what time")
 	}
+	return told.report(agent.CPU().Seconds() / took.Seconds()), nil
+}
+
+func (t *timing) report(cores float64) string {
 	// Steps left out would show as time without them.
-	due := int64(math.Round(*timing.ElapsedS/dtS)) + 1
-	inTime := 100 * (1 - float64(timing.LateSteps)/float64(timing.Steps))
+	due := int64(math.Round(*t.ElapsedS/dtS)) + 1
+	inTime := 100 * (1 - float64(t.LateSteps)/float64(t.Steps))
 	verdict := "met"
-	if inTime < 99.9 || timing.Steps < due-1 || timing.Steps > due+1 {
+	if inTime < 99.9 || t.Steps < due-1 || t.Steps > due+1 {
 		verdict = "missed"
 	}
-	cpu := agent.ProcessState.UserTime() + agent.ProcessState.SystemTime()
-	text := fmt.Sprintf(`| steps | due in their time | started within 5 ms | required | latest | agent's CPU | |
+	return fmt.Sprintf(`| steps | due in their time | started within 5 ms | required | latest | agent's CPU | |
 | ---: | ---: | ---: | ---: | ---: | ---: | --- |
 | %d | %d | %.2f %% | 99.9 %% | %.1f ms | %.2f cores | %s |
 
 Measured on %s, %d cores, %s: %d simulated servers, %d streams in flight of which %d run, 10 Hz, the simulated host on the same cores.`,
-		timing.Steps, due, inTime, 1e3*timing.MaxLatenessS, cpu.Seconds()/took.Seconds(), verdict,
+		t.Steps, due, inTime, 1e3*t.MaxLatenessS, cores, verdict,
 		time.Now().Format(time.DateOnly), runtime.NumCPU(), runtime.Version(), servers, streams, running)
-	fmt.Println(text)
-	if !write {
-		return nil
-	}
-	return measuring.Publish(page, beginMarker, endMarker, text)
 }
 
-// startHost runs `g2g-agent sim` and returns when all of it listens. If it ends
-// before stop is called, it calls fail.
-func startHost(ctx context.Context, fail func(error), binary string, args ...string) (stop func(), err error) {
-	host := exec.CommandContext(ctx, binary, append([]string{"sim"}, args...)...)
-	host.Cancel = func() error { return host.Process.Signal(os.Interrupt) }
-	host.WaitDelay = 10 * time.Second
-	var complaints bytes.Buffer
-	host.Stderr = &complaints
-	out, err := host.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := host.Start(); err != nil {
-		return nil, err
-	}
-	ready, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		lines := bufio.NewScanner(out)
-		for lines.Scan() {
-			if strings.HasPrefix(lines.Text(), "PUT") { // its last line
+// startHost runs `g2g-agent sim` and returns when all of it listens. The context
+// returned ends with it.
+func startHost(ctx context.Context, binary string, args ...string) (context.Context, *measuring.Process, error) {
+	ready := make(chan struct{})
+	ctx, host, err := measuring.Start(ctx, measuring.Program{
+		Binary: binary, Args: append([]string{"sim"}, args...),
+		OnOutput: func(line []byte) {
+			if bytes.HasPrefix(line, []byte("PUT")) { // its last line
 				close(ready)
-				break
 			}
-		}
-		_, _ = io.Copy(io.Discard, out)
-		err := host.Wait()
-		fail(fmt.Errorf("the simulated host ended by itself: %w\n%s", cmp.Or(err, errors.New("no error")), complaints.String()))
-	}()
+		},
+	})
+	if err != nil {
+		return nil, nil, err
+	}
 	select {
 	case <-ready:
-	case <-ended:
-		return nil, context.Cause(ctx)
+		return ctx, host, nil
+	case <-ctx.Done():
+		return nil, nil, context.Cause(ctx)
 	}
-	return func() {
-		_ = host.Process.Signal(os.Interrupt) // it may have ended
-		<-ended
-	}, nil
 }

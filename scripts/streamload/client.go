@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/g2g-agent/g2g-agent/internal/backoff"
 )
 
 // dialer connects clients to the agent.
@@ -50,10 +52,8 @@ func (d dialer) dial(ctx context.Context, small bool) (*websocket.Conn, error) {
 		if err != nil || waitS < 1 {
 			waitS = 1
 		}
-		select {
-		case <-time.After(time.Duration(waitS) * time.Second):
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+		if err := backoff.Sleep(ctx, time.Duration(waitS)*time.Second); err != nil {
+			return nil, err
 		}
 	}
 }

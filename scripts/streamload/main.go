@@ -17,10 +17,12 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
-	"slices"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/g2g-agent/g2g-agent/internal/backoff"
+	"github.com/g2g-agent/g2g-agent/scripts/internal/measuring"
 )
 
 func main() {
@@ -79,10 +81,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		reading.Go(func() { r.follow(stop) })
 	}
 	fmt.Fprintf(out, "%d clients follow %s, %d more never read\n", len(readers), target, *stalled)
-	select {
-	case <-time.After(time.Duration(*durationS * float64(time.Second))):
-	case <-ctx.Done():
-	}
+	_ = backoff.Sleep(ctx, time.Duration(*durationS*float64(time.Second))) // the report tells of what came until then
 	stop.at(readers)
 	patience := time.AfterFunc(15*time.Second, cancel) // for those that are behind
 	reading.Wait()
@@ -142,9 +141,8 @@ func report(out io.Writer, readers []*reader, deaf []*deafClient) error {
 	fmt.Fprintf(out, "reading: %d clients, %d states received (%d to %d each), %d missed, %d announced as skipped, %d connections lost\n",
 		len(readers), received, fewest, most, missed, skipped, failed)
 	if len(delays) > 0 {
-		slices.Sort(delays)
-		at := func(q float64) float64 { return 1000 * delays[int(q*float64(len(delays)-1))] }
-		fmt.Fprintf(out, "delay from a state's wall_time to its receipt: p50 %.2f ms, p99 %.2f ms, p99.9 %.2f ms, longest %.2f ms\n", at(0.5), at(0.99), at(0.999), at(1))
+		q := measuring.Quantiles(delays, 0.5, 0.99, 0.999, 1)
+		fmt.Fprintf(out, "delay from a state's wall_time to its receipt: p50 %.2f ms, p99 %.2f ms, p99.9 %.2f ms, longest %.2f ms\n", 1e3*q[0], 1e3*q[1], 1e3*q[2], 1e3*q[3])
 	}
 	fmt.Fprintf(out, "stalled: %d clients, closed by the agent and connected anew %d times\n", len(deaf), reconnects)
 	switch {
