@@ -64,11 +64,7 @@ type refusal interface {
 // answer.
 func commanding(carryOut func(ctx context.Context, body []byte) (any, refusal)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		raw, err := io.ReadAll(r.Body)
-		if err != nil {
-			problem.New(http.StatusBadRequest, "the body could not be read: %v", err).Write(w)
-			return
-		}
+		raw, _ := io.ReadAll(r.Body) // Server.command has read it
 		body, refused := carryOut(r.Context(), raw)
 		if refused != nil {
 			reportResult(r.Context(), refused.Error())

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/g2g-agent/g2g-agent/api/problem"
+	"github.com/g2g-agent/g2g-agent/internal/apirule"
 )
 
 const (
@@ -145,11 +146,7 @@ func checkKey(r *http.Request) (string, *problem.Problem) {
 		return "", nil
 	}
 	key := values[0]
-	ok := len(values) == 1 && key != "" && len(key) <= maxKeyBytes
-	for i := range len(key) {
-		ok = ok && key[i] > ' ' && key[i] <= '~'
-	}
-	if !ok {
+	if len(values) > 1 || key == "" || len(key) > maxKeyBytes || apirule.Unsendable(key) >= 0 {
 		message := "must be one key of 1 to 128 visible ASCII characters"
 		return "", problem.New(http.StatusUnprocessableEntity, "header %s: %s", idempotencyHeader, message).At("header."+idempotencyHeader, message)
 	}

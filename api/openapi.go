@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/g2g-agent/g2g-agent/config"
 )
 
 // description is the API's description; where it names what is configured it has
@@ -20,7 +22,7 @@ var description string
 func (s *Server) documents() (asYAML, asJSON http.Handler, err error) {
 	const most, usual = "maximum: %d # as configured", "default: %d # at most as many as are kept"
 	text := strings.NewReplacer(
-		fmt.Sprintf(most, 3000), fmt.Sprintf(most, s.cfg.Settings.HistoryStates),
+		fmt.Sprintf(most, config.Default().API.HistoryStates), fmt.Sprintf(most, s.cfg.Settings.HistoryStates),
 		fmt.Sprintf(usual, defaultHistory), fmt.Sprintf(usual, s.usualHistory()),
 	).Replace(description)
 	var document any

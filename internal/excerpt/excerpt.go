@@ -10,8 +10,12 @@ func Of(text string, most int) string {
 	if len(text) <= most {
 		return text
 	}
-	for most > 0 && !utf8.RuneStart(text[most]) {
-		most--
+	cut := most
+	for back := range utf8.UTFMax { // text that is no UTF-8 is cut anywhere
+		if back <= most && utf8.RuneStart(text[most-back]) {
+			cut = most - back
+			break
+		}
 	}
-	return text[:most] + "…"
+	return text[:cut] + "…"
 }
