@@ -226,7 +226,7 @@ func TestEveryParameterWrong(t *testing.T) {
 				wrong(path+"?nonsense=1", "query.nonsense")
 			}
 			for _, p := range anys(op.(map[string]any)["parameters"]) {
-				p := p.(map[string]any)
+				p := s.doc.schemaOf(p)
 				name, schema := p["name"].(string), p["schema"].(map[string]any)
 				switch {
 				case p["in"] == "header":

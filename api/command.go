@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"mime"
-	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -16,14 +14,8 @@ import (
 	"github.com/g2g-agent/g2g-agent/api/problem"
 )
 
-const (
-	// maxBodyBytes bounds a request body; the guard may allow less.
-	maxBodyBytes = 1 << 20
-	// maxAuditBytes bounds what of a body goes into the log.
-	maxAuditBytes = 2 << 10
-	// stepsCommand is the name of the command that advances a replay.
-	stepsCommand = "steps"
-)
+// stepsCommand is the name of the command that advances a replay.
+const stepsCommand = "steps"
 
 // report is what a command's handler says for the log. It travels in the
 // request's context.
@@ -68,7 +60,7 @@ func (s *Server) command(name string, next http.Handler) http.Handler {
 		}
 
 		var refused *problem.Problem
-		if body, refused = readBody(answer, r); refused != nil {
+		if body, refused = readBody(r); refused != nil {
 			refuse(refused)
 			return
 		}
@@ -113,8 +105,9 @@ func (s *Server) command(name string, next http.Handler) http.Handler {
 	})
 }
 
-// readBody returns a request's JSON body, not yet looked into.
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *problem.Problem) {
+// readBody returns a request's JSON body, not yet looked into. The guard has seen
+// to its size, and that it is whole.
+func readBody(r *http.Request) ([]byte, *problem.Problem) {
 	contentType := r.Header.Get("Content-Type")
 	kind, parameters, err := mime.ParseMediaType(contentType)
 	charset := strings.ToLower(parameters["charset"])
@@ -126,34 +119,25 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *problem.Problem)
 		return nil, problem.New(http.StatusUnsupportedMediaType, "the body must be sent as it is, got Content-Encoding: %q", problem.Shorten(encoding)).
 			At("header.Content-Encoding", "must not be there")
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBodyBytes))
-	if err == nil && len(bytes.TrimSpace(body)) == 0 {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, problem.New(http.StatusBadRequest, "the body could not be read: %v", err).At("body", "did not come whole")
+	}
+	if len(bytes.TrimSpace(body)) == 0 {
 		return nil, problem.New(http.StatusBadRequest, "the body is empty, want a JSON object").At("body", "is empty, want a JSON object")
 	}
-	if err == nil {
-		return body, nil
-	}
-	var tooLarge *http.MaxBytesError
-	var slow net.Error
-	switch {
-	case errors.As(err, &tooLarge):
-		return nil, problem.New(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes", tooLarge.Limit).At("body", "is too large")
-	case errors.As(err, &slow) && slow.Timeout():
-		return nil, problem.New(http.StatusRequestTimeout, "the body did not arrive within %v", readTimeout).At("body", "did not arrive in time").With("Connection", "close")
-	}
-	return nil, problem.New(http.StatusBadRequest, "the body did not arrive whole: %v", err).At("body", "did not arrive whole").With("Connection", "close")
+	return body, nil
 }
 
-// auditBody is a body as the log has it: JSON as it came, anything else as text,
-// cut to a length that fits a log.
+// auditBody is a body as the log has it: JSON as it came, anything else as text.
 func auditBody(body []byte) any {
 	switch {
 	case len(body) == 0:
 		return nil
-	case len(body) <= maxAuditBytes && json.Valid(body):
+	case json.Valid(body):
 		return json.RawMessage(body)
 	}
-	return string(bytes.ToValidUTF8(body[:min(len(body), maxAuditBytes)], []byte("�")))
+	return string(body)
 }
 
 // outcomeOf is the outcome of a command, for metrics.

@@ -3,9 +3,8 @@ package api
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
-
-	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/g2g-agent/g2g-agent/agent"
 	"github.com/g2g-agent/g2g-agent/api/problem"
@@ -14,35 +13,23 @@ import (
 	"github.com/g2g-agent/g2g-agent/rig"
 )
 
-const (
-	maxLeaseS = datacenter.MaxLeaseS
-	// maxSteps is how far one request can advance a replay.
-	maxSteps = 10_000
-)
+// maxSteps is how far one request can advance a replay.
+const maxSteps = 10_000
 
 // batchSizesBody is what became of a command of batch sizes.
 type batchSizesBody struct {
-	TimeS             float64             `json:"time_s" doc:"The time of the step from which on it holds, in seconds since the first."`
-	BatchSizes        map[string]int      `json:"batch_size_by_model" doc:"What all models are now commanded to run, in requests, by model label."`
-	AchievedBatchSize map[string]*float64 `json:"achieved_batch_size_by_model" doc:"The requests that run, null where that is not known, by model label."`
-	LeaseS            map[string]*float64 `json:"lease_s_by_model" doc:"For how many more seconds of the run a leased batch size holds, null without a lease, by model label."`
-	Results           []modelResult       `json:"results" nullable:"false" doc:"What became of the command, for each model commanded, in config order."`
-}
-
-// TransformSchema lets values by model be null, which the tags of a struct cannot
-// say.
-func (batchSizesBody) TransformSchema(_ huma.Registry, s *huma.Schema) *huma.Schema {
-	for _, name := range []string{"achieved_batch_size_by_model", "lease_s_by_model"} {
-		s.Properties[name].AdditionalProperties = &huma.Schema{Type: huma.TypeNumber, Nullable: true}
-	}
-	return s
+	TimeS             float64             `json:"time_s"`
+	BatchSizes        map[string]int      `json:"batch_size_by_model"`
+	AchievedBatchSize map[string]*float64 `json:"achieved_batch_size_by_model"`
+	LeaseS            map[string]*float64 `json:"lease_s_by_model"`
+	Results           []modelResult       `json:"results"`
 }
 
 // modelResult is what became of one model's part of a command.
 type modelResult struct {
-	ModelLabel string `json:"model_label" doc:"The model."`
-	Outcome    string `json:"outcome" enum:"accepted,refused,unreachable,unknown" doc:"accepted: its server runs the new batch size. refused, unreachable: it runs the old one. unknown: there was no answer, it may run either."`
-	Detail     string `json:"detail,omitempty" doc:"What went wrong."`
+	ModelLabel string `json:"model_label"`
+	Outcome    string `json:"outcome"`
+	Detail     string `json:"detail,omitempty"`
 }
 
 // outcomeAccepted is beside vLLM's outcomes, which are those of failures.
@@ -56,66 +43,37 @@ type batchSizesProblem struct {
 
 // replicaShiftBody is what became of a shift.
 type replicaShiftBody struct {
-	TimeS        float64  `json:"time_s" doc:"The time of the step from which on it holds, in seconds since the first."`
-	ModelLabel   string   `json:"model_label" doc:"The model."`
-	ReplicaDelta int      `json:"replica_delta" doc:"The replicas added, below 0: taken away."`
-	ReplicaShift int      `json:"replica_shift" doc:"All shifts of the model so far."`
-	Replicas     int      `json:"replicas" doc:"The replicas it asks for at the next step."`
-	FreeReplicas int      `json:"free_replicas" doc:"How many more the free servers hold at the next step."`
-	LeaseS       *float64 `json:"lease_s" nullable:"true" doc:"For how many more seconds of the run the leased shifts hold, null without a lease."`
+	TimeS        float64  `json:"time_s"`
+	ModelLabel   string   `json:"model_label"`
+	ReplicaDelta int      `json:"replica_delta"`
+	ReplicaShift int      `json:"replica_shift"`
+	Replicas     int      `json:"replicas"`
+	FreeReplicas int      `json:"free_replicas"`
+	LeaseS       *float64 `json:"lease_s"`
 }
 
-// commandInput is the input of every command. The body is read in decode.go.
-type commandInput struct {
-	Key     string `header:"Idempotency-Key" minLength:"1" maxLength:"128" pattern:"^[!-~]+$" doc:"Makes it safe to send the command again: a request with the same key, path and body gets the first answer again, with the header Idempotency-Replayed, and is not carried out again. 1 to 128 visible ASCII characters. The latest 1000 are remembered, for 10 minutes." example:"6f1c7a52-0c0e-4f0b-9a62-6d7f5b1f0d11"`
-	RawBody []byte `contentType:"application/json"`
+// Write answers with the problem and, beside its members, what became of the command.
+func (p *batchSizesProblem) Write(w http.ResponseWriter) { p.WriteAs(w, p) }
+
+// refusal is a problem, or one with more members.
+type refusal interface {
+	error
+	Write(w http.ResponseWriter)
 }
 
-// registerCommand adds a command. Its body is described by schema and read by
-// carryOut.
-func registerCommand[T any](api huma.API, op huma.Operation, schema string, example any, carryOut func(ctx context.Context, raw []byte) (*T, error)) {
-	type output struct{ Body T }
-	op.Method, op.Tags, op.Security = http.MethodPost, []string{tagCommand}, needsControl()
-	op.SkipValidateBody = true
-	op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{}}
-	op.Responses["200"].Headers = map[string]*huma.Param{replayedHeader: {
-		Description: "true: this is the answer to an earlier request with the same Idempotency-Key.", Schema: &huma.Schema{Type: huma.TypeString, Enum: []any{"true"}},
-	}}
-	huma.Register(api, op, func(ctx context.Context, in *commandInput) (*output, error) {
-		body, err := carryOut(ctx, in.RawBody)
-		if err != nil {
-			reportResult(ctx, err.Error())
-			return nil, err
+// commanding serves a command: carryOut does what the body says, and returns the
+// answer.
+func commanding(carryOut func(ctx context.Context, body []byte) (any, refusal)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		raw, _ := io.ReadAll(r.Body) // Server.command has read it
+		body, refused := carryOut(r.Context(), raw)
+		if refused != nil {
+			reportResult(r.Context(), refused.Error())
+			refused.Write(w)
+			return
 		}
-		return &output{*body}, nil
+		writeJSON(w, http.StatusOK, body)
 	})
-	op.RequestBody.Content[contentTypeJSON] = &huma.MediaType{Schema: ref(schema), Example: example}
-}
-
-// addCommands adds the operations that change something.
-func (s *Server) addCommands(api huma.API) {
-	answers := responses("Every model commanded runs its new batch size.", nil, nil, commandProblems(http.StatusNotFound)...)
-	answers["502"] = problemResponse("Some vLLM servers did not do as they were told; the others have. results says which.", "BatchSizesProblem")
-	registerCommand(api, huma.Operation{
-		Path: "/v1/batch-sizes", OperationID: "setBatchSizes", Summary: "Set batch sizes",
-		Description: "Sets the batch sizes of one or more models, in requests. Nothing is changed unless everything asked for is in order. " +
-			"With lease_s the batch sizes hold for that many seconds of the run unless they are commanded anew.",
-		Responses: answers,
-	}, "BatchSizesCommand", map[string]any{"batch_size_by_model": map[string]any{"Llama-3.1-8B": 64}, "lease_s": 60}, s.setBatchSizes)
-
-	answers = responses("The replicas are shifted.", nil, nil, commandProblems(http.StatusNotFound)...)
-	registerCommand(api, huma.Operation{
-		Path: "/v1/replica-shifts", OperationID: "shiftReplicas", Summary: "Shift replicas",
-		Description: "Adds replicas to a model or takes some away, on top of its schedule and of earlier shifts. It is refused with status 409 where the capacity would not suffice, now or with the schedules to come.",
-		Responses:   answers,
-	}, "ReplicaShiftCommand", map[string]any{"model_label": "Llama-3.1-405B", "replica_delta": -20, "lease_s": 60}, s.shiftReplicas)
-
-	answers = responses("The states of the steps computed: fewer than asked for at the replay's end, at last none.", manyStates{}.Schema(nil), nil, commandProblems()...)
-	registerCommand(api, huma.Operation{
-		Path: "/v1/steps", OperationID: "advance", Summary: "Advance a replay",
-		Description: "Computes the next steps of a replay that waits to be driven (replay --pace step) and returns their states, powers in watts and latencies in seconds. Commands sent before hold from the first of them on. Any other run steps by itself: status 409.",
-		Responses:   answers,
-	}, "StepsCommand", map[string]any{"steps": 10}, s.advance)
 }
 
 // decodeCommand reads a body that is a command C.
@@ -128,7 +86,7 @@ func decodeCommand[C datacenter.Command](raw []byte) (command C, refused *proble
 	return command, nil
 }
 
-func (s *Server) setBatchSizes(ctx context.Context, raw []byte) (*batchSizesBody, error) {
+func (s *Server) setBatchSizes(ctx context.Context, raw []byte) (any, refusal) {
 	command, refused := decodeCommand[datacenter.SetBatchSize](raw)
 	if refused != nil {
 		return nil, refused
@@ -173,7 +131,7 @@ func (s *Server) batchSizes(command datacenter.SetBatchSize, failed *agent.Serve
 	return body
 }
 
-func (s *Server) shiftReplicas(ctx context.Context, raw []byte) (*replicaShiftBody, error) {
+func (s *Server) shiftReplicas(ctx context.Context, raw []byte) (any, refusal) {
 	command, refused := decodeCommand[datacenter.ShiftReplicas](raw)
 	if refused != nil {
 		return nil, refused
@@ -195,7 +153,7 @@ func (s *Server) shiftReplicas(ctx context.Context, raw []byte) (*replicaShiftBo
 	return body, nil
 }
 
-func (s *Server) advance(ctx context.Context, raw []byte) (*manyStates, error) {
+func (s *Server) advance(ctx context.Context, raw []byte) (any, refusal) {
 	o, err := strictjson.Parse(raw)
 	if err != nil {
 		return nil, bodyProblem(err)
@@ -213,7 +171,7 @@ func (s *Server) advance(ctx context.Context, raw []byte) (*manyStates, error) {
 		return nil, s.stepsFailed(len(states), err)
 	}
 	reportResult(ctx, map[string]int{"states": len(states)})
-	return (*manyStates)(&states), nil
+	return states, nil
 }
 
 // commandFailed is the answer to a command that was not carried out.

@@ -7,7 +7,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
 	"github.com/g2g-agent/g2g-agent/api/problem"
+	"github.com/g2g-agent/g2g-agent/internal/apirule"
 )
 
 const (
@@ -28,19 +31,18 @@ const (
 // that a repeated request gets the same one and is not carried out again. The
 // zero value is ready.
 type answers struct {
-	mu    sync.Mutex
-	byKey map[answerKey]*answer
-	order []answerKey // oldest first
-	bytes int         // of all bodies kept
+	mu       sync.Mutex
+	underWay map[answerKey]*answer // no more than there are connections
+	done     *simplelru.LRU[answerKey, *answer]
+	bytes    int // of all bodies kept
 }
 
 type answerKey struct{ path, key string }
 
-// answer is a request with a key and, once done, what was answered.
+// answer is a request with a key and what was answered.
 type answer struct {
 	request [sha256.Size]byte // of its body
 	at      time.Time         // it came
-	done    bool
 	status  int
 	// contentType is of body.
 	contentType string
@@ -53,53 +55,35 @@ type answer struct {
 func (a *answers) begin(path, key string, body []byte, now time.Time) (*answer, *problem.Problem) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.byKey == nil {
-		a.byKey = map[answerKey]*answer{}
+	if a.done == nil {
+		a.underWay = map[answerKey]*answer{}
+		a.done, _ = simplelru.NewLRU(maxAnswers, func(_ answerKey, old *answer) { a.bytes -= len(old.body) }) // fails for a size of 0
 	}
-	a.forget(now)
+	for _, oldest, ok := a.done.GetOldest(); ok && now.Sub(oldest.at) > answersFor; _, oldest, ok = a.done.GetOldest() {
+		a.done.RemoveOldest()
+	}
 	k, request := answerKey{path, key}, sha256.Sum256(body)
 	const location = "header." + idempotencyHeader
-	before, ok := a.byKey[k]
+	before, isDone := a.done.Peek(k)
+	if !isDone {
+		before = a.underWay[k]
+	}
 	switch {
-	case !ok:
-		a.byKey[k] = &answer{request: request, at: now}
-		a.order = append(a.order, k)
+	case before == nil:
+		a.underWay[k] = &answer{request: request, at: now}
 		return nil, nil
 	case before.request != request:
 		return nil, problem.New(http.StatusUnprocessableEntity, "the %s was used before for another body", idempotencyHeader).
 			At(location, "was used before for another body; use a new one for each new command")
-	case !before.done:
+	case !isDone:
 		return nil, problem.New(http.StatusConflict, "the first request with this %s is under way", idempotencyHeader).
 			At(location, "the first request with it is under way; ask again later").With("Retry-After", "1")
 	case before.dropped:
 		return nil, problem.New(http.StatusConflict, "the request with this %s was answered with status %d before and is not carried out again; the answer is not kept",
 			idempotencyHeader, before.status).At(location, "was used before; the answer is not kept")
 	}
-	return before, nil
-}
-
-// forget drops what is too old or too much. Requests under way are kept: there
-// are no more of them than connections.
-func (a *answers) forget(now time.Time) {
-	excess := len(a.order) - (maxAnswers - 1)
-	var underWay []answerKey
-	i := 0
-	for ; i < len(a.order); i++ {
-		old := a.byKey[a.order[i]]
-		if excess <= 0 && now.Sub(old.at) <= answersFor {
-			break
-		}
-		if !old.done {
-			underWay = append(underWay, a.order[i])
-			continue
-		}
-		a.bytes -= len(old.body)
-		delete(a.byKey, a.order[i])
-		excess--
-	}
-	if i > 0 {
-		a.order = append(underWay, a.order[i:]...)
-	}
+	kept := *before // its body may be dropped while it is written
+	return &kept, nil
 }
 
 // finish remembers what was answered; of an answer that was broken off, keep being
@@ -107,22 +91,20 @@ func (a *answers) forget(now time.Time) {
 func (a *answers) finish(path, key string, w *response) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	done, ok := a.byKey[answerKey{path, key}]
-	if !ok {
-		return
+	k := answerKey{path, key}
+	done := a.underWay[k]
+	delete(a.underWay, k)
+	done.status, done.dropped = w.status, w.keep == nil
+	if !done.dropped {
+		done.contentType, done.body = w.Header().Get("Content-Type"), bytes.Clone(w.keep.Bytes())
 	}
-	done.done, done.status = true, w.status
-	if w.keep == nil {
-		done.dropped = true
-		return
-	}
-	done.contentType, done.body = w.Header().Get("Content-Type"), bytes.Clone(w.keep.Bytes())
 	a.bytes += len(done.body)
-	for _, k := range a.order {
-		if a.bytes <= allAnswerBytes {
-			break
-		}
-		if old := a.byKey[k]; len(old.body) > 0 {
+	a.done.Add(k, done)
+	if a.bytes <= allAnswerBytes {
+		return
+	}
+	for _, old := range a.done.Values() { // the oldest first
+		if len(old.body) > 0 && a.bytes > allAnswerBytes {
 			a.bytes -= len(old.body)
 			old.body, old.dropped = nil, true
 		}
@@ -145,11 +127,7 @@ func checkKey(r *http.Request) (string, *problem.Problem) {
 		return "", nil
 	}
 	key := values[0]
-	ok := len(values) == 1 && key != "" && len(key) <= maxKeyBytes
-	for i := range len(key) {
-		ok = ok && key[i] > ' ' && key[i] <= '~'
-	}
-	if !ok {
+	if len(values) > 1 || key == "" || len(key) > maxKeyBytes || apirule.Unsendable(key) >= 0 {
 		message := "must be one key of 1 to 128 visible ASCII characters"
 		return "", problem.New(http.StatusUnprocessableEntity, "header %s: %s", idempotencyHeader, message).At("header."+idempotencyHeader, message)
 	}

@@ -152,16 +152,16 @@ func TestAnswersAreBounded(t *testing.T) {
 	for i := range 3 * maxAnswers {
 		give(fmt.Sprint(i), 10, now)
 	}
-	if len(a.byKey) != maxAnswers || len(a.order) != maxAnswers || a.bytes != 10*maxAnswers {
-		t.Errorf("%d answers of %d bytes are kept", len(a.byKey), a.bytes)
+	if a.done.Len() != maxAnswers || a.bytes != 10*maxAnswers {
+		t.Errorf("%d answers of %d bytes are kept", a.done.Len(), a.bytes)
 	}
 	if old, _ := ask(fmt.Sprint(2*maxAnswers+1), now); old == nil {
 		t.Error("one of the latest is not kept")
 	}
 	// After a time they are forgotten.
 	give("late", 10, now.Add(answersFor+time.Second))
-	if len(a.byKey) != 1 || a.bytes != 10 {
-		t.Errorf("%d answers of %d bytes are kept", len(a.byKey), a.bytes)
+	if a.done.Len() != 1 || a.bytes != 10 {
+		t.Errorf("%d answers of %d bytes are kept", a.done.Len(), a.bytes)
 	}
 	// Large ones give way to others, but are not carried out again.
 	for i := range 5 {

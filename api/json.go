@@ -2,10 +2,8 @@ package api
 
 import (
 	"encoding/json"
-	"errors"
 	"io"
-
-	"github.com/danielgtaylor/huma/v2"
+	"net/http"
 
 	"github.com/g2g-agent/g2g-agent/api/problem"
 	"github.com/g2g-agent/g2g-agent/datacenter"
@@ -19,40 +17,28 @@ const (
 	stateBytes = 4 << 10
 )
 
-// oneState is a state as the body of an answer, manyStates several.
-type (
-	oneState   struct{ state *datacenter.State }
-	manyStates []*datacenter.State
-)
-
-// formats are how bodies are written. What is read is not read by package huma,
-// see decode.go.
-func formats() map[string]huma.Format {
-	format := huma.Format{
-		Marshal:   marshal,
-		Unmarshal: func([]byte, any) error { return errors.New("bodies are read in decode.go") },
-	}
-	return map[string]huma.Format{contentTypeJSON: format, problem.ContentType: format}
-}
-
-// marshal writes v as JSON. States are written by their own encoder: package
-// encoding/json would read and compact every one of them again. An error of w is
-// not returned: the client is gone, and nobody is left to be told.
-func marshal(w io.Writer, v any) error {
+// writeJSON answers with v. States are written by their own encoder: package
+// encoding/json would read and compact every one of them again. A client that is
+// gone cannot be told.
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", contentTypeJSON)
 	switch v := v.(type) {
-	case oneState:
-		_, _ = w.Write(append(v.state.AppendJSON(make([]byte, 0, stateBytes)), '\n'))
-		return nil
-	case manyStates:
+	case *datacenter.State:
+		w.WriteHeader(status)
+		_, _ = w.Write(append(v.AppendJSON(make([]byte, 0, stateBytes)), '\n'))
+		return
+	case []*datacenter.State:
+		w.WriteHeader(status)
 		writeStates(w, v)
-		return nil
+		return
 	}
 	body, err := json.Marshal(v)
 	if err != nil {
-		return err
+		problem.New(http.StatusInternalServerError, "the answer cannot be written as JSON: %v", err).Write(w)
+		return
 	}
+	w.WriteHeader(status)
 	_, _ = w.Write(append(body, '\n'))
-	return nil
 }
 
 // writeStates writes an array of states, in chunks, so that a long one takes

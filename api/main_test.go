@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"maps"
@@ -25,8 +24,6 @@ import (
 	"github.com/g2g-agent/g2g-agent/config"
 	"github.com/g2g-agent/g2g-agent/datacenter"
 )
-
-var update = flag.Bool("update", false, "rewrite docs/openapi.yaml")
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 

@@ -7,21 +7,17 @@ import (
 	"slices"
 	"strconv"
 
-	"github.com/danielgtaylor/huma/v2"
-
 	"github.com/g2g-agent/g2g-agent/api/problem"
+	"github.com/g2g-agent/g2g-agent/api/stream"
 )
 
-// query is the query of a request. As a part of an operation's input it is filled
-// in; package huma itself does not tell ?n= from a query without n.
-type query struct{ values url.Values }
-
-// Resolve is for package huma.
-func (q *query) Resolve(ctx huma.Context) []error {
-	u := ctx.URL()
-	q.values = u.Query()
-	return nil
+// query is the query of a request.
+type query struct {
+	raw    string
+	values url.Values
 }
+
+func queryOf(r *http.Request) query { return query{r.URL.RawQuery, r.URL.Query()} }
 
 func badQuery(name, format string, args ...any) *problem.Problem {
 	message := fmt.Sprintf(format, args...)
@@ -85,10 +81,37 @@ func checkQuery(r *http.Request, known []string) *problem.Problem {
 	return nil
 }
 
+// after returns the id of the last event seen, -1 if it is not there.
+func (q query) after() (int64, *problem.Problem) {
+	after, there, err := stream.AfterOf(q.raw)
+	switch {
+	case err != nil:
+		return 0, badQuery("after", "%v", err)
+	case !there:
+		return -1, nil
+	case after > maxEventID:
+		return 0, badQuery("after", "must be at most %d, got %d", maxEventID, after)
+	}
+	return after, nil
+}
+
+// reading serves what f returns, or its problem. The query may have no other
+// parameters than these.
+func reading(f func(query) (any, *problem.Problem), parameters ...string) http.Handler {
+	return goodQuery(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, refused := f(queryOf(r))
+		if refused != nil {
+			refused.Write(w)
+			return
+		}
+		writeJSON(w, http.StatusOK, body)
+	}), parameters...)
+}
+
 // goodQuery refuses requests that checkQuery finds something wrong with.
-func goodQuery(next http.Handler, known []string) http.Handler {
+func goodQuery(next http.Handler, parameters ...string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if refused := checkQuery(r, known); refused != nil {
+		if refused := checkQuery(r, parameters); refused != nil {
 			refused.Write(w)
 			return
 		}

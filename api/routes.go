@@ -13,78 +13,59 @@ import (
 
 	"github.com/g2g-agent/g2g-agent/api/page"
 	"github.com/g2g-agent/g2g-agent/api/problem"
+	"github.com/g2g-agent/g2g-agent/datacenter"
 )
 
 // otherRoute stands in metrics for every path that there is none of.
 const otherRoute = "other"
 
-// routes is the table of paths. It implements the mux that package humago wants.
+// routes is the table of paths.
 type routes struct {
 	mux     *http.ServeMux
 	methods map[string][]string // by path
-	// wrap is put around every handler.
-	wrap func(method, path string, next http.Handler) http.Handler
 }
 
-// HandleFunc adds a route; pattern is METHOD PATH.
-func (t *routes) HandleFunc(pattern string, handler func(http.ResponseWriter, *http.Request)) {
-	method, path, _ := strings.Cut(pattern, " ")
-	t.methods[path] = append(t.methods[path], method)
-	t.mux.Handle(pattern, t.wrap(method, path, http.HandlerFunc(handler)))
+// handle adds a path and method.
+func (s *Server) handle(method, path string, h http.Handler) {
+	s.routes.methods[path] = append(s.routes.methods[path], method)
+	s.routes.mux.Handle(method+" "+path, s.protect(h))
 }
-
-// ServeHTTP is part of the interface of package humago.
-func (t *routes) ServeHTTP(w http.ResponseWriter, r *http.Request) { t.mux.ServeHTTP(w, r) }
 
 // addRoutes fills the table. The error is a mistake in the program.
 func (s *Server) addRoutes() error {
-	s.routes = routes{mux: http.NewServeMux(), methods: map[string][]string{}, wrap: s.wrap}
-	s.addOperations()
-	get := func(path string, h http.Handler) { s.routes.HandleFunc("GET "+path, h.ServeHTTP) }
-	get("/v1/stream", s.sockets.States())
+	s.routes = routes{mux: http.NewServeMux(), methods: map[string][]string{}}
+	get := func(path string, h http.Handler) { s.handle(http.MethodGet, path, h) }
+	get("/v1/state", reading(s.state))
+	get("/v1/history", reading(s.history, "n"))
+	get("/v1/stream", goodQuery(s.sockets.States()))
+	get("/v1/events", s.events())
+	get("/v1/models", reading(s.models))
+	get("/v1/info", reading(s.info))
+	for name, carryOut := range map[string]func(context.Context, []byte) (any, refusal){
+		datacenter.SetBatchSize{}.Name(): s.setBatchSizes, datacenter.ShiftReplicas{}.Name(): s.shiftReplicas, stepsCommand: s.advance,
+	} {
+		// Protected within, too: that it made the agent fail is logged and remembered as
+		// the command's answer.
+		s.handle(http.MethodPost, "/v1/"+name, s.command(name, s.protect(commanding(carryOut))))
+	}
+	get("/livez", s.health(alive))
+	get("/healthz", s.health(alive))
+	get("/readyz", s.health(ready))
 	get("/metrics", s.metrics.Handler())
 	live := page.Handler()
 	get("/{$}", live)
 	get("/assets/", live)
-	yaml, json, err := s.documents()
+	asYAML, asJSON, err := s.documents()
 	if err != nil {
 		return fmt.Errorf("describe the API: %w", err)
 	}
-	get("/openapi.yaml", yaml)
-	get("/openapi.json", json)
+	get("/openapi.yaml", asYAML)
+	get("/openapi.json", asJSON)
 	for path, methods := range s.routes.methods {
 		s.routes.mux.Handle(path, notAllowed(path, methods))
 	}
 	s.routes.mux.Handle("/", s.notFound())
 	return nil
-}
-
-// wrap puts around a handler what all have in common.
-func (s *Server) wrap(method, path string, next http.Handler) http.Handler {
-	switch {
-	case method == http.MethodPost:
-		next = s.command(strings.TrimPrefix(path, "/v1/"), s.protect(next))
-	case path == "/v1/events":
-		next = goodQuery(s.followOr(next), s.parametersOf(path))
-	case strings.HasPrefix(path, "/v1/"):
-		next = goodQuery(next, s.parametersOf(path))
-	}
-	return s.protect(next)
-}
-
-// parametersOf are the query parameters that reading a path is described with.
-func (s *Server) parametersOf(path string) []string {
-	names := []string{}
-	item := s.openAPI.Paths[path]
-	if item == nil || item.Get == nil {
-		return names
-	}
-	for _, p := range item.Get.Parameters {
-		if p.In == "query" {
-			names = append(names, p.Name)
-		}
-	}
-	return names
 }
 
 // protect answers with status 500 when a handler panics, and logs why.

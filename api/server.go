@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/danielgtaylor/huma/v2"
 	"github.com/rs/zerolog"
 
 	"github.com/g2g-agent/g2g-agent/agent"
@@ -65,7 +64,6 @@ type Server struct {
 	guard   *guard.Guard
 	metrics *metrics.Metrics
 	routes  routes
-	openAPI *huma.OpenAPI
 	answers answers
 	handler http.Handler
 

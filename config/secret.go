@@ -5,6 +5,8 @@ import (
 	"io"
 	"os"
 	"strings"
+
+	"github.com/g2g-agent/g2g-agent/internal/apirule"
 )
 
 // maxSecretBytes bounds the files of tokens and keys.
@@ -29,7 +31,7 @@ func ReadSecret(file string) (string, error) {
 		return "", fmt.Errorf("%s has more than %d bytes", file, maxSecretBytes)
 	case secret == "":
 		return "", fmt.Errorf("%s is empty", file)
-	case strings.ContainsFunc(secret, func(r rune) bool { return r <= ' ' || r > '~' }):
+	case apirule.Unsendable(secret) >= 0:
 		return "", fmt.Errorf("%s holds something else than one word of visible ASCII characters", file)
 	}
 	return secret, nil

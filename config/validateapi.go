@@ -1,51 +1,38 @@
 package config
 
 import (
-	"net"
-	"net/netip"
-	"net/url"
 	"strconv"
-	"strings"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/apirule"
 )
 
-// The bounds of the API's settings.
-const (
-	maxRequestsPerS  = 1_000_000
-	maxConnections   = 1_000_000
-	maxHistoryStates = 1_000_000
-)
+const maxHistoryStates = 1_000_000
 
 func (a *API) validate(r *rules) {
 	if a.Listen != "" {
-		a.validateListen(r)
+		address, err := apirule.ParseListen(a.Listen)
+		if r.none(err, "api.listen") && address.IsOpen() && a.TokenFile == "" {
+			r.none(apirule.OpenWithoutToken(a.Listen), "api.listen")
+		}
 	}
-	r.that(a.TokenFile != "" || a.ReadTokenFile == "", "api.token_file", "is missing; read_token_file needs it, or nobody could command")
-	r.that(a.TLSCertFile != "" || a.TLSKeyFile == "", "api.tls_cert_file", "is missing; tls_key_file needs it")
-	r.that(a.TLSKeyFile != "" || a.TLSCertFile == "", "api.tls_key_file", "is missing; tls_cert_file needs it")
+	r.that(!apirule.ReadNeedsControl(a.TokenFile, a.ReadTokenFile), "api.token_file", "is missing; read_token_file needs it, or nobody could command")
+	if missing, err := apirule.TLSFiles(a.TLSCertFile, a.TLSKeyFile); err != nil {
+		r.none(err, "api."+missing)
+	}
 	for i, origin := range a.AllowedOrigins {
-		u, err := url.Parse(origin)
-		r.that(err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && origin == u.Scheme+"://"+u.Host,
-			"api.allowed_origins["+strconv.Itoa(i)+"]", "must be a scheme, a host and perhaps a port, such as https://grid.example:8443, got %q", origin)
+		_, err := apirule.Origin(origin)
+		r.none(err, "api.allowed_origins["+strconv.Itoa(i)+"]")
 	}
-	r.that(a.MaxRequestsPerS >= 0 && a.MaxRequestsPerS <= maxRequestsPerS, "api.max_requests_per_s",
-		"must be from 0 (no limit) to %d, got %v", maxRequestsPerS, a.MaxRequestsPerS)
-	r.that(a.MaxConnections >= 1 && a.MaxConnections <= maxConnections, "api.max_connections", "must be from 1 to %d, got %d", maxConnections, a.MaxConnections)
+	r.none(apirule.RequestsPerS(a.MaxRequestsPerS), "api.max_requests_per_s")
+	r.none(apirule.Connections(a.MaxConnections), "api.max_connections")
 	r.that(a.HistoryStates >= 1 && a.HistoryStates <= maxHistoryStates, "api.history_states", "must be from 1 to %d, got %d", maxHistoryStates, a.HistoryStates)
 }
 
-func (a *API) validateListen(r *rules) {
-	host, port, err := net.SplitHostPort(a.Listen)
-	if err == nil {
-		_, err = strconv.ParseUint(port, 10, 16)
-	}
-	if !r.that(err == nil && strings.TrimSpace(host) == host, "api.listen", "must be HOST:PORT such as 127.0.0.1:8480, or empty for no API, got %q", a.Listen) {
-		return
-	}
-	ip, err := netip.ParseAddr(host)
-	open := host == "" || err == nil && !ip.IsLoopback() // what a name stands for is seen when it is listened on
-	r.that(!open || a.TokenFile != "", "api.listen", "%q is open to other machines, which needs a token: set api.token_file, or listen on 127.0.0.1", a.Listen)
+// none notes err, if there is one, as what is wrong at path; it reports whether
+// there is none.
+func (r *rules) none(err error, path string) bool {
+	return err == nil || r.that(false, path, "%v", err)
 }
 
 func (c *Control) validate(r *rules) {

@@ -122,8 +122,7 @@ func TestTokensOverTheSocket(t *testing.T) {
 func (s *served) forget() {
 	s.clients.mu.Lock()
 	defer s.clients.mu.Unlock()
-	clear(s.clients.byAddress)
-	s.clients.byUse.Init()
+	s.clients.byAddress.Purge()
 }
 
 func TestRefusalsAreCounted(t *testing.T) {

@@ -8,6 +8,8 @@ import (
 	"unicode"
 
 	"github.com/rs/zerolog"
+
+	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 )
 
 // AuditEntry is a command that was carried out or refused.
@@ -74,7 +76,7 @@ func withJSON(line *zerolog.Event, key string, value any) *zerolog.Event {
 	case err != nil:
 		return line.Str(key, "not JSON: "+printable(err.Error()))
 	case len(text) > maxAuditJSON:
-		return line.Str(key, strings.ToValidUTF8(string(text[:maxAuditJSON]), "")+"…").Int(key+"_bytes", len(text))
+		return line.Str(key, excerpt.Of(string(text), maxAuditJSON)).Int(key+"_bytes", len(text))
 	default:
 		return line.RawJSON(key, text)
 	}
@@ -83,18 +85,10 @@ func withJSON(line *zerolog.Event, key string, value any) *zerolog.Event {
 // printable is text from outside made fit for a log: of bearable length, without
 // control characters and line breaks.
 func printable(text string) string {
-	cut := len(text) > maxAuditText
-	if cut {
-		text = text[:maxAuditText]
-	}
-	text = strings.Map(func(r rune) rune {
+	return strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return '\uFFFD'
 		}
 		return r
-	}, strings.ToValidUTF8(text, "\uFFFD"))
-	if cut {
-		text += "…"
-	}
-	return text
+	}, strings.ToValidUTF8(excerpt.Of(text, maxAuditText), "\uFFFD"))
 }

@@ -1,7 +1,6 @@
 package guard
 
 import (
-	"container/list"
 	"math"
 	"net"
 	"net/netip"
@@ -9,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"golang.org/x/time/rate"
 )
 
@@ -35,13 +35,11 @@ type clients struct {
 	burst int
 
 	mu        sync.Mutex
-	byAddress map[netip.Addr]*list.Element
-	byUse     *list.List // of *client, the latest first
+	byAddress *simplelru.LRU[netip.Addr, *client]
 }
 
 // client is one address, or one network of IPv6.
 type client struct {
-	address  netip.Addr
 	lastSeen time.Time
 	// requests with a token of ours, and without.
 	known, unknown    *rate.Limiter
@@ -52,10 +50,8 @@ type client struct {
 }
 
 func newClients(requestsPerS float64) *clients {
-	return &clients{
-		perS: rate.Limit(requestsPerS), burst: int(math.Ceil(min(max(requestsPerS, 1), math.MaxInt32))),
-		byAddress: make(map[netip.Addr]*list.Element), byUse: list.New(),
-	}
+	byAddress, _ := simplelru.NewLRU[netip.Addr, *client](maxClients, nil) // fails for a size of 0
+	return &clients{perS: rate.Limit(requestsPerS), burst: int(math.Ceil(min(max(requestsPerS, 1), math.MaxInt32))), byAddress: byAddress}
 }
 
 // visit calls f with what is remembered of the address; no other call comes at the
@@ -63,29 +59,19 @@ func newClients(requestsPerS float64) *clients {
 func (c *clients) visit(address netip.Addr, now time.Time, f func(*client)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e, ok := c.byAddress[address]
-	if ok {
-		c.byUse.MoveToFront(e)
-	} else {
-		e = c.byUse.PushFront(&client{
-			address: address,
-			known:   rate.NewLimiter(c.perS, c.burst), unknown: rate.NewLimiter(c.perS, c.burst),
+	visitor, ok := c.byAddress.Get(address)
+	if !ok {
+		visitor = &client{
+			known: rate.NewLimiter(c.perS, c.burst), unknown: rate.NewLimiter(c.perS, c.burst),
 			failures: rate.NewLimiter(failuresPerS, failureBurst), guesses: rate.NewLimiter(guessesPerS, guessBurst),
-		})
-		c.byAddress[address] = e
+		}
+		c.byAddress.Add(address, visitor)
 	}
-	visitor := clientOf(e)
 	visitor.lastSeen = now
-	for oldest := c.byUse.Back(); c.byUse.Len() > maxClients || now.Sub(clientOf(oldest).lastSeen) > clientExpiry; oldest = c.byUse.Back() {
-		delete(c.byAddress, clientOf(oldest).address)
-		c.byUse.Remove(oldest)
+	for _, oldest, ok := c.byAddress.GetOldest(); ok && now.Sub(oldest.lastSeen) > clientExpiry; _, oldest, ok = c.byAddress.GetOldest() {
+		c.byAddress.RemoveOldest()
 	}
 	f(visitor)
-}
-
-func clientOf(e *list.Element) *client {
-	c, _ := e.Value.(*client) // nothing else is put into the list
-	return c
 }
 
 // takeRequest counts a request; the time returned is how long to wait before the

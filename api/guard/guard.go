@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -15,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/apirule"
 )
 
 // Config is what a [Guard] is made from.
@@ -71,16 +71,20 @@ type Guard struct {
 // errors name the key at fault and wrap [datacenter.ErrInvalidInput]; all that is
 // wrong is reported together.
 func New(cfg Config) (*Guard, error) {
-	address, err := parseListen(cfg.Listen)
+	address, err := apirule.ParseListen(cfg.Listen)
 	secrets, tokenErr := newTokens(cfg.Token, cfg.ReadToken)
 	trusted, originErr := newOrigins(cfg.AllowedOrigins)
-	err = errors.Join(err, tokenErr, originErr)
-	if r := cfg.MaxRequestsPerS; !(r >= 0) || math.IsInf(r, 0) {
-		err = errors.Join(err, fmt.Errorf("%w: api.max_requests_per_s must be a finite number >= 0, got %v", datacenter.ErrInvalidInput, r))
+	wrong := func(key string, err error) error {
+		if err == nil {
+			return nil
+		}
+		return fmt.Errorf("%w: api.%s %w", datacenter.ErrInvalidInput, key, err)
 	}
-	if cfg.MaxConnections < 0 {
-		err = errors.Join(err, fmt.Errorf("%w: api.max_connections must be >= 1, got %d", datacenter.ErrInvalidInput, cfg.MaxConnections))
+	if cfg.MaxConnections == 0 {
+		cfg.MaxConnections = defaultMaxConnections
 	}
+	err = errors.Join(wrong("listen", err), tokenErr, originErr,
+		wrong("max_requests_per_s", apirule.RequestsPerS(cfg.MaxRequestsPerS)), wrong("max_connections", apirule.Connections(cfg.MaxConnections)))
 	var pair *certificate
 	if cfg.TLSCertFile != "" || cfg.TLSKeyFile != "" {
 		var pairErr error
@@ -89,9 +93,6 @@ func New(cfg Config) (*Guard, error) {
 	}
 	if err != nil {
 		return nil, err
-	}
-	if cfg.MaxConnections == 0 {
-		cfg.MaxConnections = defaultMaxConnections
 	}
 	if cfg.now == nil {
 		cfg.now = time.Now
@@ -106,14 +107,14 @@ func New(cfg Config) (*Guard, error) {
 	}
 	cfg.Token, cfg.ReadToken = "", "" // only their digests stay
 	g := &Guard{
-		cfg: cfg, address: address, certificate: pair, origins: trusted,
+		cfg: cfg, address: listenAddress{address}, certificate: pair, origins: trusted,
 		clients: newClients(cfg.MaxRequestsPerS), refusedAudit: newThrottle(refusedAuditEvery, refusedAuditBurst),
 	}
 	for i := range g.throttles {
 		g.throttles[i] = newThrottle(refusalLogEvery, 1)
 	}
 	g.tokens.Store(secrets)
-	g.beyond.Store(address.literallyBeyondLoopback())
+	g.beyond.Store(address.IsOpen())
 	return g, nil
 }
 

@@ -1,46 +1,16 @@
 package guard
 
 import (
-	"fmt"
 	"net"
 	"net/netip"
 	"strconv"
 	"strings"
 
-	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/apirule"
 )
 
 // listenAddress is what to listen on.
-type listenAddress struct {
-	// host is empty for all addresses of this host, lower case otherwise.
-	host, port string
-	ip         netip.Addr // the host, unless it is a name or empty
-}
-
-// parseListen reads HOST:PORT.
-func parseListen(listen string) (listenAddress, error) {
-	host, port, err := net.SplitHostPort(listen)
-	if err == nil {
-		_, err = strconv.ParseUint(port, 10, 16)
-	}
-	if err != nil || strings.ContainsAny(host, " \t/@,[]") {
-		return listenAddress{}, fmt.Errorf("%w: api.listen must be HOST:PORT with a port of 0 to 65535, such as 127.0.0.1:8480 or [::1]:8480, got %q",
-			datacenter.ErrInvalidInput, listen)
-	}
-	a := listenAddress{host: strings.ToLower(host), port: port}
-	if ip, err := netip.ParseAddr(host); err == nil {
-		a.ip = ip
-	}
-	return a, nil
-}
-
-// literallyBeyondLoopback reports whether the address is, without asking anybody,
-// one that other hosts may reach.
-func (a *listenAddress) literallyBeyondLoopback() bool {
-	return a.host == "" || a.ip.IsValid() && !isLoopback(a.ip)
-}
-
-func isLoopback(ip netip.Addr) bool { return ip.Unmap().IsLoopback() }
+type listenAddress struct{ apirule.Address }
 
 // namesThisHost reports whether a Host header names this host in a way that no
 // name server has a say in: as localhost, by a loopback address, or by the very
@@ -62,7 +32,7 @@ func (a *listenAddress) namesThisHost(header string) bool {
 		return false
 	}
 	if ip, err := netip.ParseAddr(host); err == nil {
-		return isLoopback(ip) || ip == a.ip
+		return apirule.IsLoopback(ip) || ip == a.IP
 	}
-	return host == a.host || host == "localhost" || strings.HasSuffix(host, ".localhost")
+	return host == a.Host || host == "localhost" || strings.HasSuffix(host, ".localhost")
 }

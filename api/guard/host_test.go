@@ -6,29 +6,10 @@ import (
 	"testing"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/apirule"
 )
 
-func TestParseListen(t *testing.T) {
-	for _, c := range []struct {
-		listen, host, port string
-		beyond             bool
-	}{
-		{"127.0.0.1:8480", "127.0.0.1", "8480", false},
-		{"127.9.9.9:0", "127.9.9.9", "0", false},
-		{"[::1]:0", "::1", "0", false},
-		{"[::ffff:127.0.0.1]:0", "::ffff:127.0.0.1", "0", false},
-		{":8480", "", "8480", true},
-		{"0.0.0.0:8480", "0.0.0.0", "8480", true},
-		{"[::]:8480", "::", "8480", true},
-		{"10.1.2.3:65535", "10.1.2.3", "65535", true},
-		{"[fe80::1%eth0]:80", "fe80::1%eth0", "80", true},
-		{"LocalHost:1", "localhost", "1", false},
-	} {
-		a, err := parseListen(c.listen)
-		if err != nil || a.host != c.host || a.port != c.port || a.literallyBeyondLoopback() != c.beyond {
-			t.Errorf("parseListen(%q) = %+v, beyond %v, %v", c.listen, a, a.literallyBeyondLoopback(), err)
-		}
-	}
+func TestListenThatCannotBe(t *testing.T) {
 	for _, listen := range []string{"", "8480", "localhost", "127.0.0.1", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:65536", "127.0.0.1:-1", "::1:8480", "http://localhost:1", "a b:1", "a,b:1"} {
 		_, err := New(Config{Listen: listen})
 		if !errors.Is(err, datacenter.ErrInvalidInput) || !strings.Contains(err.Error(), "api.listen must be HOST:PORT") {
@@ -38,10 +19,11 @@ func TestParseListen(t *testing.T) {
 }
 
 func TestNamesThisHost(t *testing.T) {
-	a, err := parseListen("agent.internal:8480")
+	parsed, err := apirule.ParseListen("agent.internal:8480")
 	if err != nil {
 		t.Fatal(err)
 	}
+	a := listenAddress{parsed}
 	for _, header := range []string{
 		"localhost", "localhost:8480", "LOCALHOST:1", "localhost.", "localhost.:80", "g2g.localhost", "g2g.localhost:8480",
 		"127.0.0.1", "127.0.0.1:8480", "127.255.0.9:1", "[::1]", "[::1]:8480", "[::ffff:127.0.0.1]:1", "agent.internal", "Agent.Internal:9",

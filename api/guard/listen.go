@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/apirule"
 )
 
 // listenKeys is where to change what is listened on.
@@ -26,12 +27,12 @@ func (g *Guard) Listen(ctx context.Context) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	host := g.address.host
+	host := g.address.Host
 	if ip.IsValid() {
 		host = ip.String()
 	}
 	var config net.ListenConfig
-	bound, err := config.Listen(ctx, "tcp", net.JoinHostPort(host, g.address.port))
+	bound, err := config.Listen(ctx, "tcp", net.JoinHostPort(host, g.address.Port))
 	if err != nil {
 		return nil, g.explain(err)
 	}
@@ -53,9 +54,9 @@ func (g *Guard) Listen(ctx context.Context) (net.Listener, error) {
 // name is not asked for twice.
 func (g *Guard) resolve(ctx context.Context) (netip.Addr, error) {
 	a := &g.address
-	ip, beyond := a.ip, a.literallyBeyondLoopback()
-	if a.host != "" && !a.ip.IsValid() {
-		ips, err := g.cfg.lookup(ctx, a.host)
+	ip, beyond := a.IP, a.IsOpen()
+	if a.Host != "" && !a.IP.IsValid() {
+		ips, err := g.cfg.lookup(ctx, a.Host)
 		if err == nil && len(ips) == 0 {
 			err = errors.New("the name has no address")
 		}
@@ -64,7 +65,7 @@ func (g *Guard) resolve(ctx context.Context) (netip.Addr, error) {
 		}
 		ip = ips[0]
 		for _, other := range ips {
-			beyond = beyond || !isLoopback(other)
+			beyond = beyond || !apirule.IsLoopback(other)
 			if other.Unmap().Is4() && !ip.Unmap().Is4() {
 				ip = other // as net.Listen prefers
 			}
@@ -75,8 +76,7 @@ func (g *Guard) resolve(ctx context.Context) (netip.Addr, error) {
 	defer g.reloading.Unlock()
 	g.beyond.Store(beyond)
 	if beyond && g.tokens.Load().control == nil {
-		return netip.Addr{}, fmt.Errorf("%w: api.listen: other hosts may reach %s, and without a token anyone there could command the datacenter: "+
-			"write a token into a file and name it in api.token_file, or listen on loopback only, such as 127.0.0.1:%s", datacenter.ErrInvalidInput, g.cfg.Listen, a.port)
+		return netip.Addr{}, fmt.Errorf("%w: api.listen: %w", datacenter.ErrInvalidInput, apirule.OpenWithoutToken(g.cfg.Listen))
 	}
 	return ip, nil
 }

@@ -3,10 +3,10 @@ package guard
 import (
 	"fmt"
 	"net/http"
-	"net/url"
 	"strings"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/apirule"
 )
 
 // origins are the origins whose pages may use the API, beside the agent's own.
@@ -23,31 +23,16 @@ func newOrigins(allowed []string) (*origins, error) {
 			err = o.protection.AddTrustedOrigin(origin)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%w: api.allowed_origins[%d] must be SCHEME://HOST or SCHEME://HOST:PORT, such as https://grid.example, without path or *, got %q",
-				datacenter.ErrInvalidInput, i, text)
+			return nil, fmt.Errorf("%w: api.allowed_origins[%d] %w", datacenter.ErrInvalidInput, i, err)
 		}
 		o.allowed[origin] = true
 	}
 	return o, nil
 }
 
-// parseOrigin returns the origin as browsers write it.
-func parseOrigin(text string) (string, error) {
-	origin := strings.ToLower(strings.TrimSuffix(text, "/"))
-	u, err := url.Parse(origin)
-	if err != nil {
-		return "", err
-	}
-	if u.User != nil || u.Hostname() == "" || strings.ContainsAny(origin, "* ,") {
-		return "", fmt.Errorf("no origin: %q", text)
-	}
-	for scheme, port := range map[string]string{"http": ":80", "https": ":443"} {
-		if u.Scheme == scheme {
-			origin = strings.TrimSuffix(origin, port)
-		}
-	}
-	return origin, nil
-}
+// parseOrigin returns the origin as browsers write it. One slash at its end is
+// overlooked.
+func parseOrigin(text string) (string, error) { return apirule.Origin(strings.TrimSuffix(text, "/")) }
 
 // allow reports whether a browser may make the request for the page that it comes
 // from. The method does not matter: a WebSocket starts as a GET, and can do more.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/apirule"
 )
 
 // certificate is the TLS certificate in force, and where it comes from.
@@ -22,11 +23,8 @@ type pair struct{ tls.Certificate }
 const expirySoon = 14 * 24 * time.Hour
 
 func newCertificate(certFile, keyFile string) (*certificate, error) {
-	switch "" {
-	case certFile:
-		return nil, fmt.Errorf("%w: api.tls_cert_file is missing; tls_key_file needs it", datacenter.ErrInvalidInput)
-	case keyFile:
-		return nil, fmt.Errorf("%w: api.tls_key_file is missing; tls_cert_file needs it", datacenter.ErrInvalidInput)
+	if missing, err := apirule.TLSFiles(certFile, keyFile); err != nil {
+		return nil, fmt.Errorf("%w: api.%s %w", datacenter.ErrInvalidInput, missing, err)
 	}
 	c := &certificate{certFile: certFile, keyFile: keyFile}
 	p, err := c.read()

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/apirule"
 )
 
 const (
@@ -47,7 +48,7 @@ func newTokens(control, read string) (*tokens, error) {
 	switch {
 	case err != nil:
 		return nil, err
-	case read != "" && control == "":
+	case apirule.ReadNeedsControl(control, read):
 		return nil, fmt.Errorf("%w: api.read_token_file is set without api.token_file: anyone could command and not read; set api.token_file too", datacenter.ErrInvalidInput)
 	case read != "" && digestOf(read).equal(digestOf(control)):
 		return nil, fmt.Errorf("%w: api.read_token_file holds the same token as api.token_file: who may read could command; use two tokens", datacenter.ErrInvalidInput)
@@ -67,10 +68,9 @@ func checkToken(key, secret string) error {
 	if len(secret) > maxTokenLength {
 		return fmt.Errorf("%w: %s: the token has %d characters, at most %d are allowed; is it the right file?", datacenter.ErrInvalidInput, key, len(secret), maxTokenLength)
 	}
-	for i := range len(secret) {
-		if secret[i] <= ' ' || secret[i] > '~' {
-			return fmt.Errorf("%w: %s: character %d of the token cannot be sent in a header; a token is of visible ASCII characters, without spaces", datacenter.ErrInvalidInput, key, i+1)
-		}
+	if i := apirule.Unsendable(secret); i >= 0 {
+		return fmt.Errorf("%w: %s: character %d of the token cannot be sent in a header; a token is of visible ASCII characters, without spaces",
+			datacenter.ErrInvalidInput, key, i+1)
 	}
 	return nil
 }

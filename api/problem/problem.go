@@ -18,19 +18,18 @@ const maxEcho = 100
 
 // Problem is an answer that says what went wrong (RFC 9457).
 type Problem struct {
-	Title  string  `json:"title" doc:"The status in words."`
-	Status int     `json:"status" doc:"The HTTP status."`
-	Detail string  `json:"detail" doc:"What was wrong and what would be right."`
-	Errors []Field `json:"errors,omitempty" doc:"The parts of the request at fault."`
+	Title  string  `json:"title"`
+	Status int     `json:"status"`
+	Detail string  `json:"detail"`
+	Errors []Field `json:"errors,omitempty"`
 
 	headers http.Header
 }
 
 // Field is one part of a request at fault.
 type Field struct {
-	Message  string `json:"message" doc:"What was wrong with it and what would be right."`
-	Location string `json:"location" doc:"Where it stands, such as body.batch_size_by_model.Llama-3.1-8B, query.n or header.Idempotency-Key."`
-	Value    any    `json:"value,omitempty" doc:"What stood there, shortened."`
+	Message  string `json:"message"`
+	Location string `json:"location"`
 }
 
 // New returns a problem with a detail in the manner of [fmt.Sprintf].
@@ -55,18 +54,12 @@ func (p *Problem) With(name, value string) *Problem {
 
 func (p *Problem) Error() string { return p.Detail }
 
-// GetStatus is how package huma learns of the status.
-func (p *Problem) GetStatus() int { return p.Status }
-
-// GetHeaders is how package huma learns of the headers beside its own.
-func (p *Problem) GetHeaders() http.Header { return p.headers }
-
-// ContentType is how package huma learns of the media type.
-func (p *Problem) ContentType(string) string { return ContentType }
-
 // Write answers a request with the problem.
-func (p *Problem) Write(w http.ResponseWriter) {
-	body, _ := json.Marshal(p) // strings and numbers always marshal
+func (p *Problem) Write(w http.ResponseWriter) { p.WriteAs(w, p) }
+
+// WriteAs answers a request with body, which has the problem's members and more.
+func (p *Problem) WriteAs(w http.ResponseWriter, body any) {
+	content, _ := json.Marshal(body) // strings and finite numbers always marshal
 	h := w.Header()
 	for name, values := range p.headers {
 		h[name] = values
@@ -78,7 +71,7 @@ func (p *Problem) Write(w http.ResponseWriter) {
 	h.Del("Content-Length")
 	h.Del("Content-Encoding")
 	w.WriteHeader(p.Status)
-	_, _ = w.Write(append(body, '\n')) // a client that is gone cannot be told
+	_, _ = w.Write(append(content, '\n')) // a client that is gone cannot be told
 }
 
 // Shorten cuts text from a request down to what an answer repeats of it.

@@ -13,7 +13,7 @@ func FuzzAfter(f *testing.F) {
 		f.Add(query)
 	}
 	f.Fuzz(func(t *testing.T, query string) {
-		after, given, err := afterOf(query)
+		after, given, err := AfterOf(query)
 		if err != nil || !given {
 			return
 		}

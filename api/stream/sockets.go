@@ -88,7 +88,7 @@ func (s *Sockets) Events() http.Handler {
 		if !s.checkUpgrade(w, r) {
 			return
 		}
-		after, given, err := afterOf(r.URL.RawQuery)
+		after, given, err := AfterOf(r.URL.RawQuery)
 		if err != nil {
 			s.refuse(w, problem.New(http.StatusUnprocessableEntity, "%v", err).At("query.after", err.Error()))
 			return
@@ -103,8 +103,9 @@ func (s *Sockets) Events() http.Handler {
 	})
 }
 
-// afterOf returns the query's after, if it is given.
-func afterOf(rawQuery string) (after int64, given bool, err error) {
+// AfterOf returns the after of a query, the ID of the last event seen, if it is
+// given. Its error says what is wrong with it.
+func AfterOf(rawQuery string) (after int64, given bool, err error) {
 	query, err := url.ParseQuery(rawQuery)
 	if err != nil {
 		return 0, false, fmt.Errorf("the query is malformed: %w", err)
@@ -116,11 +117,11 @@ func afterOf(rawQuery string) (after int64, given bool, err error) {
 	if len(values) > 1 {
 		return 0, false, fmt.Errorf("after stands there %d times, want one ID", len(values))
 	}
-	after, err = strconv.ParseInt(values[0], 10, 64)
-	if err != nil || after < 0 {
+	id, err := strconv.ParseUint(values[0], 10, 63)
+	if err != nil {
 		return 0, false, fmt.Errorf("after is %q, want the ID of the last event seen, a whole number from 0", problem.Shorten(values[0]))
 	}
-	return after, true, nil
+	return int64(id), true, nil
 }
 
 func (s *Sockets) checkUpgrade(w http.ResponseWriter, r *http.Request) bool {

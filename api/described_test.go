@@ -1,0 +1,464 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/gorilla/websocket"
+
+	"github.com/g2g-agent/g2g-agent/agent"
+	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/rig"
+	"github.com/g2g-agent/g2g-agent/vllm"
+)
+
+// operations calls f for each operation described.
+func (c *contract) operations(f func(method, path string, op map[string]any)) {
+	for path, item := range c.at("paths").(map[string]any) {
+		for verb, op := range item.(map[string]any) {
+			f(strings.ToUpper(verb), path, op.(map[string]any))
+		}
+	}
+}
+
+// goodBody is a body that an operation takes; empty for one that takes none.
+func (c *contract) goodBody(op map[string]any) string {
+	if op["requestBody"] == nil {
+		return ""
+	}
+	content := op["requestBody"].(map[string]any)["content"].(map[string]any)
+	return c.goodJSON(c.schemaOf(content["application/json"].(map[string]any)["schema"]))
+}
+
+// asker gets answers of every status out of the handlers, without a socket.
+type asker struct {
+	t            *testing.T
+	method, path string
+	body         string
+}
+
+// serve is a server with a state, that can be advanced.
+func (a asker) serve(change func(*Config)) *testServer {
+	s := serve(a.t, func(c *Config) {
+		c.Advance = func(context.Context, int) ([]*datacenter.State, error) {
+			return []*datacenter.State{replayState(1)}, nil
+		}
+		if change != nil {
+			change(c)
+		}
+	})
+	s.Publish(replayState(0))
+	return s
+}
+
+// ask asks s for the operation; change may alter the request.
+func (a asker) ask(s *testServer, change func(*http.Request)) *reply {
+	r := httptest.NewRequestWithContext(a.t.Context(), a.method, a.path, strings.NewReader(a.body))
+	r.Host = "localhost"
+	if a.method == http.MethodPost {
+		r.Header.Set("Content-Type", contentTypeJSON)
+	}
+	if change != nil {
+		change(r)
+	}
+	w := httptest.NewRecorder()
+	s.handler.ServeHTTP(w, r)
+	return &reply{w.Code, w.Header(), w.Body.Bytes()}
+}
+
+// refusing asks a server whose site, or replay, refuses with err.
+func (a asker) refusing(err error) *reply {
+	s := a.serve(func(c *Config) {
+		c.Advance = func(context.Context, int) ([]*datacenter.State, error) { return nil, err }
+	})
+	s.site.refuse = func(context.Context, datacenter.Command) error { return err }
+	return a.ask(s, nil)
+}
+
+// followQuery asks for a path's WebSocket.
+func followQuery(path string) string {
+	if path == "/v1/events" {
+		return "?follow"
+	}
+	return ""
+}
+
+// upgrading asks for a WebSocket, without the key that a handshake needs.
+func upgrading(r *http.Request) {
+	r.URL.RawQuery = strings.TrimPrefix(followQuery(r.URL.Path), "?")
+	for name, value := range map[string]string{"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"} {
+		r.Header.Set(name, value)
+	}
+}
+
+// late is a body that does not come in time.
+type late struct{}
+
+func (late) Read([]byte) (int, error) { return 0, os.ErrDeadlineExceeded }
+func (late) Close() error             { return nil }
+
+// with makes the operation be answered with the status.
+func (a asker) with(status int) *reply {
+	isSocket := a.path == "/v1/stream" || a.path == "/v1/events"
+	commandError := func(reason error) error {
+		return &datacenter.CommandError{Field: "command", Reason: reason, Detail: "because"}
+	}
+	switch status {
+	case http.StatusSwitchingProtocols:
+		s := a.serve(nil)
+		conn, resp, err := websocket.DefaultDialer.DialContext(a.t.Context(), "ws"+strings.TrimPrefix(s.URL(), "http")+a.path[1:]+followQuery(a.path), nil)
+		if err != nil {
+			a.t.Fatal(err)
+		}
+		conn.Close()
+		resp.Body.Close()
+		return &reply{resp.StatusCode, resp.Header, nil}
+	case http.StatusOK:
+		return a.ask(a.serve(nil), nil)
+	case http.StatusNotModified:
+		s := a.serve(nil)
+		tag := a.ask(s, nil).header.Get("ETag")
+		return a.ask(s, func(r *http.Request) { r.Header.Set("If-None-Match", tag) })
+	case http.StatusBadRequest:
+		a.body = "{"
+		if isSocket {
+			return a.ask(a.serve(nil), upgrading)
+		}
+	case http.StatusUnauthorized:
+		return a.ask(a.serve(func(c *Config) { c.Token, c.ReadToken = strings.Repeat("c", 40), strings.Repeat("r", 40) }), nil)
+	case http.StatusForbidden:
+		return a.ask(a.serve(nil), func(r *http.Request) { r.Host = "evil.example" })
+	case http.StatusNotFound:
+		return a.refusing(commandError(datacenter.ErrUnknownModel))
+	case http.StatusRequestTimeout:
+		return a.ask(a.serve(nil), func(r *http.Request) { r.Body = late{} })
+	case http.StatusConflict:
+		if a.path == "/v1/steps" {
+			return a.ask(a.serve(func(c *Config) { c.Advance = nil }), nil)
+		}
+		return a.refusing(commandError(datacenter.ErrNotPossible))
+	case http.StatusRequestEntityTooLarge:
+		a.body = strings.Repeat(" ", 1<<20)
+	case http.StatusUnsupportedMediaType:
+		return a.ask(a.serve(nil), func(r *http.Request) { r.Header.Del("Content-Type") })
+	case http.StatusUnprocessableEntity:
+		return a.ask(a.serve(nil), func(r *http.Request) { r.URL.RawQuery = "nonsense" })
+	case http.StatusUpgradeRequired:
+		return a.ask(a.serve(nil), func(r *http.Request) {
+			upgrading(r)
+			r.Header.Del("Upgrade")
+		})
+	case http.StatusTooManyRequests:
+		s := a.serve(func(c *Config) { c.Settings.MaxRequestsPerS = 0.001 })
+		a.ask(s, nil)
+		return a.ask(s, nil)
+	case http.StatusInternalServerError:
+		w := httptest.NewRecorder()
+		a.serve(nil).protect(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("a bug") })).
+			ServeHTTP(w, httptest.NewRequestWithContext(a.t.Context(), a.method, a.path, nil))
+		return &reply{w.Code, w.Header(), w.Body.Bytes()}
+	case http.StatusBadGateway:
+		return a.refusing(&agent.ServersError{ByModel: map[string]error{"small": &vllm.CommandError{Outcome: vllm.OutcomeRefused, Detail: "no"}}})
+	case http.StatusServiceUnavailable:
+		return a.unavailable(isSocket)
+	}
+	return a.ask(a.serve(nil), nil)
+}
+
+// unavailable makes the operation be answered with status 503.
+func (a asker) unavailable(isSocket bool) *reply {
+	switch {
+	case a.method == http.MethodPost:
+		return a.refusing(context.Canceled)
+	case isSocket:
+		s := a.serve(nil)
+		s.sockets.Close()
+		return a.ask(s, upgrading)
+	case a.path == "/v1/state":
+		return a.ask(serve(a.t, nil), nil)
+	case a.path == "/metrics":
+		scraped, goOn := make(chan struct{}), make(chan struct{})
+		s := a.serve(func(c *Config) {
+			c.LiveStats = func() rig.Stats {
+				scraped <- struct{}{}
+				<-goOn
+				return rig.Stats{}
+			}
+		})
+		answered := make(chan struct{})
+		const most = 8
+		for range most {
+			go func() {
+				a.ask(s, nil)
+				answered <- struct{}{}
+			}()
+		}
+		for range most {
+			<-scraped
+		}
+		r := a.ask(s, nil)
+		close(goOn)
+		for range most {
+			<-answered
+		}
+		return r
+	}
+	s := a.serve(nil)
+	s.site.status.LastStepAt = time.Now().Add(-time.Hour)
+	return a.ask(s, nil)
+}
+
+// Every status that is described is answered, as described.
+func TestEveryStatusIsAnswered(t *testing.T) {
+	doc := serve(t, nil).doc
+	doc.operations(func(method, path string, op map[string]any) {
+		for code := range op["responses"].(map[string]any) {
+			t.Run(method+" "+path+" "+code, func(t *testing.T) {
+				want, err := strconv.Atoi(code)
+				if err != nil {
+					t.Fatal(err)
+				}
+				r := asker{t, method, path, doc.goodBody(op)}.with(want)
+				if r.status != want {
+					t.Fatalf("status %d, want %d: %.300s", r.status, want, r.body)
+				}
+				if want != http.StatusSwitchingProtocols && want != http.StatusNotModified { // they have no body
+					doc.check(t, method, path, r)
+				}
+			})
+		}
+	})
+}
+
+// cover notes in seen which of the members that a schema describes a value has. A
+// member is called by the named schema that describes it.
+func (c *contract) cover(seen map[string]bool, name string, schema, value any) {
+	s, _ := schema.(map[string]any)
+	if ref, ok := s["$ref"].(string); ok {
+		way := strings.Split(strings.TrimPrefix(ref, "#/"), "/")
+		c.cover(seen, way[len(way)-1], c.at(way...), value)
+		return
+	}
+	for _, base := range anys(s["allOf"]) {
+		c.cover(seen, name, base, value)
+	}
+	for _, branch := range append(anys(s["oneOf"]), anys(s["anyOf"])...) {
+		ref, _ := branch.(map[string]any)["$ref"].(string)
+		if ref != "" && c.validate([]byte(jsonOf(value)), strings.Split(strings.TrimPrefix(ref, "#/"), "/")...) == nil {
+			c.cover(seen, name, branch, value)
+		}
+	}
+	properties, _ := s["properties"].(map[string]any)
+	values, _ := value.(map[string]any)
+	for member, v := range values {
+		if p, ok := properties[member]; ok {
+			seen[name+"."+member] = true
+			c.cover(seen, name+"."+member, p, v)
+		} else if more, ok := s["additionalProperties"].(map[string]any); ok {
+			c.cover(seen, name, more, v)
+		}
+	}
+	for _, v := range anys(value) {
+		c.cover(seen, name, s["items"], v)
+	}
+}
+
+// members are what a schema itself describes, by the names that cover gives them;
+// true: must be there.
+func (c *contract) members(into map[string]bool, name string, schema any) (required []any) {
+	s, _ := schema.(map[string]any)
+	required = anys(s["required"])
+	for _, base := range anys(s["allOf"]) {
+		required = append(required, anys(c.schemaOf(base)["required"])...)
+	}
+	properties, _ := s["properties"].(map[string]any)
+	for member, p := range properties {
+		into[name+"."+member] = slices.Contains(required, any(member))
+		c.members(into, name+"."+member, p)
+	}
+	return required
+}
+
+// Every member that is described is sent or taken, and every one that is sent or
+// taken is described: the schemas are closed, and asked for both ways.
+func TestEveryMemberIsDescribed(t *testing.T) {
+	s := asker{t: t}.serve(nil)
+	described := map[string]bool{}
+	for name, schema := range s.doc.at("components", "schemas").(map[string]any) {
+		s.doc.members(described, name, schema)
+	}
+	seen := map[string]bool{}
+	cover := func(raw []byte, names ...string) {
+		t.Helper()
+		if err := s.doc.validate(raw, names...); err != nil {
+			t.Errorf("%v: %v", names, err)
+		}
+		var value any
+		(&reply{body: raw}).into(t, &value)
+		schema, direct := s.doc.follow(names)
+		s.doc.cover(seen, direct[len(direct)-1], schema, value)
+	}
+	s.Publish(replayState(1))
+	s.Publish(liveState(2))
+	for _, kind := range datacenter.EventKinds() {
+		s.PublishEvent(datacenter.NewEvent(1, filled(kind.Zero)))
+	}
+	answered := func(r *reply, path, verb string) {
+		t.Helper()
+		kind, _, _ := strings.Cut(r.header.Get("Content-Type"), ";")
+		cover(r.body, "paths", path, verb, "responses", strconv.Itoa(r.status), "content", kind, "schema")
+	}
+	for _, path := range []string{"/v1/history", "/v1/events", "/v1/models", "/v1/info", "/readyz"} {
+		answered(s.get(path).want(t, http.StatusOK), path, "get")
+	}
+	s.doc.operations(func(method, path string, op map[string]any) {
+		if method != http.MethodPost {
+			return
+		}
+		body := s.doc.goodBody(op)
+		cover([]byte(body), "paths", path, "post", "requestBody", "content", "application/json", "schema")
+		answered(s.post(path, body).want(t, http.StatusOK), path, "post")
+		refused := s.post(path, `{"none": 1}`).want(t, http.StatusUnprocessableEntity)
+		answered(refused, path, "post")
+		schema := s.doc.schemaOf(s.doc.at("paths", path, "post", "requestBody", "content", "application/json", "schema"))
+		want := slices.Sorted(maps.Keys(schema["properties"].(map[string]any)))
+		if diff := cmp.Diff(want, namesKnown(t, refused)); diff != "" {
+			t.Errorf("the members of %s (-described +taken):\n%s", path, diff)
+		}
+	})
+	failed := asker{t, http.MethodPost, "/v1/batch-sizes", `{"batch_size_by_model": {"small": 8}}`}.with(http.StatusBadGateway)
+	answered(failed, "/v1/batch-sizes", "post")
+	seen["Skipped.skipped"] = true // api/stream's tests have slow clients
+
+	var notSeen []string
+	optional := []string{"BatchSizesCommand.lease_s", "BatchSizesCommand.ramp_up_rate_by_model", "ModelResult.detail", "ProblemMembers.errors", "ReplicaShiftCommand.lease_s"}
+	var mayLack []string
+	for name, required := range described {
+		if !seen[name] {
+			notSeen = append(notSeen, name)
+		}
+		if !required {
+			mayLack = append(mayLack, name)
+		}
+	}
+	if len(notSeen) > 0 {
+		t.Errorf("these members are described and are not there: %q", notSeen)
+	}
+	slices.Sort(mayLack)
+	if diff := cmp.Diff(optional, mayLack); diff != "" {
+		t.Errorf("the members that may be missing (-want +described):\n%s", diff)
+	}
+}
+
+// namesKnown are the names that the refusal of an unknown one lists, sorted.
+func namesKnown(t *testing.T, refused *reply) []string {
+	t.Helper()
+	list := regexp.MustCompile(`there are \[(.*?)\]|known are \[(.*?)\]`).FindStringSubmatch(strings.ReplaceAll(string(refused.body), `\"`, ""))
+	if list == nil {
+		t.Fatalf("no names are listed: %s", refused.body)
+	}
+	names := strings.Fields(list[1] + list[2])
+	slices.Sort(names)
+	return names
+}
+
+// Every query parameter that is described is taken, and no other.
+func TestEveryParameterIsDescribed(t *testing.T) {
+	s := serve(t, nil)
+	s.doc.operations(func(method, path string, op map[string]any) {
+		if !strings.HasPrefix(path, "/v1/") {
+			return
+		}
+		var want []string
+		for _, p := range anys(op["parameters"]) {
+			if p := s.doc.schemaOf(p); p["in"] == "query" {
+				want = append(want, p["name"].(string))
+			}
+		}
+		slices.Sort(want)
+		refused := s.call(method, path+"?none=1", s.doc.goodBody(op)).want(t, http.StatusUnprocessableEntity)
+		if diff := cmp.Diff(want, namesKnown(t, refused), cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("the query parameters of %s (-described +taken):\n%s", path, diff)
+		}
+	})
+}
+
+// filled is the data of an event with a value in each member.
+func filled(zero datacenter.EventData) datacenter.EventData {
+	v := reflect.New(reflect.TypeOf(zero)).Elem()
+	for i := range v.NumField() {
+		switch f := v.Field(i); f.Kind() {
+		case reflect.String:
+			f.SetString("small")
+		case reflect.Int:
+			f.SetInt(3)
+		case reflect.Float64:
+			f.SetFloat(1.5)
+		case reflect.Map:
+			f.Set(reflect.ValueOf(map[string]int{"small": 8}))
+		default:
+			panic(fmt.Sprintf("%T has a member of a kind that is not known here", zero))
+		}
+	}
+	return v.Interface().(datacenter.EventData)
+}
+
+// Each event in the table is described, and no other.
+func TestEveryEventIsDescribed(t *testing.T) {
+	doc := serve(t, nil).doc
+	var want, got []string
+	for _, kind := range datacenter.EventKinds() {
+		name := reflect.TypeOf(kind.Zero).Name()
+		want = append(want, "#/components/schemas/"+name)
+		if d := doc.at("components", "schemas", name, "description"); d != kind.Description {
+			t.Errorf("%s is described as %q, the table says %q", name, d, kind.Description)
+		}
+		if topic := doc.at("components", "schemas", name, "properties", "topic", "const"); topic != kind.Topic() {
+			t.Errorf("the topic of %s is described as %q, want %q", name, topic, kind.Topic())
+		}
+		// A member too many or too few is not as described.
+		var event map[string]any
+		(&reply{body: []byte(jsonOf(map[string]any{
+			"id": 0, "wall_time": "2026-11-25T10:00:00Z", "time_s": 1, "topic": kind.Topic(), "data": filled(kind.Zero),
+		}))}).into(t, &event)
+		data := event["data"].(map[string]any)
+		wrong := func(what string) {
+			t.Helper()
+			if doc.validate([]byte(jsonOf(event)), "components", "schemas", "Event") == nil {
+				t.Errorf("%s %s is as described", name, what)
+			}
+		}
+		for _, m := range []map[string]any{event, data} {
+			for member, v := range maps.Clone(m) {
+				delete(m, member)
+				wrong("without " + member)
+				m[member] = v
+			}
+			m["added"] = 1
+			wrong("with a member more")
+			delete(m, "added")
+		}
+		if err := doc.validate([]byte(jsonOf(event)), "components", "schemas", "Event"); err != nil {
+			t.Errorf("%s is not as described: %v", name, err)
+		}
+	}
+	for _, branch := range anys(doc.at("components", "schemas", "Event", "oneOf")) {
+		got = append(got, branch.(map[string]any)["$ref"].(string))
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the kinds of events (-table +described):\n%s", diff)
+	}
+}

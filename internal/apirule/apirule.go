@@ -1,0 +1,112 @@
+// Package apirule says what the settings of the HTTP API must be. Each rule is here
+// once: package config checks what was written with it, package guard what it is
+// given. Errors do not name the setting; who calls adds where it stands.
+package apirule
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// The bounds of the settings.
+const (
+	maxRequestsPerS = 1_000_000
+	maxConnections  = 1_000_000
+)
+
+// Address is what to listen on.
+type Address struct {
+	// Host is empty for all addresses of this host, lower case otherwise.
+	Host, Port string
+	IP         netip.Addr // the host, unless it is a name or empty
+}
+
+// ParseListen reads HOST:PORT.
+func ParseListen(listen string) (Address, error) {
+	host, port, err := net.SplitHostPort(listen)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil || strings.ContainsAny(host, " \t\r\n/@,[]") {
+		return Address{}, fmt.Errorf("must be HOST:PORT such as 127.0.0.1:8480, or empty for no API, got %q", listen)
+	}
+	a := Address{Host: strings.ToLower(host), Port: port}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		a.IP = ip
+	}
+	return a, nil
+}
+
+// IsOpen reports whether the address is, without asking anybody, one that other
+// hosts may reach. What a name stands for is seen when it is listened on.
+func (a *Address) IsOpen() bool { return a.Host == "" || a.IP.IsValid() && !IsLoopback(a.IP) }
+
+// IsLoopback reports whether only this host reaches the address.
+func IsLoopback(ip netip.Addr) bool { return ip.Unmap().IsLoopback() }
+
+// OpenWithoutToken is what is wrong with listening where other hosts reach it
+// without a control token.
+func OpenWithoutToken(listen string) error {
+	return fmt.Errorf("%q is open to other machines, which needs a token: set api.token_file, or listen on 127.0.0.1", listen)
+}
+
+// Origin returns the origin of web pages as browsers write it: without a port that
+// goes without saying.
+func Origin(text string) (string, error) {
+	origin := strings.ToLower(text)
+	u, err := url.Parse(origin)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || origin != u.Scheme+"://"+u.Host || strings.ContainsAny(u.Host, "* ,") {
+		return "", fmt.Errorf("must be a scheme, a host and perhaps a port, such as https://grid.example:8443, got %q", text)
+	}
+	usual := map[string]string{"http": ":80", "https": ":443"}
+	return strings.TrimSuffix(origin, usual[u.Scheme]), nil
+}
+
+// TLSFiles checks the files of a certificate and its key: both or none. The error
+// is about the setting called missing.
+func TLSFiles(certFile, keyFile string) (missing string, err error) {
+	const cert, key = "tls_cert_file", "tls_key_file"
+	switch {
+	case certFile == "" && keyFile != "":
+		return cert, errors.New("is missing; " + key + " needs it")
+	case keyFile == "" && certFile != "":
+		return key, errors.New("is missing; " + cert + " needs it")
+	}
+	return "", nil
+}
+
+// ReadNeedsControl reports whether there is a read token, or its file, without one
+// for control: anyone could command and not read.
+func ReadNeedsControl(control, read string) bool { return read != "" && control == "" }
+
+// RequestsPerS checks how many requests a second a client may make.
+func RequestsPerS(r float64) error {
+	if !(r >= 0 && r <= maxRequestsPerS) {
+		return fmt.Errorf("must be from 0 (no limit) to %d, got %v", maxRequestsPerS, r)
+	}
+	return nil
+}
+
+// Connections checks how many connections may be open at once.
+func Connections(n int) error {
+	if n < 1 || n > maxConnections {
+		return fmt.Errorf("must be from 1 to %d, got %d", maxConnections, n)
+	}
+	return nil
+}
+
+// Unsendable returns the index of the first byte of a token or key that cannot stand
+// in a header as a part of it, -1 if all are visible ASCII characters.
+func Unsendable(text string) int {
+	for i := range len(text) {
+		if text[i] <= ' ' || text[i] > '~' {
+			return i
+		}
+	}
+	return -1
+}
