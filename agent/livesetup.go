@@ -20,7 +20,6 @@ import (
 	"github.com/g2g-agent/g2g-agent/power"
 	"github.com/g2g-agent/g2g-agent/power/kinds"
 	"github.com/g2g-agent/g2g-agent/rig"
-	"github.com/g2g-agent/g2g-agent/vllm"
 )
 
 // Secrets are for the servers to which the config gives none of their own.
@@ -213,7 +212,7 @@ func (s *LiveSetup) hardware(c *config.Config, i int, secrets Secrets, log zerol
 	for j, server := range live.AllServers() {
 		cfg := rig.ServerConfig{VLLMBaseURL: server.VLLMBaseURL, Credential: credential.Fixed(secrets.VLLMAPIKey), RequestExtraBody: server.RequestExtraBody}
 		if server.BatchSizeActuator != "auto" {
-			cfg.Actuator = vllm.Actuator(server.BatchSizeActuator)
+			cfg.Actuator = rig.Actuator(server.BatchSizeActuator)
 		}
 		if server.APIKeyFile != "" {
 			var err error

@@ -13,6 +13,7 @@ import (
 	"github.com/g2g-agent/g2g-agent/internal/baseurl"
 	"github.com/g2g-agent/g2g-agent/power"
 	"github.com/g2g-agent/g2g-agent/power/kinds"
+	"github.com/g2g-agent/g2g-agent/vllm"
 )
 
 // Bounds that keep a mistyped number from asking for more memory than there is.
@@ -22,8 +23,6 @@ const (
 	maxInt32   = math.MaxInt32
 	// maxStaggerS bounds the power history that a live run keeps.
 	maxStaggerS = 3600
-	// maxLiveBatchSize bounds the streams that a live run keeps open.
-	maxLiveBatchSize = 16_384
 	// What follows bounds the times of a live run. Below these, power is stale
 	// between two readings, and a server is asked without end.
 	minPollIntervalS, minITLWindowS, minStaleAfterS = 0.05, 0.01, 0.2
@@ -141,7 +140,7 @@ func (c *Config) validateForLive(r *rules) {
 		r.that(m.ModelID != "", path+".model_id", "is missing; a live run asks the vLLM server for it")
 		for j, b := range m.FeasibleBatchSizes {
 			if at := fmt.Sprintf("%s.feasible_batch_sizes[%d]", path, j); r.clean(at) {
-				r.that(b <= maxLiveBatchSize, at, "must be at most %d in a live run, which keeps twice as many streams open, got %d", maxLiveBatchSize, b)
+				r.that(b <= vllm.MaxBatchSize, at, "must be at most %d in a live run, which keeps twice as many streams open, got %d", vllm.MaxBatchSize, b)
 			}
 		}
 		if !r.that(m.Live != nil, path+".live", "is missing; a live run needs each model's vllm_base_url, simulated_num_replicas and gpu_endpoints") {
@@ -357,7 +356,11 @@ func (e *GPUEndpoint) Endpoint() power.Endpoint {
 
 // batchSizeActuators are the values of batch_size_actuator.
 func batchSizeActuators() []string {
-	return []string{"auto", "set_max_num_seqs", "runtime_config", "concurrency"}
+	names := []string{"auto"}
+	for _, name := range vllm.Actuators() {
+		names = append(names, string(name))
+	}
+	return names
 }
 
 func (t *Training) validate(r *rules, path string) {

@@ -15,10 +15,6 @@ import (
 	"github.com/g2g-agent/g2g-agent/vllm"
 )
 
-// MaxBatchSize bounds the batch sizes of real servers, each of which keeps twice
-// as many requests in flight.
-const MaxBatchSize = 16_384
-
 // Model is the real servers of one model, which run one batch size. Its methods
 // may be called from any goroutine.
 type Model struct {
@@ -67,8 +63,8 @@ func newModel(r *Rig, m int, gpus []GPU) (*Model, error) {
 // CheckBatchSize returns why the batch size cannot be set at the ramp-up rate, nil
 // if it can.
 func (m *Model) CheckBatchSize(batchSize int, rampUpRate float64) error {
-	if batchSize > MaxBatchSize {
-		return fmt.Errorf("a live run has batch sizes of at most %d", MaxBatchSize)
+	if batchSize > vllm.MaxBatchSize {
+		return fmt.Errorf("a live run has batch sizes of at most %d", vllm.MaxBatchSize)
 	}
 	for _, s := range m.servers {
 		if b := s.sizer.Load(); rampUpRate != 0 && b != nil && !(*b).Ramps() {
@@ -129,12 +125,11 @@ func (m *Model) SetBatchSize(ctx context.Context, batchSize int, rampUpRate floa
 	if commands == nil {
 		return Result{Err: errors.New("not sent: the run has not begun")}
 	}
+	ctx, cancel := withCommandTimeout(ctx)
+	defer cancel()
 	// The end of the run is the end of its commands: whoever gets his turn after it
 	// finds his context done.
-	caller := ctx
-	ctx, cancel := withCommandTimeout(*commands) //nolint:contextcheck // the caller's context ends it too
-	defer cancel()
-	defer context.AfterFunc(caller, cancel)()
+	defer context.AfterFunc(*commands, cancel)() //nolint:contextcheck // either of two ends it
 	if err := m.begin(ctx); err != nil {
 		return Result{Err: fmt.Errorf("not sent: the server has not answered the command before: %w", err)}
 	}
@@ -308,7 +303,7 @@ func (m *Model) ServerLoad() *datacenter.ServerLoad {
 type ServerStatus struct {
 	URL string
 	// Actuator is how its batch size is set, empty before the start has found out.
-	Actuator vllm.Actuator
+	Actuator Actuator
 	// Answers says that it answered as it should when it was last looked at.
 	Answers bool
 	// AchievedBatchSize is the number of requests that it runs, NaN when that is not

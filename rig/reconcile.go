@@ -91,7 +91,7 @@ func (s *Server) note(want setting, err error) {
 
 // OutcomeOf is what became of a command that a server did not carry out, as in
 // [Result]; of several servers, what became of it at the first that failed.
-func OutcomeOf(err error) vllm.Outcome {
+func OutcomeOf(err error) Outcome {
 	if failed := (*vllm.CommandError)(nil); errors.As(err, &failed) {
 		return failed.Outcome
 	}

@@ -63,10 +63,19 @@ type ServerConfig struct {
 	// Credential is the vLLM server's API key; nil is none.
 	Credential *credential.Credential
 	// Actuator is how batch sizes are set; empty takes the best there is.
-	Actuator         vllm.Actuator
+	Actuator         Actuator
 	GPUs             []GPU
 	RequestExtraBody map[string]any
 }
+
+// Actuator names a way to set batch sizes.
+type Actuator = vllm.Actuator
+
+// Outcome says what became of a command.
+type Outcome = vllm.Outcome
+
+// OutcomeUnknown is that of a command that may or may not have been carried out.
+const OutcomeUnknown = vllm.OutcomeUnknown
 
 // GPU is a real GPU, as its power source knows it.
 type GPU struct {

@@ -22,7 +22,7 @@ type Server struct {
 	model  *Model
 	server *vllm.Server
 	load   *loadgen.Generator
-	wanted vllm.Actuator // empty: the best there is
+	wanted Actuator // empty: the best there is
 	log    zerolog.Logger
 
 	sizer   atomic.Pointer[vllm.BatchSizer] // how batch sizes are set, chosen at the start

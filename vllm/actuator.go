@@ -22,6 +22,10 @@ const (
 	ActuatorConcurrency Actuator = "concurrency"
 )
 
+// MaxBatchSize bounds the batch sizes of servers under load, each of which has
+// twice as many requests in flight.
+const MaxBatchSize = 16_384
+
 // Outcome is what became of a command that failed.
 type Outcome string
 
