@@ -222,7 +222,7 @@ func TestSpellingsOfATrace(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 			grid := Grid{DT: seconds(t, "1/2"), Duration: seconds(t, "3")}
-			template, err := got.Template(grid)
+			template, err := got.template(grid)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -58,7 +58,7 @@ func TestTemplateMatchesGolden(t *testing.T) {
 	}](t, "power_template")
 	for i, c := range cases {
 		trace := InferenceTrace{TS: c.TS, PowerW: c.PowerW, MeasuredGPUs: c.MeasuredGPUs}
-		got, err := trace.Template(Grid{seconds(t, c.DT), seconds(t, c.Duration.String()), c.SteadySkipS})
+		got, err := trace.template(Grid{seconds(t, c.DT), seconds(t, c.Duration.String()), c.SteadySkipS})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -87,7 +87,7 @@ func TestITLMixtureMatchesGolden(t *testing.T) {
 		for _, p := range itlParams() {
 			within(t, p.name, *p.at(&fit), *p.at(&c.Fit), 1e-9)
 		}
-		mean, variance := c.Fit.MeanVar()
+		mean, variance := c.Fit.meanVar()
 		within(t, "mean", mean, c.MeanVar[0], 1e-12)
 		// The variance is a difference of squares: its error is relative to them.
 		if math.Abs(variance-c.MeanVar[1]) > 1e-12*(c.MeanVar[1]+mean*mean) {
@@ -98,7 +98,7 @@ func TestITLMixtureMatchesGolden(t *testing.T) {
 			t.Fatal("no golden samples")
 		}
 		for _, want := range c.SampleOne {
-			within(t, "one sample", sampler.One(rng), want, 1e-12)
+			within(t, "one sample", sampler.one(rng), want, 1e-12)
 		}
 		for _, want := range c.SampleAvg {
 			within(t, "average", sampler.Avg(rng, want.Replicas), want.Value, 1e-12)
@@ -116,7 +116,7 @@ func TestTrainingTraceMatchesGolden(t *testing.T) {
 		PowerW []float64                  `json:"power_w"`
 	}](t, "training_trace")
 	for i, c := range cases {
-		p := DefaultTrainingTraceParams()
+		p := defaultTrainingTraceParams()
 		into := map[string]any{
 			"duration_s": &p.DurationS, "dt_s": &p.DTS, "seed": &p.Seed, "ramp_s": &p.RampS,
 			"smooth_window_s": &p.SmoothWindowS, "dip_prob_per_sec": &p.DipProbPerSec, "dip_dur_range": &p.DipDurRange,

@@ -28,9 +28,9 @@ func (m *ITLMixture) weights() (steady, stall float64) {
 	return m.PiSteady / total, m.PiStall / total
 }
 
-// MeanVar returns the mixture's mean (s) and variance (s^2). The variance is
+// meanVar returns the mixture's mean (s) and variance (s^2). The variance is
 // E[x^2] - E[x]^2, at least 0.
-func (m *ITLMixture) MeanVar() (mean, variance float64) {
+func (m *ITLMixture) meanVar() (mean, variance float64) {
 	p1, p2 := m.weights()
 	m1, v1 := logNormalMeanVar(m.SigmaSteady, m.ScaleSteady)
 	m2, v2 := logNormalMeanVar(m.SigmaStall, m.ScaleStall)
@@ -68,12 +68,12 @@ func NewITLSampler(m ITLMixture) *ITLSampler {
 		sigStall:    max(m.SigmaStall, 0),
 	}
 	s.steadyWeight, _ = m.weights()
-	s.mean, s.variance = m.MeanVar()
+	s.mean, s.variance = m.meanVar()
 	return s
 }
 
-// One draws the latency of one token, in seconds.
-func (s *ITLSampler) One(rng *nprand.Generator) float64 {
+// one draws the latency of one token, in seconds.
+func (s *ITLSampler) one(rng *nprand.Generator) float64 {
 	if rng.Random() < s.steadyWeight {
 		return s.loc + rng.LogNormal(s.logSteady, s.sigmaSteady)
 	}
@@ -93,7 +93,7 @@ func (s *ITLSampler) Avg(rng *nprand.Generator, replicas int) float64 {
 	case replicas <= maxExactReplicas:
 		var draws [maxExactReplicas]float64
 		for i := range replicas {
-			draws[i] = s.One(rng)
+			draws[i] = s.one(rng)
 		}
 		return npmath.Mean(draws[:replicas])
 	default:

@@ -49,7 +49,7 @@ func NewTemplateStore(grid Grid, labels []string, data []ModelData) (*TemplateSt
 }
 
 // Len is the number of samples of every template.
-func (s *TemplateStore) Len() int { return s.grid.TemplateLen() }
+func (s *TemplateStore) Len() int { return s.grid.templateLen() }
 
 // Template returns model m's template at a batch size: watts per GPU at every
 // step. It fails with a [*MissingBatchError]. The caller must not change it.
@@ -61,7 +61,7 @@ func (s *TemplateStore) Template(m, batchSize int) ([]float64, error) {
 	if !ok {
 		return nil, &MissingBatchError{"trace", s.labels[m], batchSize, sortedKeys(s.data[m].Traces), s.data[m].Origin}
 	}
-	t, err := trace.Template(s.grid)
+	t, err := trace.template(s.grid)
 	if err != nil {
 		return nil, err
 	}

@@ -45,12 +45,12 @@ func TestTemplateStaysWithinTheTrace(t *testing.T) {
 			t.Fatal(err)
 		}
 		grid := Grid{dt, duration, rapid.Float64Range(0, 100).Draw(t, "skip")}
-		got, err := trace.Template(grid)
+		got, err := trace.template(grid)
 		if err != nil {
 			t.Fatal(err)
 		}
 		// In floating point the quotient may end up just above a whole number.
-		if len(got) != steps+1 && len(got) != steps+2 || len(got) != grid.TemplateLen() {
+		if len(got) != steps+1 && len(got) != steps+2 || len(got) != grid.templateLen() {
 			t.Fatalf("the template has %d samples for %d steps", len(got), steps)
 		}
 		most := max(slices.Max(trace.PowerW)/float64(trace.MeasuredGPUs), 0)
@@ -73,7 +73,7 @@ func TestSteadySkip(t *testing.T) {
 		2.1: 1, // five would be left: nothing is skipped
 		9:   1,
 	} {
-		got, err := trace.Template(Grid{seconds(t, "1"), seconds(t, "2"), skip})
+		got, err := trace.template(Grid{seconds(t, "1"), seconds(t, "2"), skip})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -96,7 +96,7 @@ func BenchmarkTemplate(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := trace.Template(Grid{dt, duration, 5}); err != nil {
+		if _, err := trace.template(Grid{dt, duration, 5}); err != nil {
 			b.Fatal(err)
 		}
 	}

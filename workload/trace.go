@@ -81,19 +81,19 @@ type Grid struct {
 	SteadySkipS float64
 }
 
-// TemplateLen is the number of samples of every template on the grid.
-func (g Grid) TemplateLen() int {
+// templateLen is the number of samples of every template on the grid.
+func (g Grid) templateLen() int {
 	return int(math.Ceil(g.Duration.Float64()/g.DT.Float64())) + 1
 }
 
-// Template returns the power of one GPU, in watts, at each point of the grid:
+// template returns the power of one GPU, in watts, at each point of the grid:
 // the trace repeated over the run, linearly interpolated.
-func (tr *InferenceTrace) Template(grid Grid) ([]float64, error) {
+func (tr *InferenceTrace) template(grid Grid) ([]float64, error) {
 	one, err := tr.perGPU(grid.SteadySkipS)
 	if err != nil {
 		return nil, err
 	}
-	template := make([]float64, grid.TemplateLen())
+	template := make([]float64, grid.templateLen())
 	npmath.InterpPeriodic(template, grid.DT.Float64(), one.tS, one.powerW)
 	for i, v := range template {
 		template[i] = max(v, 0)
