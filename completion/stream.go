@@ -17,6 +17,15 @@ import (
 	"github.com/g2g-agent/g2g-agent/internal/credential"
 )
 
+const (
+	connectTimeout = 2 * time.Second
+	// maxEventBytes bounds an event; none is nearly as long.
+	maxEventBytes = 1 << 20
+	// maxConnecting is the number of connections opened at the same time, so that
+	// thousands of streams don't overflow the server's queue.
+	maxConnecting = 64
+)
+
 // Config says where and how streaming completions are made.
 type Config struct {
 	// BaseURL is the server's address, http or https, without /v1. Proxies are
@@ -30,16 +39,6 @@ type Config struct {
 	IdleTimeout time.Duration
 	// RequestTimeout fails a request that takes longer in all; 0 is 300 s.
 	RequestTimeout time.Duration
-	// ConnectTimeout fails a connection attempt; 0 is 2 s.
-	ConnectTimeout time.Duration
-	// MaxEventBytes fails a request with a longer event; 0 is 1 MiB.
-	MaxEventBytes int
-	// MaxConnecting is the number of connections opened at the same time, so
-	// that thousands of streams don't overflow the server's queue; 0 is 64.
-	MaxConnecting int
-	// Epoch is the time that all others are given after, with its monotonic
-	// reading; zero is the call of [NewClient].
-	Epoch time.Time
 	// TLS shapes https connections; nil is Go's default.
 	TLS *tls.Config
 }
@@ -48,6 +47,7 @@ type Config struct {
 // [Stream]s share and holds no connection of its own.
 type Client struct {
 	cfg        Config
+	epoch      time.Time
 	address    string      // host:port
 	tls        *tls.Config // nil for http
 	head       []byte      // of every request, up to the fields that vary
@@ -70,23 +70,14 @@ func NewClient(cfg Config) (*Client, error) {
 		value    *time.Duration
 		fallback time.Duration
 	}{
-		{&cfg.IdleTimeout, 60 * time.Second}, {&cfg.RequestTimeout, 300 * time.Second}, {&cfg.ConnectTimeout, 2 * time.Second},
+		{&cfg.IdleTimeout, 60 * time.Second}, {&cfg.RequestTimeout, 300 * time.Second},
 	} {
 		if *d.value <= 0 {
 			*d.value = d.fallback
 		}
 	}
-	if cfg.MaxEventBytes <= 0 {
-		cfg.MaxEventBytes = 1 << 20
-	}
-	if cfg.MaxConnecting <= 0 {
-		cfg.MaxConnecting = 64
-	}
-	if cfg.Epoch.IsZero() {
-		cfg.Epoch = time.Now()
-	}
 	port := base.Port()
-	c := &Client{cfg: cfg, connecting: make(chan struct{}, cfg.MaxConnecting)}
+	c := &Client{cfg: cfg, epoch: time.Now(), connecting: make(chan struct{}, maxConnecting)}
 	if base.Scheme == "https" {
 		c.tls = cfg.TLS.Clone()
 		if c.tls == nil {
@@ -114,8 +105,9 @@ func NewClient(cfg Config) (*Client, error) {
 	return c, nil
 }
 
-// Epoch is the time that all times of the streams are given after.
-func (c *Client) Epoch() time.Time { return c.cfg.Epoch }
+// Epoch is the time that all times of the streams are given after, with its
+// monotonic reading: that of the call of [NewClient].
+func (c *Client) Epoch() time.Time { return c.epoch }
 
 // Read is what one read from the server's connection brought.
 type Read struct {
@@ -163,7 +155,7 @@ func (c *Client) NewStream() *Stream {
 	s.onReady = s.ready
 	s.clock.read = func() (realNs, monoNs int64) {
 		now := time.Now()
-		return now.UnixNano(), int64(now.Sub(c.cfg.Epoch))
+		return now.UnixNano(), int64(now.Sub(c.epoch))
 	}
 	return s
 }
@@ -236,7 +228,7 @@ func (s *Stream) Complete(ctx context.Context, body []byte, onRead func(*Read)) 
 }
 
 // now is the time after the epoch.
-func (s *Stream) now() time.Duration { return time.Since(s.client.cfg.Epoch) }
+func (s *Stream) now() time.Duration { return time.Since(s.client.epoch) }
 
 // connect opens the connection. Its time counts as part of the request's.
 func (s *Stream) connect(ctx context.Context, end time.Duration) error {
@@ -247,7 +239,7 @@ func (s *Stream) connect(ctx context.Context, end time.Duration) error {
 		return ctx.Err()
 	}
 	defer func() { <-c.connecting }()
-	dialCtx, cancel := context.WithTimeout(ctx, min(c.cfg.ConnectTimeout, end-s.now()))
+	dialCtx, cancel := context.WithTimeout(ctx, min(connectTimeout, end-s.now()))
 	defer cancel()
 	conn, err := c.dialer.DialContext(dialCtx, "tcp", c.address)
 	if err == nil && c.tls != nil {
@@ -280,7 +272,7 @@ func (s *Stream) connect(ctx context.Context, end time.Duration) error {
 // response. The decoder's keepAlive
 // holds afterwards if the response came to its end.
 func (s *Stream) exchange(ctx context.Context, body []byte, key string, onRead func(*Read), end time.Duration) error {
-	s.decoder.reset(s.client.cfg.MaxEventBytes)
+	s.decoder.reset(maxEventBytes)
 	s.onRead, s.received, s.finished, s.err = onRead, false, false, nil
 	s.read.SentAt = time.Duration(s.clock.calibrate())
 	s.last = s.read.SentAt
@@ -339,7 +331,7 @@ func (s *Stream) exchangeStamped(ctx context.Context, request net.Buffers, end t
 	defer s.socket.abandon()
 	expiry := s.expiry(end)
 	s.socket.await(s.onReady)
-	if err := s.socket.write(ctx, s.client.cfg.Epoch.Add(expiry), request); err != nil {
+	if err := s.socket.write(ctx, s.client.epoch.Add(expiry), request); err != nil {
 		s.socket.abandon()
 		if s.finished { // refused before all of the request was sent
 			return s.err
@@ -415,7 +407,7 @@ func (s *Stream) exchangePlain(ctx context.Context, request net.Buffers, end tim
 			<-closed
 		}
 	}()
-	if err := conn.SetWriteDeadline(s.client.cfg.Epoch.Add(s.expiry(end))); err != nil {
+	if err := conn.SetWriteDeadline(s.client.epoch.Add(s.expiry(end))); err != nil {
 		return s.lost(err, end)
 	}
 	if _, err := request.WriteTo(conn); err != nil {
@@ -425,7 +417,7 @@ func (s *Stream) exchangePlain(ctx context.Context, request net.Buffers, end tim
 		s.buffer = make([]byte, 16<<10)
 	}
 	for {
-		if err := conn.SetReadDeadline(s.client.cfg.Epoch.Add(s.expiry(end))); err != nil {
+		if err := conn.SetReadDeadline(s.client.epoch.Add(s.expiry(end))); err != nil {
 			return s.lost(err, end)
 		}
 		n, err := conn.Read(s.buffer)

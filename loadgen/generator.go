@@ -40,11 +40,11 @@ type Config struct {
 	ExtraBody map[string]any
 	// ITLWindow is the length of the sliding window; 0 is 1 s.
 	ITLWindow time.Duration
-	// IdleTimeout fails a request when the server sends nothing for that long; 0
-	// is 60 s. RequestTimeout fails one that takes longer in all; 0 is 300 s.
-	IdleTimeout, RequestTimeout time.Duration
-	// TLS shapes https connections; nil is Go's default.
-	TLS *tls.Config
+	// idleTimeout fails a request when the server sends nothing for that long; 0
+	// is 60 s. requestTimeout fails one that takes longer in all; 0 is 300 s.
+	idleTimeout, requestTimeout time.Duration
+	// tls shapes https connections; nil is Go's default.
+	tls *tls.Config
 	// Log is told when requests begin to fail, and when they no longer do.
 	Log zerolog.Logger
 	// Seed is for the jitter of the back-off.
@@ -102,8 +102,8 @@ func New(cfg Config) (*Generator, error) {
 		return nil, fmt.Errorf("%w: the ITL window is %v, want %v or more", datacenter.ErrInvalidInput, cfg.ITLWindow, minWindow)
 	}
 	client, err := completion.NewClient(completion.Config{
-		BaseURL: cfg.BaseURL, Credential: cfg.Credential, TLS: cfg.TLS,
-		IdleTimeout: cfg.IdleTimeout, RequestTimeout: cfg.RequestTimeout,
+		BaseURL: cfg.BaseURL, Credential: cfg.Credential, TLS: cfg.tls,
+		IdleTimeout: cfg.idleTimeout, RequestTimeout: cfg.requestTimeout,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", datacenter.ErrInvalidInput, err)

@@ -195,9 +195,9 @@ func TestFailuresAreCountedByKindAndOvercome(t *testing.T) {
 		t.Run(fmt.Sprintf("%v %d", test.kind, i), func(t *testing.T) {
 			t.Parallel()
 			server := startServer(t, sim.VLLMConfig{Profile: steady(2 * time.Millisecond), OutputTokens: 10})
-			cfg := Config{BaseURL: server.URL(), Concurrency: 8, MaxOutputTokens: 10, IdleTimeout: 300 * time.Millisecond, RequestTimeout: time.Minute}
+			cfg := Config{BaseURL: server.URL(), Concurrency: 8, MaxOutputTokens: 10, idleTimeout: 300 * time.Millisecond, requestTimeout: time.Minute}
 			if test.kind == completion.KindTotalTimeout {
-				cfg.IdleTimeout, cfg.RequestTimeout = time.Minute, 500*time.Millisecond
+				cfg.idleTimeout, cfg.requestTimeout = time.Minute, 500*time.Millisecond
 			}
 			g := startLoad(t, cfg)
 			eventually(t, 10*time.Second, "requests complete", func() bool { return g.Stats().Completed >= 16 })
@@ -326,7 +326,7 @@ func TestRequestsAreCycled(t *testing.T) {
 	for _, n := range []int{1, 2, 9} {
 		fmt.Fprintf(&lines, `{"messages":[{"role":"user","content":"a"}],"max_tokens":%d}`+"\n", n)
 	}
-	requests, err := ReadRequests(strings.NewReader(lines.String()), "test")
+	requests, err := readRequests(strings.NewReader(lines.String()), "test")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -49,7 +49,7 @@ func TestITLIsTheTruthBehindProxiesAndWithGaps(t *testing.T) {
 			cfg := Config{BaseURL: server.URL(), Concurrency: streams + streams/4, MaxOutputTokens: 36, Log: zerolog.New(&log)}
 			if test.through != nil {
 				proxy := startRelay(t, server.URL(), test.secure, test.through)
-				cfg.BaseURL, cfg.TLS = proxy.url, proxy.tls
+				cfg.BaseURL, cfg.tls = proxy.url, proxy.tls
 			}
 			g := startLoad(t, cfg)
 			eventually(t, 20*time.Second, "the batch is full, and each worker knows what the server does", func() bool {

@@ -30,11 +30,11 @@ func LoadRequests(path string) ([]Request, error) {
 		return nil, err
 	}
 	defer file.Close()
-	return ReadRequests(file, path)
+	return readRequests(file, path)
 }
 
-// ReadRequests is [LoadRequests] for what r holds; errors call it name.
-func ReadRequests(r io.Reader, name string) ([]Request, error) {
+// readRequests is [LoadRequests] for what r holds; errors call it name.
+func readRequests(r io.Reader, name string) ([]Request, error) {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 0, 64<<10), maxRequestBytes)
 	var requests []Request

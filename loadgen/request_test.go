@@ -17,7 +17,7 @@ import (
 // bodyOf is the body that the generator would send, decoded.
 func bodyOf(t *testing.T, line string, extra map[string]any) map[string]any {
 	t.Helper()
-	requests, err := ReadRequests(strings.NewReader(line), "test.jsonl")
+	requests, err := readRequests(strings.NewReader(line), "test.jsonl")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +82,7 @@ func TestTokenLimitOfRequests(t *testing.T) {
 		``: 0, `,"max_tokens":5`: 5, `,"max_completion_tokens":6`: 6, `,"max_tokens":5,"max_completion_tokens":6`: 6, `,"max_tokens":5,"max_completion_tokens":null`: 5,
 		`,"max_tokens":null`: 0, `,"max_tokens":-1`: 0, `,"max_tokens":"5"`: 0, `,"max_tokens":1e99`: 0,
 	} {
-		requests, err := ReadRequests(strings.NewReader(`{"messages":[{}]`+fields+`}`), "test.jsonl")
+		requests, err := readRequests(strings.NewReader(`{"messages":[{}]`+fields+`}`), "test.jsonl")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -131,7 +131,7 @@ func FuzzReadRequests(f *testing.F) {
 	f.Add([]byte(`{"messages":[{}],"n":2}`), "")
 	f.Add([]byte("{\"messages\":[{}],\"a\":1e999,\"a\":\"\\ud800\"}\r\n[]"), "\xff")
 	f.Fuzz(func(t *testing.T, file []byte, modelID string) {
-		requests, err := ReadRequests(bytes.NewReader(file), "f")
+		requests, err := readRequests(bytes.NewReader(file), "f")
 		if err != nil {
 			return
 		}

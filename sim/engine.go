@@ -235,7 +235,7 @@ func (e *engine) release(s *sequence) {
 // iteration returns how long the next iteration takes.
 func (e *engine) iteration(admitted int) time.Duration {
 	p := &e.v.cfg.Profile
-	seconds := p.ITLS(len(e.running)) * e.meanChunk
+	seconds := p.itlS(len(e.running)) * e.meanChunk
 	if p.ITLSigma > 0 {
 		// The mean of the factor is 1.
 		seconds *= math.Exp(p.ITLSigma*e.rng.NormFloat64() - p.ITLSigma*p.ITLSigma/2)

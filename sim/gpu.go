@@ -8,7 +8,7 @@ import (
 // GPU is a simulated GPU. A [VLLM] or a test sets its power, a [Zeusd] reads it.
 // Its methods may be called from any goroutine.
 type GPU struct {
-	name  string
+	name  string // of the product, as a daemon lists it
 	power atomic.Uint64
 }
 
@@ -18,9 +18,6 @@ func NewGPU(name string, powerW float64) *GPU {
 	g.SetPowerW(powerW)
 	return g
 }
-
-// Name returns the product name, as a daemon lists it.
-func (g *GPU) Name() string { return g.name }
 
 // SetPowerW changes the true power, in watts. What is no power (NaN, negative)
 // becomes 0.

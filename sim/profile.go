@@ -13,7 +13,7 @@ type Level struct {
 	BatchSize int
 	// PowerWPerGPU is the power of each of the replica's GPUs, in watts.
 	PowerWPerGPU float64
-	// ITLS is the time per token of a sequence while nothing stalls it, in
+	// itlS is the time per token of a sequence while nothing stalls it, in
 	// seconds: the mean of the steady part, not counting prefills.
 	ITLS float64
 }
@@ -128,9 +128,9 @@ func (p *Profile) PowerWPerGPU(n int) float64 {
 	return powerW
 }
 
-// ITLS returns the mean time per token without stalls, in seconds, with n
+// itlS returns the mean time per token without stalls, in seconds, with n
 // sequences running; n below 1 is taken as 1.
-func (p *Profile) ITLS(n int) float64 {
+func (p *Profile) itlS(n int) float64 {
 	if len(p.Levels) == 0 {
 		return 0
 	}

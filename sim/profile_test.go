@@ -40,10 +40,10 @@ func TestProfilesFollowTheFits(t *testing.T) {
 			t.Fatal(row[0], ok, p.check())
 		}
 		n := int(x[1])
-		if got := p.ITLS(n); math.Abs(got-steady) > 1e-5 {
+		if got := p.itlS(n); math.Abs(got-steady) > 1e-5 {
 			t.Errorf("%s at %d: %v, the fit's steady mean is %v", row[0], n, got, steady)
 		}
-		if got := p.ITLS(n) + p.PrefillS*float64(n)/512; math.Abs(got/whole-1) > 0.25 {
+		if got := p.itlS(n) + p.PrefillS*float64(n)/512; math.Abs(got/whole-1) > 0.25 {
 			t.Errorf("%s at %d: %v with stalls, the fit has %v", row[0], n, got, whole)
 		}
 		levels++
@@ -58,11 +58,11 @@ func TestProfileInterpolates(t *testing.T) {
 	for n, want := range map[int][2]float64{
 		-1: {50, 1}, 0: {50, 1}, 1: {100, 1}, 4: {100, 1}, 6: {200, 1.5}, 8: {300, 2}, 12: {300, 3}, 16: {300, 4}, 999: {300, 4},
 	} {
-		if got := [2]float64{p.PowerWPerGPU(n), p.ITLS(n)}; got != want {
+		if got := [2]float64{p.PowerWPerGPU(n), p.itlS(n)}; got != want {
 			t.Error(n, got, want)
 		}
 	}
-	if (&Profile{IdleWPerGPU: 9}).PowerWPerGPU(3) != 9 || (&Profile{}).ITLS(1) != 0 {
+	if (&Profile{IdleWPerGPU: 9}).PowerWPerGPU(3) != 9 || (&Profile{}).itlS(1) != 0 {
 		t.Error("a profile without levels")
 	}
 	if _, ok := LookUpProfile("Qwen3-235B"); ok {
@@ -72,8 +72,8 @@ func TestProfileInterpolates(t *testing.T) {
 
 func TestGPUPowerIsPower(t *testing.T) {
 	g := NewGPU("H100", math.NaN())
-	if g.PowerW() != 0 || g.Name() != "H100" {
-		t.Error(g.PowerW(), g.Name())
+	if g.PowerW() != 0 || g.name != "H100" {
+		t.Error(g.PowerW(), g.name)
 	}
 	for powerW, want := range map[float64]float64{-1: 0, 700.5: 700.5} {
 		g.SetPowerW(powerW)

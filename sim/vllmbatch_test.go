@@ -156,7 +156,7 @@ func TestITLFollowsTheProfile(t *testing.T) {
 		from := time.Now()
 		eventually(t, "enough samples", func() bool { return v.Truth().ITL.Tokens >= 25*int64(n) })
 		all, window := v.Truth().ITL, v.ITLBetween(from, time.Now())
-		want := p.ITLS(n)
+		want := p.itlS(n)
 		for _, itl := range []ITL{all, window} {
 			// A busy machine may stall the engine, which is then the truth.
 			if itl.MeanS < 0.8*want || math.Abs(itl.P50S/want-1) > 0.25 || !itl.Complete ||

@@ -54,7 +54,7 @@ func TestCapturedMetrics(t *testing.T) {
 	} {
 		page := capturedPage(t, name)
 		for _, modelID := range []string{c.model, "org/" + c.model, "an-adapter"} {
-			m, err := ParseMetrics(strings.NewReader(page), modelID)
+			m, err := parseMetrics(strings.NewReader(page), modelID)
 			if err != nil {
 				t.Errorf("%s: %v", name, err)
 				continue
@@ -69,7 +69,7 @@ func TestCapturedMetrics(t *testing.T) {
 			}
 		}
 	}
-	_, err := ParseMetrics(strings.NewReader(capturedPage(t, "vllm-0.32.0-metrics-disable-log-stats.txt")), "tiny")
+	_, err := parseMetrics(strings.NewReader(capturedPage(t, "vllm-0.32.0-metrics-disable-log-stats.txt")), "tiny")
 	if !errors.Is(err, ErrMissingMetric) {
 		t.Errorf("without statistics: %v", err)
 	}

@@ -16,7 +16,7 @@
 //
 // # Metrics
 //
-// Each number of a metrics page stands by itself: [ParseMetrics] reads the lines
+// Each number of a metrics page stands by itself: [Server.Metrics] reads the lines
 // it wants and no others, and what is wrong with one makes that number unknown.
 //
 // # What is tried again

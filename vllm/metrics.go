@@ -22,7 +22,7 @@ type Metrics struct {
 	NumPreemptionsTotal float64
 }
 
-// MetricsPage is a metrics page as [ParseMetrics] reads it.
+// MetricsPage is a metrics page as parseMetrics reads it.
 type MetricsPage struct {
 	Metrics
 	// Unknown says why, of each number that is NaN, in the order of the metrics.
@@ -93,7 +93,7 @@ const (
 	maxSeries       = 1024     // of a metric, and as many of other models
 )
 
-// ParseMetrics reads a page in Prometheus' text format, or OpenMetrics', as that
+// parseMetrics reads a page in Prometheus' text format, or OpenMetrics', as that
 // of a server of the model. It looks at the lines of the metrics that it wants and
 // at no others, each by itself: what is wrong with one number, a missing or
 // malformed line or a value that is negative or not a finite number, makes that
@@ -107,7 +107,7 @@ const (
 //
 // It fails for a page that cannot be read to its end, is longer than 16 MiB, or
 // has nothing of vLLM at all, the latter with [ErrMissingMetric].
-func ParseMetrics(r io.Reader, modelID string) (MetricsPage, error) {
+func parseMetrics(r io.Reader, modelID string) (MetricsPage, error) {
 	scan := metricsScan{modelID: modelID, label: labelValue(modelID), seed: maphash.MakeSeed()}
 	limited := &io.LimitedReader{R: r, N: maxMetricsBytes + 1}
 	err := scan.read(limited)

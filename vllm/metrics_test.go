@@ -37,7 +37,7 @@ func TestMetricsMatchGolden(t *testing.T) {
 	if err := json.Unmarshal(raw, &golden); err != nil {
 		t.Fatal(err)
 	}
-	m, err := ParseMetrics(strings.NewReader(golden.Text), testModel)
+	m, err := parseMetrics(strings.NewReader(golden.Text), testModel)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ vllm:gpu_cache_usage_perc{engine="1"} 0.25
 
 func parsePage(t *testing.T, page string) MetricsPage {
 	t.Helper()
-	m, err := ParseMetrics(strings.NewReader(page), testModel)
+	m, err := parseMetrics(strings.NewReader(page), testModel)
 	if err != nil {
 		t.Fatalf("%v; the page is %.300q", err, page)
 	}
@@ -348,7 +348,7 @@ func TestPageWithNothingOfVLLM(t *testing.T) {
 	for name, page := range map[string]string{
 		"empty": "", "blank": "\n\n", "others": "# HELP a b\na 1\n", "HTML": "<html>busy</html>", "JSON": `{"detail":"Not Found"}`, "binary": "\x00\xff", "BOM": "\uFEFF",
 	} {
-		_, err := ParseMetrics(strings.NewReader(page), testModel)
+		_, err := parseMetrics(strings.NewReader(page), testModel)
 		if !errors.Is(err, ErrMissingMetric) {
 			t.Errorf("%s: error %v", name, err)
 		}
@@ -367,14 +367,14 @@ func TestPageWithNothingOfVLLM(t *testing.T) {
 func TestPageThatBreaksOff(t *testing.T) {
 	broken := errors.New("the line is cut")
 	r := io.MultiReader(strings.NewReader(twoEngines), iotest.ErrReader(broken))
-	if m, err := ParseMetrics(r, testModel); !errors.Is(err, broken) {
+	if m, err := parseMetrics(r, testModel); !errors.Is(err, broken) {
 		t.Errorf("%+v (%v)", m, err)
 	}
 	fill := strings.Repeat("a 1\n", (maxMetricsBytes-len(twoEngines))/4)
 	if m := parsePage(t, twoEngines+fill); m.Unknown != nil {
 		t.Errorf("a page just as long as may be: %v", m.Unknown)
 	}
-	_, err := ParseMetrics(strings.NewReader(twoEngines+fill+"a 1\n"), testModel)
+	_, err := parseMetrics(strings.NewReader(twoEngines+fill+"a 1\n"), testModel)
 	wantMessage(t, "a page too long", err, "longer than 16777216 bytes")
 }
 
@@ -414,7 +414,7 @@ func TestPageThatUnpacks(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			m, err := ParseMetrics(page, testModel)
+			m, err := parseMetrics(page, testModel)
 			if err != nil || math.IsNaN(m.NumRequestsRunning) == c.known || m.NumRequestsWaiting != 4 && name != "of models" {
 				t.Errorf("%s: %+v (%v)", name, m, err)
 			}
@@ -442,7 +442,7 @@ func FuzzParseMetrics(f *testing.F) {
 	f.Add("# TYPE vllm:num_requests_running histogram\nvllm:num_requests_running_bucket{le=\"+Inf\"} 1\n")
 	f.Add(`{"vllm:num_requests_running",model_name="a"} 1 # {} 1` + "\r\nvllm:num_requests_waiting{model_name=\"b\"} NaN")
 	f.Fuzz(func(t *testing.T, page string) {
-		m, err := ParseMetrics(strings.NewReader(page), testModel)
+		m, err := parseMetrics(strings.NewReader(page), testModel)
 		if err != nil {
 			return
 		}

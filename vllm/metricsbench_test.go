@@ -14,7 +14,7 @@ func BenchmarkParseMetrics(b *testing.B) {
 	b.ReportAllocs()
 	b.SetBytes(int64(len(page)))
 	for b.Loop() {
-		if _, err := ParseMetrics(bytes.NewReader(page), "tiny"); err != nil {
+		if _, err := parseMetrics(bytes.NewReader(page), "tiny"); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -250,11 +250,10 @@ func (s *Server) CheckModel(ctx context.Context) error {
 	return nil
 }
 
-// Metrics reads the server's metrics page with [ParseMetrics], whose errors it
-// returns. It is tried once.
+// Metrics reads the server's metrics page. It is tried once.
 func (s *Server) Metrics(ctx context.Context) (page MetricsPage, err error) {
 	err = s.get(ctx, s.reads.Do, "/metrics", func(body io.Reader) error {
-		page, err = ParseMetrics(body, s.modelID)
+		page, err = parseMetrics(body, s.modelID)
 		return err
 	})
 	return page, err

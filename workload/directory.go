@@ -171,7 +171,7 @@ func loadV01(dir string, queries []DataQuery, itl bool) (*InferenceData, error) 
 		return data, nil
 	}
 	file := filepath.Join(dir, latencyFitsFile)
-	fits, err := LoadITLFits(file)
+	fits, err := loadITLFits(file)
 	if err != nil {
 		return nil, err
 	}
@@ -303,7 +303,7 @@ func loadV02(dir string, measurements []measurement, queries []DataQuery, itl bo
 		}
 		if itl {
 			model.ITLOrigin = filepath.Join(m.dir, itlFitFile)
-			if model.ITL, err = LoadITLFit(model.ITLOrigin); err != nil {
+			if model.ITL, err = loadITLFit(model.ITLOrigin); err != nil {
 				return nil, err
 			}
 		}

@@ -116,7 +116,7 @@ func TestTrainingTraceMatchesGolden(t *testing.T) {
 		PowerW []float64                  `json:"power_w"`
 	}](t, "training_trace")
 	for i, c := range cases {
-		p := DefaultTrainingTraceParams()
+		p := defaultTrainingTraceParams()
 		into := map[string]any{
 			"duration_s": &p.DurationS, "dt_s": &p.DTS, "seed": &p.Seed, "ramp_s": &p.RampS,
 			"smooth_window_s": &p.SmoothWindowS, "dip_prob_per_sec": &p.DipProbPerSec, "dip_dur_range": &p.DipDurRange,

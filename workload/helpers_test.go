@@ -71,3 +71,14 @@ func rows(header, format string, n int) string {
 	}
 	return text
 }
+
+// defaultTrainingTraceParams returns OpenG2G's defaults.
+func defaultTrainingTraceParams() TrainingTraceParams {
+	return TrainingTraceParams{
+		DurationS: 1000, DTS: 0.1, Seed: 2,
+		PHi: 225, PLo: 175, SigmaHi: 50, SigmaLo: 50,
+		SegLoRange: [2]float64{10, 15}, SegHiRange: [2]float64{35, 40},
+		DipProbPerSec: 0.01, DipDepthRange: [2]float64{120, 125}, DipDurRange: [2]float64{0.06, 0.14},
+		SmoothWindowS: 0.3, RampS: 18, RampFrom: 50,
+	}
+}

@@ -40,7 +40,7 @@ func TestITLFilesRoundTrip(t *testing.T) {
 		if err := os.WriteFile(file, b.Bytes(), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		got, err := LoadITLFits(file)
+		got, err := loadITLFits(file)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -57,7 +57,7 @@ func TestITLFilesRoundTrip(t *testing.T) {
 		if err := os.WriteFile(file, b.Bytes(), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		gotOne, err := LoadITLFit(file)
+		gotOne, err := loadITLFit(file)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -103,7 +103,7 @@ func FuzzLoadITLFit(f *testing.F) {
 		if err := os.WriteFile(file, raw, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		fits, err := LoadITLFit(file)
+		fits, err := loadITLFit(file)
 		if err != nil {
 			wantFileError(t, err, file)
 			return
@@ -120,7 +120,7 @@ func FuzzLoadITLFit(f *testing.F) {
 		if err := os.WriteFile(file, b.Bytes(), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		again, err := LoadITLFit(file)
+		again, err := loadITLFit(file)
 		if diff := cmp.Diff(fits, again, sameBits); err != nil || diff != "" {
 			t.Errorf("fits written and read again (-want +got): %v\n%s", err, diff)
 		}

@@ -76,9 +76,9 @@ func itlColumns() []string {
 	return columns
 }
 
-// LoadITLFits reads fits from OpenG2G 0.1's latency_fits.csv. The errors are
+// loadITLFits reads fits from OpenG2G 0.1's latency_fits.csv. The errors are
 // [*FileError].
-func LoadITLFits(file string) (ITLFits, error) {
+func loadITLFits(file string) (ITLFits, error) {
 	fits := ITLFits{}
 	err := readTable(file, itlColumns(), func(row *table) error {
 		label := row.text(0)
@@ -143,9 +143,9 @@ type itlFile struct {
 	PerBatch   map[string]map[string]*float64 `json:"per_batch"`
 }
 
-// LoadITLFit reads one model's fits by batch size from OpenG2G 0.2's
+// loadITLFit reads one model's fits by batch size from OpenG2G 0.2's
 // itl_fit.json. The errors are [*FileError].
-func LoadITLFit(file string) (map[int]ITLMixture, error) {
+func loadITLFit(file string) (map[int]ITLMixture, error) {
 	var content itlFile
 	if err := readJSON(file, &content); err != nil {
 		return nil, err

@@ -34,17 +34,6 @@ type TrainingTraceParams struct {
 	RampFrom      float64 // power it starts from, W
 }
 
-// DefaultTrainingTraceParams returns OpenG2G's defaults.
-func DefaultTrainingTraceParams() TrainingTraceParams {
-	return TrainingTraceParams{
-		DurationS: 1000, DTS: 0.1, Seed: 2,
-		PHi: 225, PLo: 175, SigmaHi: 50, SigmaLo: 50,
-		SegLoRange: [2]float64{10, 15}, SegHiRange: [2]float64{35, 40},
-		DipProbPerSec: 0.01, DipDepthRange: [2]float64{120, 125}, DipDurRange: [2]float64{0.06, 0.14},
-		SmoothWindowS: 0.3, RampS: 18, RampFrom: 50,
-	}
-}
-
 // Bounds that keep a mistyped parameter from running for hours.
 const (
 	maxTrainingSamples = 100_000_000

@@ -45,7 +45,7 @@ func TestTrainingTraceParamsRules(t *testing.T) {
 		"too many dips":    {func(p *TrainingTraceParams) { p.DipProbPerSec = 1e6 }, []string{"dip_prob_per_sec * duration_s is 1e+09 dips, at most 1000000 are allowed"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := DefaultTrainingTraceParams()
+			p := defaultTrainingTraceParams()
 			test.edit(&p)
 			var got []string
 			for _, err := range p.Validate() {
@@ -83,7 +83,7 @@ func TestTrainingTraceRoundTrip(t *testing.T) {
 			t.Fatalf("the trace read back (-want +got):\n%s", diff)
 		}
 	}
-	p := DefaultTrainingTraceParams()
+	p := defaultTrainingTraceParams()
 	p.DurationS = 50
 	generated := GenerateTrainingTrace(p)
 	for i, v := range generated.PowerW {

@@ -15,15 +15,15 @@ import (
 	"github.com/g2g-agent/g2g-agent/power"
 )
 
-// DefaultPort is the TCP port of a zeusd unless it was told another.
-const DefaultPort = 4938
+// defaultPort is the TCP port of a zeusd unless it was told another.
+const defaultPort = 4938
 
 // Endpoint is where a daemon listens: a TCP address or a Unix socket. It is
 // comparable; two endpoints of one address are one daemon, whatever their tokens.
 type Endpoint struct {
 	// Host is a name or an IP address; empty for a Unix socket.
 	Host string
-	// Port is the TCP port, 0 for [DefaultPort].
+	// Port is the TCP port, 0 for [defaultPort].
 	Port int
 	// Socket is the path of a Unix socket; empty for TCP.
 	Socket string
@@ -37,7 +37,7 @@ func (e Endpoint) String() string {
 	if e.Socket != "" {
 		return e.Socket
 	}
-	return net.JoinHostPort(e.Host, strconv.Itoa(cmp.Or(e.Port, DefaultPort)))
+	return net.JoinHostPort(e.Host, strconv.Itoa(cmp.Or(e.Port, defaultPort)))
 }
 
 // GoString is String, so that no way of printing shows the token.
@@ -57,7 +57,7 @@ func (e Endpoint) Address() Endpoint {
 	if e.Socket != "" {
 		return Endpoint{Socket: filepath.Clean(e.Socket)}
 	}
-	return Endpoint{Host: power.CanonicalHost(e.Host), Port: cmp.Or(e.Port, DefaultPort)}
+	return Endpoint{Host: power.CanonicalHost(e.Host), Port: cmp.Or(e.Port, defaultPort)}
 }
 
 func (e Endpoint) validate() error {

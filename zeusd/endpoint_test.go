@@ -34,12 +34,12 @@ func TestTargetsOfOneEndpointAreMerged(t *testing.T) {
 	got, err := mergeTargets([]Target{
 		{Endpoint: Endpoint{Host: "Node1"}, GPUs: []int{3, 1}},
 		{Endpoint: Endpoint{Socket: "/run//zeusd.sock"}, CPU: true},
-		{Endpoint: Endpoint{Host: "node1", Port: DefaultPort, Token: credential.Fixed("t")}, GPUs: []int{1, 0}, CPU: true},
+		{Endpoint: Endpoint{Host: "node1", Port: defaultPort, Token: credential.Fixed("t")}, GPUs: []int{1, 0}, CPU: true},
 		{Endpoint: Endpoint{Host: "node1", Port: 1}, GPUs: []int{0}},
 		{Endpoint: Endpoint{Socket: "/run/zeusd.sock"}, GPUs: []int{0}},
 	})
 	want := []Target{
-		{Endpoint: Endpoint{Host: "node1", Port: DefaultPort, Token: credential.Fixed("t")}, GPUs: []int{0, 1, 3}, CPU: true},
+		{Endpoint: Endpoint{Host: "node1", Port: defaultPort, Token: credential.Fixed("t")}, GPUs: []int{0, 1, 3}, CPU: true},
 		{Endpoint: Endpoint{Socket: "/run/zeusd.sock"}, GPUs: []int{0}, CPU: true},
 		{Endpoint: Endpoint{Host: "node1", Port: 1}, GPUs: []int{0}},
 	}

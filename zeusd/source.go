@@ -22,7 +22,7 @@ func SourceKind() power.Kind {
 			}
 			return problems
 		},
-		Address: func(e power.Endpoint) string { return e.Address(DefaultPort) },
+		Address: func(e power.Endpoint) string { return e.Address(defaultPort) },
 		Open:    open,
 	}
 }

@@ -39,8 +39,8 @@ func (g *Generator) Uint64() uint64 {
 	return g.state.output()
 }
 
-// Uint32 returns the next 32 bits of the buffered 32-bit stream.
-func (g *Generator) Uint32() uint32 {
+// nextUint32 returns the next 32 bits of the buffered 32-bit stream.
+func (g *Generator) nextUint32() uint32 {
 	if g.hasKept {
 		g.hasKept = false
 		return g.kept
@@ -76,13 +76,13 @@ func (g *Generator) bounded(limit uint64) uint64 {
 	case limit == 0:
 		return 0
 	case limit == math.MaxUint32:
-		return uint64(g.Uint32())
+		return uint64(g.nextUint32())
 	case limit < math.MaxUint32:
 		n := uint32(limit) + 1
-		m := uint64(g.Uint32()) * uint64(n)
+		m := uint64(g.nextUint32()) * uint64(n)
 		if uint32(m) < n {
 			for threshold := -n % n; uint32(m) < threshold; {
-				m = uint64(g.Uint32()) * uint64(n)
+				m = uint64(g.nextUint32()) * uint64(n)
 			}
 		}
 		return m >> 32
@@ -110,7 +110,7 @@ func (g *Generator) interval(limit uint64) uint64 {
 	for {
 		var v uint64
 		if limit <= math.MaxUint32 {
-			v = uint64(g.Uint32())
+			v = uint64(g.nextUint32())
 		} else {
 			v = g.Uint64()
 		}
@@ -127,14 +127,6 @@ func Shuffle[T any](g *Generator, s []T) {
 		j := g.interval(uint64(i))
 		s[i], s[j] = s[j], s[i]
 	}
-}
-
-// Permutation returns the numbers 0 to n-1 in random order, as
-// Generator.permutation(n).
-func (g *Generator) Permutation(n int) []int {
-	p := iota0(n)
-	Shuffle(g, p)
-	return p
 }
 
 // Choice returns k distinct numbers below n, as Generator.choice(n, k,
