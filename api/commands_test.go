@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -19,6 +17,7 @@ import (
 	"github.com/g2g-agent/g2g-agent/api/problem"
 	"github.com/g2g-agent/g2g-agent/config"
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/logtest"
 	"github.com/g2g-agent/g2g-agent/vllm"
 )
 
@@ -211,26 +210,8 @@ func TestTokens(t *testing.T) {
 	s.post("/v1/batch-sizes", good, bearer(read)).want(t, http.StatusOK)
 }
 
-// lockedBuffer is a log that tests may read while it is written.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 func TestCommandsAreAudited(t *testing.T) {
-	log := &lockedBuffer{}
+	log := &logtest.Buffer{}
 	s := serve(t, func(c *Config) { c.Log = zerolog.New(log) })
 	s.post("/v1/batch-sizes", `{"batch_size_by_model": {"small": 8}}`, header{"Idempotency-Key", "k-1"}).want(t, http.StatusOK)
 	s.post("/v1/batch-sizes", `{"batch_size_by_model": {"small": 8}}`, header{"Idempotency-Key", "k-1"}).want(t, http.StatusOK)
@@ -263,7 +244,7 @@ func TestCommandsAreAudited(t *testing.T) {
 }
 
 func TestPanicsDoNotEndTheAgent(t *testing.T) {
-	log := &lockedBuffer{}
+	log := &logtest.Buffer{}
 	s := serve(t, func(c *Config) { c.Log = zerolog.New(log) })
 	s.site.refuse = func(context.Context, datacenter.Command) error { panic("a bug") }
 	for range 3 {

@@ -60,7 +60,7 @@ func TestAuditIsBounded(t *testing.T) {
 	if len(lines) != 4 {
 		t.Fatalf("%d audit lines, want 4", len(lines))
 	}
-	for line := range strings.Lines(s.log.text()) {
+	for line := range strings.Lines(s.log.String()) {
 		if len(line) > 3*maxAuditJSON || !utf8.ValidString(line) || strings.ContainsAny(strings.TrimSuffix(line, "\n"), "\x00\x1b\n\u202e") {
 			t.Errorf("audit line of %d bytes: %.300q", len(line), line)
 		}
@@ -188,7 +188,7 @@ func TestSecretsStaySecret(t *testing.T) {
 			answers.WriteString(err.Error())
 		}
 		answers.WriteString(strings.Join(s.Warnings(), "\n"))
-		for what, text := range map[string]string{"log": s.log.text(), "answers": answers.String()} {
+		for what, text := range map[string]string{"log": s.log.String(), "answers": answers.String()} {
 			if text == "" {
 				t.Errorf("no %s to look into", what)
 			}
