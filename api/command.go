@@ -112,11 +112,13 @@ func readBody(r *http.Request) ([]byte, *problem.Problem) {
 	kind, parameters, err := mime.ParseMediaType(contentType)
 	charset := strings.ToLower(parameters["charset"])
 	if err != nil || kind != contentTypeJSON || charset != "" && charset != "utf-8" {
-		return nil, problem.New(http.StatusUnsupportedMediaType, "the body must be sent with Content-Type: %s, got %q", contentTypeJSON, problem.Shorten(contentType)).
+		return nil, problem.New(http.StatusUnsupportedMediaType, "the body must be sent with Content-Type: %s, got %q",
+			contentTypeJSON, problem.Shorten(contentType)).
 			At("header.Content-Type", "must be "+contentTypeJSON)
 	}
 	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
-		return nil, problem.New(http.StatusUnsupportedMediaType, "the body must be sent as it is, got Content-Encoding: %q", problem.Shorten(encoding)).
+		return nil, problem.New(http.StatusUnsupportedMediaType, "the body must be sent as it is, got Content-Encoding: %q",
+			problem.Shorten(encoding)).
 			At("header.Content-Encoding", "must not be there")
 	}
 	body, err := io.ReadAll(r.Body)

@@ -79,7 +79,8 @@ func (a *answers) begin(path, key string, body []byte, now time.Time) (*answer, 
 		return nil, problem.New(http.StatusConflict, "the first request with this %s is under way", idempotencyHeader).
 			At(location, "the first request with it is under way; ask again later").With("Retry-After", "1")
 	case before.dropped:
-		return nil, problem.New(http.StatusConflict, "the request with this %s was answered with status %d before and is not carried out again; the answer is not kept",
+		return nil, problem.New(http.StatusConflict,
+			"the request with this %s was answered with status %d before and is not carried out again; the answer is not kept",
 			idempotencyHeader, before.status).At(location, "was used before; the answer is not kept")
 	}
 	kept := *before // its body may be dropped while it is written

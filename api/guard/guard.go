@@ -126,7 +126,8 @@ func (g *Guard) Reload(token, readToken string) error {
 	defer g.reloading.Unlock()
 	secrets, err := newTokens(token, readToken)
 	if err == nil && secrets.control == nil && g.beyond.Load() {
-		err = fmt.Errorf("%w: api.token_file: there is no control token any more, and api.listen (%s) is reachable from other hosts: write one into the file",
+		err = fmt.Errorf("%w: api.token_file: there is no control token any more, and api.listen (%s) is reachable from other hosts: "+
+			"write one into the file",
 			datacenter.ErrInvalidInput, g.cfg.Listen)
 	}
 	var pair *pair
@@ -151,14 +152,16 @@ func (g *Guard) Warnings() []string {
 	var warnings []string
 	t := g.tokens.Load()
 	if t.control != nil && g.beyond.Load() && g.certificate == nil {
-		warnings = append(warnings, fmt.Sprintf("api.listen (%s) is reachable from other hosts without TLS: tokens are sent in the clear; set api.tls_cert_file and api.tls_key_file", g.cfg.Listen))
+		warnings = append(warnings, fmt.Sprintf("api.listen (%s) is reachable from other hosts without TLS: tokens are sent in the clear; "+
+			"set api.tls_cert_file and api.tls_key_file", g.cfg.Listen))
 	}
 	for _, token := range []struct {
 		key string
 		of  *token
 	}{{"api.token_file", t.control}, {"api.read_token_file", t.read}} {
 		if token.of != nil && token.of.length < goodTokenLength {
-			warnings = append(warnings, fmt.Sprintf("%s: the token has %d characters and can be guessed; use at least %d random ones, such as from: openssl rand -base64 32",
+			warnings = append(warnings, fmt.Sprintf("%s: the token has %d characters and can be guessed; use at least %d random ones, "+
+				"such as from: openssl rand -base64 32",
 				token.key, token.of.length, goodTokenLength))
 		}
 	}

@@ -91,7 +91,8 @@ func (v *visit) checkHost() bool {
 		return true
 	}
 	return v.refuse(foreignHost, http.StatusForbidden, fmt.Sprintf(
-		"without a control token only requests to localhost or a loopback address are served, this one is to %q: use http://127.0.0.1:PORT, or set api.token_file", printable(v.r.Host)))
+		"without a control token only requests to localhost or a loopback address are served, this one is to %q: "+
+			"use http://127.0.0.1:PORT, or set api.token_file", printable(v.r.Host)))
 }
 
 func (v *visit) checkRate() bool {

@@ -134,7 +134,9 @@ func (c *catalog) addBuild(version string) {
 		}
 	}
 	c.section = "Program"
-	c.gauge("g2g_build_info", "version goversion revision", "1, labelled with the program's version, the Go version and the source revision it was built from.", func(_ *snapshot, out series) {
-		out.value(1, version, runtime.Version(), revision)
-	})
+	c.gauge("g2g_build_info", "version goversion revision",
+		"1, labelled with the program's version, the Go version and the source revision it was built from.",
+		func(_ *snapshot, out series) {
+			out.value(1, version, runtime.Version(), revision)
+		})
 }

@@ -128,7 +128,8 @@ func (s *Sockets) checkUpgrade(w http.ResponseWriter, r *http.Request) bool {
 	if r.Method == http.MethodGet && websocket.IsWebSocketUpgrade(r) {
 		return true
 	}
-	s.refuse(w, problem.New(http.StatusUpgradeRequired, "this address speaks WebSocket only: connect a WebSocket client to it, by ws:// instead of http:// or wss:// instead of https://, "+
+	s.refuse(w, problem.New(http.StatusUpgradeRequired, "this address speaks WebSocket only: connect a WebSocket client to it, "+
+		"by ws:// instead of http:// or wss:// instead of https://, "+
 		"with no sub-protocol or with %s; without WebSocket, ask /v1/state, /v1/history or /v1/events", Protocol))
 	return false
 }
