@@ -53,7 +53,7 @@ func TestAuditIsBounded(t *testing.T) {
 	s := serve(t, Config{}, nil)
 	agent := "evil\x00\x1b[31m\n{\"audit\":true}\u202e" + strings.Repeat("ü", 5000)
 	for _, body := range []any{strings.Repeat("ü", 100_000), map[string]float64{"x": math.NaN()}, func() {}, nil} {
-		ctx := context.WithValue(t.Context(), callerKey{}, Caller{Role: "anyone", UserAgent: printable(agent)})
+		ctx := context.WithValue(t.Context(), callerKey{}, caller{Role: "anyone", UserAgent: printable(agent)})
 		s.Audit(ctx, AuditEntry{Command: agent, Body: body, Result: body, IdempotencyKey: agent, Status: 200})
 	}
 	lines := s.log.lines(t, "audit")

@@ -173,19 +173,19 @@ func (g *Guard) Warnings() []string {
 	return warnings
 }
 
-// The roles of a [Caller].
+// The roles of a caller.
 const (
-	// RoleControl: the caller sent the control token.
-	RoleControl = "control"
-	// RoleRead: the caller sent the read token.
-	RoleRead = "read"
-	// RoleAnyone: the caller sent no token of ours, or none is configured.
-	RoleAnyone = "anyone"
+	// roleControl: the caller sent the control token.
+	roleControl = "control"
+	// roleRead: the caller sent the read token.
+	roleRead = "read"
+	// roleAnyone: the caller sent no token of ours, or none is configured.
+	roleAnyone = "anyone"
 )
 
-// Caller is who made a request.
-type Caller struct {
-	// Role is RoleControl, RoleRead or RoleAnyone.
+// caller is who made a request.
+type caller struct {
+	// Role is roleControl, roleRead or roleAnyone.
 	Role string
 	// Address is the client's, without its port.
 	Address string
@@ -195,13 +195,13 @@ type Caller struct {
 
 type callerKey struct{}
 
-// CallerFrom returns who made the request that ctx belongs to, anyone if ctx did
+// callerFrom returns who made the request that ctx belongs to, anyone if ctx did
 // not come through [Guard.Wrap].
-func CallerFrom(ctx context.Context) Caller {
-	if c, ok := ctx.Value(callerKey{}).(Caller); ok {
+func callerFrom(ctx context.Context) caller {
+	if c, ok := ctx.Value(callerKey{}).(caller); ok {
 		return c
 	}
-	return Caller{Role: RoleAnyone}
+	return caller{Role: roleAnyone}
 }
 
 // CheckOrigin reports whether a browser may make the request for the page that it

@@ -88,11 +88,11 @@ func echo(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusTeapot)
 		return
 	}
-	_ = json.NewEncoder(w).Encode(seen{Caller: CallerFrom(r.Context()), Header: r.Header, Body: len(body), Length: r.ContentLength})
+	_ = json.NewEncoder(w).Encode(seen{Caller: callerFrom(r.Context()), Header: r.Header, Body: len(body), Length: r.ContentLength})
 }
 
 type seen struct {
-	Caller Caller
+	Caller caller
 	Header http.Header
 	Body   int
 	Length int64

@@ -85,11 +85,11 @@ func (t *tokens) roleOf(sent digest) string {
 	isRead := t.read != nil && t.read.digest.equal(sent)
 	switch {
 	case isControl:
-		return RoleControl
+		return roleControl
 	case isRead:
-		return RoleRead
+		return roleRead
 	default:
-		return RoleAnyone
+		return roleAnyone
 	}
 }
 
@@ -97,9 +97,9 @@ func (t *tokens) roleOf(sent digest) string {
 func (t *tokens) suffices(role string, need access) bool {
 	switch need {
 	case accessControl:
-		return t.control == nil || role == RoleControl
+		return t.control == nil || role == roleControl
 	case accessRead:
-		return t.read == nil || role == RoleRead || role == RoleControl
+		return t.read == nil || role == roleRead || role == roleControl
 	default:
 		return true
 	}
