@@ -60,49 +60,61 @@ func (s *Server) command(name string, next http.Handler) http.Handler {
 		}
 
 		var refused *problem.Problem
-		if body, refused = readBody(r); refused != nil {
+		if body, key, refused = readCommand(r); refused != nil {
 			refuse(refused)
 			return
 		}
-		if refused = checkQuery(r, nil); refused != nil {
-			refuse(refused)
-			return
-		}
-		if key, refused = checkKey(r); refused != nil {
-			refuse(refused)
-			return
-		}
+		r = r.WithContext(ctx)
 		r.Body = io.NopCloser(bytes.NewReader(body))
 		if key == "" {
-			next.ServeHTTP(answer, r.WithContext(ctx))
+			next.ServeHTTP(answer, r)
 			return
 		}
-
-		before, refused := s.answers.begin(r.URL.Path, key, body, start)
-		switch {
-		case refused != nil:
+		if replayed, refused = s.once(answer, r, answerKey{r.URL.Path, key}, body, next); refused != nil {
 			refuse(refused)
-			return
-		case before != nil:
-			replayed = true
-			before.write(answer)
-			return
 		}
-		answer.keep, answer.keepBytes = &bytes.Buffer{}, maxAnswerBytes
-		whole := false
-		defer func() {
-			if !whole { // a panic broke it off
-				answer.keep = nil
-			}
-			s.answers.finish(r.URL.Path, key, answer)
-		}()
-		// Who gives a key asks again when the connection is lost: the answer is to be
-		// there then.
-		ctx, cancel := s.running(ctx)
-		defer cancel()
-		next.ServeHTTP(answer, r.WithContext(ctx))
-		whole = true
 	})
+}
+
+// once answers a request with a key as before, if it was answered before; else next
+// answers it, and its answer is remembered.
+func (s *Server) once(w *response, r *http.Request, key answerKey, body []byte, next http.Handler) (replayed bool, refused *problem.Problem) {
+	before, refused := s.answers.begin(key, body, time.Now())
+	switch {
+	case refused != nil:
+		return false, refused
+	case before != nil:
+		before.write(w)
+		return true, nil
+	}
+	w.keep, w.keepBytes = &bytes.Buffer{}, maxAnswerBytes
+	whole := false
+	defer func() {
+		if !whole { // a panic broke it off
+			w.keep = nil
+		}
+		s.answers.finish(key, w)
+	}()
+	// Who gives a key asks again when the connection is lost: the answer is to be
+	// there then.
+	ctx, cancel := s.running(r.Context())
+	defer cancel()
+	next.ServeHTTP(w, r.WithContext(ctx))
+	whole = true
+	return false, nil
+}
+
+// readCommand returns a request's body and Idempotency-Key, or what is wrong with
+// the request around its body.
+func readCommand(r *http.Request) (body []byte, key string, refused *problem.Problem) {
+	if body, refused = readBody(r); refused != nil {
+		return nil, "", refused
+	}
+	if refused = checkQuery(r, nil); refused != nil {
+		return body, "", refused
+	}
+	key, refused = checkKey(r)
+	return body, key, refused
 }
 
 // readBody returns a request's JSON body, not yet looked into. The guard has seen
@@ -112,11 +124,13 @@ func readBody(r *http.Request) ([]byte, *problem.Problem) {
 	kind, parameters, err := mime.ParseMediaType(contentType)
 	charset := strings.ToLower(parameters["charset"])
 	if err != nil || kind != contentTypeJSON || charset != "" && charset != "utf-8" {
-		return nil, problem.New(http.StatusUnsupportedMediaType, "the body must be sent with Content-Type: %s, got %q", contentTypeJSON, problem.Shorten(contentType)).
+		return nil, problem.New(http.StatusUnsupportedMediaType, "the body must be sent with Content-Type: %s, got %q",
+			contentTypeJSON, problem.Shorten(contentType)).
 			At("header.Content-Type", "must be "+contentTypeJSON)
 	}
 	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
-		return nil, problem.New(http.StatusUnsupportedMediaType, "the body must be sent as it is, got Content-Encoding: %q", problem.Shorten(encoding)).
+		return nil, problem.New(http.StatusUnsupportedMediaType, "the body must be sent as it is, got Content-Encoding: %q",
+			problem.Shorten(encoding)).
 			At("header.Content-Encoding", "must not be there")
 	}
 	body, err := io.ReadAll(r.Body)

@@ -112,12 +112,15 @@ func (s *Server) setBatchSizes(ctx context.Context, raw []byte) (any, refusal) {
 func (s *Server) batchSizes(command datacenter.SetBatchSize, failed *agent.ServersError) *batchSizesBody {
 	status := s.cfg.Site.Status()
 	body := &batchSizesBody{
-		TimeS: status.TimeS, BatchSizes: map[string]int{}, AchievedBatchSize: map[string]*float64{}, LeaseS: map[string]*float64{}, Results: []modelResult{},
+		TimeS: status.TimeS, BatchSizes: map[string]int{}, AchievedBatchSize: map[string]*float64{},
+		LeaseS: map[string]*float64{}, Results: []modelResult{},
 	}
 	for i := range status.Models {
 		m := &status.Models[i]
 		label := m.Spec.ModelLabel
-		body.BatchSizes[label], body.AchievedBatchSize[label], body.LeaseS[label] = m.BatchSize, known(m.AchievedBatchSize), known(m.BatchSizeLeaseS)
+		body.BatchSizes[label] = m.BatchSize
+		body.AchievedBatchSize[label] = known(m.AchievedBatchSize)
+		body.LeaseS[label] = known(m.BatchSizeLeaseS)
 		if _, commanded := command.BatchSizeByModel[label]; !commanded {
 			continue
 		}
@@ -146,7 +149,8 @@ func (s *Server) shiftReplicas(ctx context.Context, raw []byte) (any, refusal) {
 	body := &replicaShiftBody{TimeS: status.TimeS, ModelLabel: command.ModelLabel, ReplicaDelta: command.ReplicaDelta}
 	for i := range status.Models {
 		if m := &status.Models[i]; m.Spec.ModelLabel == command.ModelLabel {
-			body.ReplicaShift, body.Replicas, body.FreeReplicas, body.LeaseS = m.ReplicaShift, m.Replicas, m.FreeReplicas, known(m.ReplicaLeaseS)
+			body.ReplicaShift, body.Replicas, body.FreeReplicas = m.ReplicaShift, m.Replicas, m.FreeReplicas
+			body.LeaseS = known(m.ReplicaLeaseS)
 		}
 	}
 	reportResult(ctx, body)

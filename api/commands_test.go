@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -19,6 +17,7 @@ import (
 	"github.com/g2g-agent/g2g-agent/api/problem"
 	"github.com/g2g-agent/g2g-agent/config"
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/logtest"
 	"github.com/g2g-agent/g2g-agent/vllm"
 )
 
@@ -33,13 +32,13 @@ func TestSetBatchSizes(t *testing.T) {
 		Results: []modelResult{{"small", "accepted", ""}, {"large", "accepted", ""}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+		t.Errorf("the answer to the batch sizes (-want +got):\n%s", diff)
 	}
 	commanded := []datacenter.Command{datacenter.SetBatchSize{
 		BatchSizeByModel: map[string]int{"small": 8, "large": 64}, RampUpRateByModel: map[string]float64{"small": 2.5}, LeaseS: 30,
 	}}
 	if diff := cmp.Diff(commanded, s.site.given()); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+		t.Errorf("the command carried out (-want +got):\n%s", diff)
 	}
 }
 
@@ -50,13 +49,13 @@ func TestShiftReplicas(t *testing.T) {
 	s.post("/v1/replica-shifts", `{"model_label": "small", "replica_delta": 1, "lease_s": 0.5}`).want(t, http.StatusOK).into(t, &got)
 	want := replicaShiftBody{TimeS: 1.5, ModelLabel: "small", ReplicaDelta: 1, ReplicaShift: -2, Replicas: 8, FreeReplicas: 3}
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+		t.Errorf("the answer to the second shift (-want +got):\n%s", diff)
 	}
 	commanded := []datacenter.Command{
 		datacenter.ShiftReplicas{ModelLabel: "small", ReplicaDelta: -3}, datacenter.ShiftReplicas{ModelLabel: "small", ReplicaDelta: 1, LeaseS: 0.5},
 	}
 	if diff := cmp.Diff(commanded, s.site.given()); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+		t.Errorf("the commands carried out (-want +got):\n%s", diff)
 	}
 }
 
@@ -79,7 +78,7 @@ func TestDefaultLease(t *testing.T) {
 		}
 	}
 	if diff := cmp.Diff([]float64{45, 7, 45, 9}, leases); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+		t.Errorf("the leases commanded (-want +got):\n%s", diff)
 	}
 }
 
@@ -132,10 +131,10 @@ func TestServersThatDoNotObey(t *testing.T) {
 		r.into(t, &got)
 		want := []modelResult{{"small", "accepted", ""}, {"large", outcome, err.Error()}}
 		if diff := cmp.Diff(want, got.Results); diff != "" {
-			t.Errorf("(-want +got):\n%s", diff)
+			t.Errorf("%s: what became of the models (-want +got):\n%s", outcome, diff)
 		}
 		if diff := cmp.Diff(map[string]int{"small": 8, "large": 128}, got.BatchSizes); diff != "" {
-			t.Errorf("(-want +got):\n%s", diff)
+			t.Errorf("%s: the batch sizes (-want +got):\n%s", outcome, diff)
 		}
 		if got.Detail == "" || got.Status != http.StatusBadGateway {
 			t.Errorf("%s", r.body)
@@ -211,26 +210,8 @@ func TestTokens(t *testing.T) {
 	s.post("/v1/batch-sizes", good, bearer(read)).want(t, http.StatusOK)
 }
 
-// lockedBuffer is a log that tests may read while it is written.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 func TestCommandsAreAudited(t *testing.T) {
-	log := &lockedBuffer{}
+	log := &logtest.Buffer{}
 	s := serve(t, func(c *Config) { c.Log = zerolog.New(log) })
 	s.post("/v1/batch-sizes", `{"batch_size_by_model": {"small": 8}}`, header{"Idempotency-Key", "k-1"}).want(t, http.StatusOK)
 	s.post("/v1/batch-sizes", `{"batch_size_by_model": {"small": 8}}`, header{"Idempotency-Key", "k-1"}).want(t, http.StatusOK)
@@ -258,12 +239,12 @@ func TestCommandsAreAudited(t *testing.T) {
 	}
 	want := []line{{true, "batch-sizes", 200, "k-1", false}, {true, "batch-sizes", 200, "k-1", true}, {true, "replica-shifts", 404, "", false}, {true, "steps", 400, "", false}, {true, "batch-sizes", 422, "", false}}
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+		t.Errorf("the audit lines (-want +got):\n%s", diff)
 	}
 }
 
 func TestPanicsDoNotEndTheAgent(t *testing.T) {
-	log := &lockedBuffer{}
+	log := &logtest.Buffer{}
 	s := serve(t, func(c *Config) { c.Log = zerolog.New(log) })
 	s.site.refuse = func(context.Context, datacenter.Command) error { panic("a bug") }
 	for range 3 {

@@ -52,7 +52,7 @@ type answer struct {
 
 // begin returns the answer given before, or the problem of repeating the request
 // now, or neither: the caller then answers it, and calls finish.
-func (a *answers) begin(path, key string, body []byte, now time.Time) (*answer, *problem.Problem) {
+func (a *answers) begin(k answerKey, body []byte, now time.Time) (*answer, *problem.Problem) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.done == nil {
@@ -62,7 +62,7 @@ func (a *answers) begin(path, key string, body []byte, now time.Time) (*answer, 
 	for _, oldest, ok := a.done.GetOldest(); ok && now.Sub(oldest.at) > answersFor; _, oldest, ok = a.done.GetOldest() {
 		a.done.RemoveOldest()
 	}
-	k, request := answerKey{path, key}, sha256.Sum256(body)
+	request := sha256.Sum256(body)
 	const location = "header." + idempotencyHeader
 	before, isDone := a.done.Peek(k)
 	if !isDone {
@@ -79,7 +79,8 @@ func (a *answers) begin(path, key string, body []byte, now time.Time) (*answer, 
 		return nil, problem.New(http.StatusConflict, "the first request with this %s is under way", idempotencyHeader).
 			At(location, "the first request with it is under way; ask again later").With("Retry-After", "1")
 	case before.dropped:
-		return nil, problem.New(http.StatusConflict, "the request with this %s was answered with status %d before and is not carried out again; the answer is not kept",
+		return nil, problem.New(http.StatusConflict,
+			"the request with this %s was answered with status %d before and is not carried out again; the answer is not kept",
 			idempotencyHeader, before.status).At(location, "was used before; the answer is not kept")
 	}
 	kept := *before // its body may be dropped while it is written
@@ -88,10 +89,9 @@ func (a *answers) begin(path, key string, body []byte, now time.Time) (*answer, 
 
 // finish remembers what was answered; of an answer that was broken off, keep being
 // nil, only that there was a request.
-func (a *answers) finish(path, key string, w *response) {
+func (a *answers) finish(k answerKey, w *response) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	k := answerKey{path, key}
 	done := a.underWay[k]
 	delete(a.underWay, k)
 	done.status, done.dropped = w.status, w.keep == nil

@@ -138,15 +138,15 @@ func TestAnswersAreBounded(t *testing.T) {
 	now := time.Unix(0, 0)
 	give := func(key string, size int, at time.Time) {
 		t.Helper()
-		if before, refused := a.begin("/p", key, []byte("body"), at); before != nil || refused != nil {
+		if before, refused := a.begin(answerKey{"/p", key}, []byte("body"), at); before != nil || refused != nil {
 			t.Fatalf("%s was there already", key)
 		}
 		w := &response{ResponseWriter: httptest.NewRecorder(), keep: &bytes.Buffer{}, keepBytes: maxAnswerBytes}
 		w.Write(make([]byte, size))
-		a.finish("/p", key, w)
+		a.finish(answerKey{"/p", key}, w)
 	}
 	ask := func(key string, at time.Time) (*answer, *problem.Problem) {
-		return a.begin("/p", key, []byte("body"), at)
+		return a.begin(answerKey{"/p", key}, []byte("body"), at)
 	}
 
 	for i := range 3 * maxAnswers {

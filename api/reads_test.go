@@ -188,7 +188,7 @@ func TestModels(t *testing.T) {
 	large.ModelLabel, large.ModelID, large.GPUsPerReplica, large.FailsafeBatchSize = "large", "org/large", 4, 128
 	large.AchievedBatchSize, large.BatchSizeActuator, large.BatchSizeLeaseS = &achieved, &actuator, &lease
 	if diff := cmp.Diff([]modelBody{small, large}, got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+		t.Errorf("the models (-want +got):\n%s", diff)
 	}
 }
 
@@ -205,7 +205,7 @@ func TestInfo(t *testing.T) {
 	}
 	want.StartedAt = got.StartedAt
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+		t.Errorf("what a replay says of itself (-want +got):\n%s", diff)
 	}
 
 	s := serve(t, func(c *Config) {
@@ -217,7 +217,7 @@ func TestInfo(t *testing.T) {
 	want.StartedAt = got.StartedAt
 	want.Source, want.Pace, want.NeedsToken = "live", "lockstep", true
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+		t.Errorf("what a live run in lockstep says of itself (-want +got):\n%s", diff)
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/g2g-agent/g2g-agent/agent"
 	"github.com/g2g-agent/g2g-agent/config"
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/logtest"
 )
 
 // At the end, streams and connections that wait are closed, and a request that
@@ -106,7 +107,7 @@ func TestAddressAndURL(t *testing.T) {
 
 // Half an answer must not look like a whole one.
 func TestPanicInAnAnswerCutsItOff(t *testing.T) {
-	log := &lockedBuffer{}
+	log := &logtest.Buffer{}
 	s := &Server{cfg: Config{Log: zerolog.New(log)}}
 	server := httptest.NewServer(s.protect(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write([]byte(`[{"seq":0}`))

@@ -16,7 +16,8 @@ func (a *API) validate(r *rules) {
 			r.none(apirule.OpenWithoutToken(a.Listen), "api.listen")
 		}
 	}
-	r.that(!apirule.ReadNeedsControl(a.TokenFile, a.ReadTokenFile), "api.token_file", "is missing; read_token_file needs it, or nobody could command")
+	r.that(!apirule.ReadNeedsControl(a.TokenFile, a.ReadTokenFile), "api.token_file",
+		"is missing; read_token_file needs it, or nobody could command")
 	if missing, err := apirule.TLSFiles(a.TLSCertFile, a.TLSKeyFile); err != nil {
 		r.none(err, "api."+missing)
 	}
@@ -26,7 +27,8 @@ func (a *API) validate(r *rules) {
 	}
 	r.none(apirule.RequestsPerS(a.MaxRequestsPerS), "api.max_requests_per_s")
 	r.none(apirule.Connections(a.MaxConnections), "api.max_connections")
-	r.that(a.HistoryStates >= 1 && a.HistoryStates <= maxHistoryStates, "api.history_states", "must be from 1 to %d, got %d", maxHistoryStates, a.HistoryStates)
+	r.that(a.HistoryStates >= 1 && a.HistoryStates <= maxHistoryStates, "api.history_states",
+		"must be from 1 to %d, got %d", maxHistoryStates, a.HistoryStates)
 }
 
 // none notes err, if there is one, as what is wrong at path; it reports whether

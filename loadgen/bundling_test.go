@@ -10,10 +10,12 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/g2g-agent/g2g-agent/internal/logtest"
 )
 
 func TestBundlesAreLoggedOnce(t *testing.T) {
-	var log lockedBuffer
+	var log logtest.Buffer
 	b := bundling{log: zerolog.New(&log), window: time.Second}
 	now := time.Unix(1_700_000_000, 0)
 	for tenth := range 1200 {
@@ -33,7 +35,7 @@ func TestBundlesAreLoggedOnce(t *testing.T) {
 		b.look(now.Add(time.Duration(tenth)*100*ms), &w)
 	}
 	var got []string
-	for _, line := range log.lines(t) {
+	for _, line := range log.Lines(t) {
 		got = append(got, fmt.Sprint(line["level"], " ", line["multi_event_share"]))
 		if message := fmt.Sprint(line["message"]); line["level"] == "warn" && (!strings.Contains(message, "percentiles") || !strings.Contains(message, "proxy")) {
 			t.Errorf("the warning does not say what it means: %q", message)
@@ -61,13 +63,13 @@ func TestBundlesOfFewStreamsAreLogged(t *testing.T) {
 		{"none", func(int) int64 { return 0 }, 0, "", 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			var log lockedBuffer
+			var log logtest.Buffer
 			b := bundling{log: zerolog.New(&log), window: time.Second}
 			begin := time.Unix(1_700_000_000, 0)
 			after := 0
 			for tenth := range 3000 { // windows overlap
 				second := tenth / 10
-				if after == 0 && len(log.lines(t)) > 0 {
+				if after == 0 && len(log.Lines(t)) > 0 {
 					after = second
 				}
 				w := ITLWindow{Reads: test.reads(second), MultiEventShare: test.share}
@@ -87,10 +89,10 @@ func TestBundlesOfFewStreamsAreLogged(t *testing.T) {
 	}
 }
 
-func levelsAndShares(t *testing.T, log *lockedBuffer) string {
+func levelsAndShares(t *testing.T, log *logtest.Buffer) string {
 	t.Helper()
 	var got []string
-	for _, line := range log.lines(t) {
+	for _, line := range log.Lines(t) {
 		got = append(got, fmt.Sprint(line["level"], " ", line["multi_event_share"]))
 	}
 	return strings.Join(got, "; ")
@@ -98,11 +100,11 @@ func levelsAndShares(t *testing.T, log *lockedBuffer) string {
 
 // Tokens of which no latency can be told are no silence.
 func TestTokensWithoutLatencyAreLoggedOnce(t *testing.T) {
-	var log lockedBuffer
+	var log logtest.Buffer
 	u := unmeasured{log: zerolog.New(&log)}
 	begin := time.Unix(1_700_000_000, 0)
 	levels := func() (text string) {
-		for _, line := range log.lines(t) {
+		for _, line := range log.Lines(t) {
 			text += fmt.Sprint(line["level"], " ")
 		}
 		return text
@@ -144,7 +146,7 @@ func TestWholeAnswersHaveNoLatency(t *testing.T) {
 		_, _ = io.WriteString(w, answer.String()+"data: [DONE]\n\n")
 	}))
 	defer server.Close()
-	var log lockedBuffer
+	var log logtest.Buffer
 	g := startLoad(t, Config{BaseURL: server.URL, Concurrency: 1, Log: zerolog.New(&log)})
 	begin := time.Now()
 	for _, after := range []time.Duration{0, unmeasuredAfter} { // as long as it takes
@@ -157,13 +159,13 @@ func TestWholeAnswersHaveNoLatency(t *testing.T) {
 		g.unmeasured.look(begin.Add(after+time.Second), &w)
 	}
 	warned := 0
-	for _, line := range log.lines(t) {
+	for _, line := range log.Lines(t) {
 		if strings.Contains(fmt.Sprint(line["message"]), "the latency is null") {
 			warned++
 		}
 	}
 	if warned != 1 {
-		t.Errorf("the log is %v, want one line about it", log.lines(t))
+		t.Errorf("the log is %v, want one line about it", log.Lines(t))
 	}
 }
 
@@ -177,13 +179,13 @@ func TestOddUsageIsCountedAndSaidOnce(t *testing.T) {
 		_, _ = io.WriteString(w, "data: [DONE]\n\n")
 	}))
 	defer server.Close()
-	var log lockedBuffer
+	var log logtest.Buffer
 	g := startLoad(t, Config{BaseURL: server.URL, Concurrency: 2, Log: zerolog.New(&log)})
 	eventually(t, 10*time.Second, "answers", func() bool { return g.Stats().Completed >= 10 })
 	if s := g.Stats(); s.OddUsages < 30 || s.Failed() != 0 || s.Tokens < 30 {
 		t.Errorf("%d odd usages, %d failures, %d tokens of %d answers of 3", s.OddUsages, s.Failed(), s.Tokens, s.Completed)
 	}
-	lines := log.lines(t)
+	lines := log.Lines(t)
 	if len(lines) != 1 || lines[0]["completion_tokens"] != `"many"` {
 		t.Errorf("the log is %v, want one line about it", lines)
 	}

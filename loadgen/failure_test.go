@@ -12,6 +12,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/g2g-agent/g2g-agent/completion"
+	"github.com/g2g-agent/g2g-agent/internal/logtest"
 	"github.com/g2g-agent/g2g-agent/sim"
 )
 
@@ -38,7 +39,7 @@ func TestAnswersGivenUpAreFailures(t *testing.T) {
 				_, _ = io.WriteString(w, test.answer+`data: {"choices":[],"usage":{"completion_tokens":1}}`+"\n\ndata: [DONE]\n\n")
 			}))
 			t.Cleanup(server.Close)
-			var log lockedBuffer
+			var log logtest.Buffer
 			g := startLoad(t, Config{BaseURL: server.URL, Concurrency: 2, Log: zerolog.New(&log)})
 			eventually(t, 10*time.Second, "failures", func() bool {
 				s := g.Stats()
@@ -54,7 +55,7 @@ func TestAnswersGivenUpAreFailures(t *testing.T) {
 			if s.Completed != 0 {
 				t.Errorf("%d requests count as completed", s.Completed)
 			}
-			lines := log.lines(t)
+			lines := log.Lines(t)
 			if len(lines) != 1 || lines[0]["kind"] != test.kind || !strings.Contains(fmt.Sprint(lines[0]["error"]), test.said) {
 				t.Errorf("the log is %v, want one line with the kind %s and %s", lines, test.kind, test.said)
 			}

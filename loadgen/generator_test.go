@@ -1,9 +1,7 @@
 package loadgen
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,7 +9,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -21,6 +18,7 @@ import (
 	"github.com/g2g-agent/g2g-agent/completion"
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/internal/credential"
+	"github.com/g2g-agent/g2g-agent/internal/logtest"
 	"github.com/g2g-agent/g2g-agent/sim"
 )
 
@@ -214,7 +212,7 @@ func TestFailuresAreCountedByKindAndOvercome(t *testing.T) {
 func TestServerKilledAndBack(t *testing.T) {
 	t.Parallel()
 	server := startServer(t, sim.VLLMConfig{Profile: steady(5 * time.Millisecond), OutputTokens: 20})
-	var log lockedBuffer
+	var log logtest.Buffer
 	g := startLoad(t, Config{BaseURL: server.URL(), Concurrency: 100, MaxOutputTokens: 20, Log: zerolog.New(&log)})
 	eventually(t, 10*time.Second, "requests complete", func() bool { return g.Stats().Completed >= 200 })
 	server.Kill()
@@ -236,7 +234,7 @@ func TestServerKilledAndBack(t *testing.T) {
 	if s := g.Stats(); s.Reconnects < 50 || s.Connects < s.Reconnects+100 {
 		t.Errorf("%d connections, %d of them reconnects, want at least 100 of each worker's first and 50 reconnects", s.Connects, s.Reconnects)
 	}
-	lines := log.lines(t)
+	lines := log.Lines(t)
 	byKind := map[string]int{}
 	for _, line := range lines {
 		byKind[fmt.Sprint(line["kind"])]++
@@ -261,34 +259,8 @@ func TestNoBusyLoopWhileTheServerIsAway(t *testing.T) {
 	}
 }
 
-// lockedBuffer collects log lines.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) lines(t *testing.T) (lines []map[string]any) {
-	t.Helper()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for line := range strings.Lines(l.b.String()) {
-		var fields map[string]any
-		if err := json.Unmarshal([]byte(line), &fields); err != nil {
-			t.Fatal(err)
-		}
-		lines = append(lines, fields)
-	}
-	return lines
-}
-
 func TestOutagesAreLoggedOnce(t *testing.T) {
-	var log lockedBuffer
+	var log logtest.Buffer
 	o := outages{log: zerolog.New(&log)}
 	now := time.Unix(1_700_000_000, 0)
 	cut := &completion.Error{Kind: completion.KindCut, Detail: "gone"}
@@ -309,7 +281,7 @@ func TestOutagesAreLoggedOnce(t *testing.T) {
 	}
 	o.failed(now.Add(time.Minute), cut)
 	var got []string
-	for _, line := range log.lines(t) {
+	for _, line := range log.Lines(t) {
 		got = append(got, fmt.Sprint(line["level"], " ", line["kind"], " ", line["failures"]))
 	}
 	want := "warn cut <nil>; warn connect <nil>; info connect 14; info cut 1; warn cut <nil>"

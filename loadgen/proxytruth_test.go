@@ -9,6 +9,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/g2g-agent/g2g-agent/internal/logtest"
 	"github.com/g2g-agent/g2g-agent/sim"
 )
 
@@ -45,7 +46,7 @@ func TestITLIsTheTruthBehindProxiesAndWithGaps(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			server := startServer(t, sim.VLLMConfig{Profile: stalls, MaxNumSeqs: streams, Seed: 1, Spread: true, TokensPerChunk: test.tokensPerChunk})
 			server.SetFaults(sim.VLLMFaults{MissingUsage: test.missingUsage})
-			var log lockedBuffer
+			var log logtest.Buffer
 			cfg := Config{BaseURL: server.URL(), Concurrency: streams + streams/4, MaxOutputTokens: 36, Log: zerolog.New(&log)}
 			if test.through != nil {
 				proxy := startRelay(t, server.URL(), test.secure, test.through)
@@ -60,7 +61,7 @@ func TestITLIsTheTruthBehindProxiesAndWithGaps(t *testing.T) {
 				t.Errorf("failures by kind %v, odd usages %d", s.FailedByKind, s.OddUsages)
 			}
 			warned := false
-			for _, line := range log.lines(t) {
+			for _, line := range log.Lines(t) {
 				message, _ := line["message"].(string)
 				warned = warned || strings.Contains(message, "a proxy that collects events")
 			}

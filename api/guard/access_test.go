@@ -97,11 +97,11 @@ func TestTokensOverTheSocket(t *testing.T) {
 								a.problem(t)
 								continue
 							}
-							wantRole := RoleAnyone
+							wantRole := roleAnyone
 							if c.control != "" && token == c.control {
-								wantRole = RoleControl
+								wantRole = roleControl
 							} else if c.read != "" && token == c.read {
-								wantRole = RoleRead
+								wantRole = roleRead
 							}
 							if got := a.seen(t).Caller; got.Role != wantRole || got.Address != "127.0.0.1" || got.UserAgent != "Go-http-client/1.1" {
 								t.Errorf("%s %s with token %q: the API sees %+v, want role %q", method, path, token, got, wantRole)
@@ -140,8 +140,8 @@ func TestRefusalsAreCounted(t *testing.T) {
 }
 
 func TestCallerFromNowhereIsAnyone(t *testing.T) {
-	if got := CallerFrom(t.Context()); got != (Caller{Role: "anyone"}) {
-		t.Errorf("CallerFrom = %+v", got)
+	if got := callerFrom(t.Context()); got != (caller{Role: "anyone"}) {
+		t.Errorf("callerFrom = %+v", got)
 	}
 }
 

@@ -37,20 +37,20 @@ const (
 	maxAuditJSON, maxAuditText = 4096, 200
 )
 
-// Audit logs one line for a command: who gave it (see [CallerFrom]), what it was
+// Audit logs one line for a command: who gave it (see callerFrom), what it was
 // and what came of it; as a warning when it was refused. It is written at every
 // log level.
-func (g *Guard) Audit(ctx context.Context, e AuditEntry) { g.audit(CallerFrom(ctx), e, 0) }
+func (g *Guard) Audit(ctx context.Context, e AuditEntry) { g.audit(callerFrom(ctx), e, 0) }
 
 // audit is Audit; unlogged is how many were not logged since the last line.
-func (g *Guard) audit(caller Caller, e AuditEntry, unlogged uint64) {
+func (g *Guard) audit(by caller, e AuditEntry, unlogged uint64) {
 	level := zerolog.InfoLevel
 	if e.Status >= 400 {
 		level = zerolog.WarnLevel
 	}
 	// A line without a level of its own passes whatever levels are wanted.
 	line := g.cfg.Log.Log().Stringer(zerolog.LevelFieldName, level).Bool("audit", true).Str("at", g.cfg.now().UTC().Format(auditTime)).
-		Str("role", caller.Role).Str("address", caller.Address).Str("user_agent", caller.UserAgent).
+		Str("role", by.Role).Str("address", by.Address).Str("user_agent", by.UserAgent).
 		Str("command", printable(e.Command))
 	line = withJSON(line, "body", e.Body)
 	if e.IdempotencyKey != "" {

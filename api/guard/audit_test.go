@@ -53,14 +53,14 @@ func TestAuditIsBounded(t *testing.T) {
 	s := serve(t, Config{}, nil)
 	agent := "evil\x00\x1b[31m\n{\"audit\":true}\u202e" + strings.Repeat("ü", 5000)
 	for _, body := range []any{strings.Repeat("ü", 100_000), map[string]float64{"x": math.NaN()}, func() {}, nil} {
-		ctx := context.WithValue(t.Context(), callerKey{}, Caller{Role: "anyone", UserAgent: printable(agent)})
+		ctx := context.WithValue(t.Context(), callerKey{}, caller{Role: "anyone", UserAgent: printable(agent)})
 		s.Audit(ctx, AuditEntry{Command: agent, Body: body, Result: body, IdempotencyKey: agent, Status: 200})
 	}
 	lines := s.log.lines(t, "audit")
 	if len(lines) != 4 {
 		t.Fatalf("%d audit lines, want 4", len(lines))
 	}
-	for line := range strings.Lines(s.log.text()) {
+	for line := range strings.Lines(s.log.String()) {
 		if len(line) > 3*maxAuditJSON || !utf8.ValidString(line) || strings.ContainsAny(strings.TrimSuffix(line, "\n"), "\x00\x1b\n\u202e") {
 			t.Errorf("audit line of %d bytes: %.300q", len(line), line)
 		}
@@ -188,7 +188,7 @@ func TestSecretsStaySecret(t *testing.T) {
 			answers.WriteString(err.Error())
 		}
 		answers.WriteString(strings.Join(s.Warnings(), "\n"))
-		for what, text := range map[string]string{"log": s.log.text(), "answers": answers.String()} {
+		for what, text := range map[string]string{"log": s.log.String(), "answers": answers.String()} {
 			if text == "" {
 				t.Errorf("no %s to look into", what)
 			}

@@ -93,17 +93,17 @@ func (c *client) identify(t *tokens, sent digest, now time.Time) string {
 	role := t.roleOf(sent)
 	accepted := &c.control
 	switch role {
-	case RoleAnyone:
+	case roleAnyone:
 		if !slices.Contains(c.wrong, sent) {
 			c.guesses.AllowN(now, 1)
 			c.wrong = append(c.wrong[max(0, len(c.wrong)-rememberedWrong+1):], sent)
 		}
-		return RoleAnyone
-	case RoleRead:
+		return roleAnyone
+	case roleRead:
 		accepted = &c.read
 	}
 	if !accepted.equal(sent) && c.guesses.TokensAt(now) < 1 {
-		return RoleAnyone
+		return roleAnyone
 	}
 	*accepted = sent
 	return role

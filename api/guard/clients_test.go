@@ -193,33 +193,33 @@ func TestGuessingIsSlow(t *testing.T) {
 	s := serve(t, Config{Token: controlToken, ReadToken: readToken, MaxRequestsPerS: 1000, now: clk.Now}, nil)
 	role := func(path, token string) string { return s.do(t, "GET", path, bearer(token)).seen(t).Caller.Role }
 	for i := range guessBurst {
-		if got := role("/", fmt.Sprint("guess-", i)); got != RoleAnyone {
+		if got := role("/", fmt.Sprint("guess-", i)); got != roleAnyone {
 			t.Fatalf("a wrong token gives the role %q", got)
 		}
 	}
-	if got := role("/", controlToken); got != RoleAnyone {
+	if got := role("/", controlToken); got != roleAnyone {
 		t.Errorf("a right guess after %d wrong ones gives the role %q", guessBurst, got)
 	}
 	if a := s.do(t, "POST", "/v1/steps", bearer(controlToken)); a.StatusCode != 401 {
 		t.Errorf("a right guess after %d wrong ones: %d, want 401", guessBurst, a.StatusCode)
 	}
 	clk.advance(time.Second)
-	if got := role("/v1/state", readToken); got != RoleRead {
+	if got := role("/v1/state", readToken); got != roleRead {
 		t.Errorf("a second later, the read token gives the role %q", got)
 	}
 	// Who knows the read token has not thereby guessed the control token.
 	role("/", "one more guess")
-	if got := role("/", controlToken); got != RoleAnyone {
+	if got := role("/", controlToken); got != roleAnyone {
 		t.Errorf("the control token, guessed by a reader, gives the role %q", got)
 	}
-	if got := role("/", readToken); got != RoleRead {
+	if got := role("/", readToken); got != roleRead {
 		t.Errorf("the read token, accepted before, gives the role %q", got)
 	}
 	// A token that was accepted once and is not the token any more is a guess again.
 	if err := s.Reload(controlToken, "new-read-token-123"); err != nil {
 		t.Fatal(err)
 	}
-	if got := role("/", readToken); got != RoleAnyone {
+	if got := role("/", readToken); got != roleAnyone {
 		t.Errorf("the old read token gives the role %q", got)
 	}
 }

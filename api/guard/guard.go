@@ -126,7 +126,8 @@ func (g *Guard) Reload(token, readToken string) error {
 	defer g.reloading.Unlock()
 	secrets, err := newTokens(token, readToken)
 	if err == nil && secrets.control == nil && g.beyond.Load() {
-		err = fmt.Errorf("%w: api.token_file: there is no control token any more, and api.listen (%s) is reachable from other hosts: write one into the file",
+		err = fmt.Errorf("%w: api.token_file: there is no control token any more, and api.listen (%s) is reachable from other hosts: "+
+			"write one into the file",
 			datacenter.ErrInvalidInput, g.cfg.Listen)
 	}
 	var pair *pair
@@ -151,14 +152,16 @@ func (g *Guard) Warnings() []string {
 	var warnings []string
 	t := g.tokens.Load()
 	if t.control != nil && g.beyond.Load() && g.certificate == nil {
-		warnings = append(warnings, fmt.Sprintf("api.listen (%s) is reachable from other hosts without TLS: tokens are sent in the clear; set api.tls_cert_file and api.tls_key_file", g.cfg.Listen))
+		warnings = append(warnings, fmt.Sprintf("api.listen (%s) is reachable from other hosts without TLS: tokens are sent in the clear; "+
+			"set api.tls_cert_file and api.tls_key_file", g.cfg.Listen))
 	}
 	for _, token := range []struct {
 		key string
 		of  *token
 	}{{"api.token_file", t.control}, {"api.read_token_file", t.read}} {
 		if token.of != nil && token.of.length < goodTokenLength {
-			warnings = append(warnings, fmt.Sprintf("%s: the token has %d characters and can be guessed; use at least %d random ones, such as from: openssl rand -base64 32",
+			warnings = append(warnings, fmt.Sprintf("%s: the token has %d characters and can be guessed; use at least %d random ones, "+
+				"such as from: openssl rand -base64 32",
 				token.key, token.of.length, goodTokenLength))
 		}
 	}
@@ -170,19 +173,19 @@ func (g *Guard) Warnings() []string {
 	return warnings
 }
 
-// The roles of a [Caller].
+// The roles of a caller.
 const (
-	// RoleControl: the caller sent the control token.
-	RoleControl = "control"
-	// RoleRead: the caller sent the read token.
-	RoleRead = "read"
-	// RoleAnyone: the caller sent no token of ours, or none is configured.
-	RoleAnyone = "anyone"
+	// roleControl: the caller sent the control token.
+	roleControl = "control"
+	// roleRead: the caller sent the read token.
+	roleRead = "read"
+	// roleAnyone: the caller sent no token of ours, or none is configured.
+	roleAnyone = "anyone"
 )
 
-// Caller is who made a request.
-type Caller struct {
-	// Role is RoleControl, RoleRead or RoleAnyone.
+// caller is who made a request.
+type caller struct {
+	// Role is roleControl, roleRead or roleAnyone.
 	Role string
 	// Address is the client's, without its port.
 	Address string
@@ -192,13 +195,13 @@ type Caller struct {
 
 type callerKey struct{}
 
-// CallerFrom returns who made the request that ctx belongs to, anyone if ctx did
+// callerFrom returns who made the request that ctx belongs to, anyone if ctx did
 // not come through [Guard.Wrap].
-func CallerFrom(ctx context.Context) Caller {
-	if c, ok := ctx.Value(callerKey{}).(Caller); ok {
+func callerFrom(ctx context.Context) caller {
+	if c, ok := ctx.Value(callerKey{}).(caller); ok {
 		return c
 	}
-	return Caller{Role: RoleAnyone}
+	return caller{Role: roleAnyone}
 }
 
 // CheckOrigin reports whether a browser may make the request for the page that it

@@ -1,7 +1,6 @@
 package guard
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -20,6 +19,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -29,6 +29,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/g2g-agent/g2g-agent/api/problem"
+	"github.com/g2g-agent/g2g-agent/internal/logtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -39,38 +40,16 @@ const (
 	wrongToken   = "wrong-0d9e8c7b6a5f4e3d"
 )
 
-// logged keeps the log.
-type logged struct {
-	mu  sync.Mutex
-	all bytes.Buffer
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.all.Write(p)
-}
-
-func (l *logged) text() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.all.String()
-}
+// logged is a log of JSON lines.
+type logged struct{ logtest.Buffer }
 
 // lines are the log's lines that have the key.
 func (l *logged) lines(t *testing.T, key string) []map[string]any {
 	t.Helper()
-	var found []map[string]any
-	for line := range strings.Lines(l.text()) {
-		var fields map[string]any
-		if err := json.Unmarshal([]byte(line), &fields); err != nil {
-			t.Fatalf("log line %q: %v", line, err)
-		}
-		if _, ok := fields[key]; ok {
-			found = append(found, fields)
-		}
-	}
-	return found
+	return slices.DeleteFunc(l.Lines(t), func(fields map[string]any) bool {
+		_, ok := fields[key]
+		return !ok
+	})
 }
 
 // clock stands still unless it is moved.
@@ -109,11 +88,11 @@ func echo(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusTeapot)
 		return
 	}
-	_ = json.NewEncoder(w).Encode(seen{Caller: CallerFrom(r.Context()), Header: r.Header, Body: len(body), Length: r.ContentLength})
+	_ = json.NewEncoder(w).Encode(seen{Caller: callerFrom(r.Context()), Header: r.Header, Body: len(body), Length: r.ContentLength})
 }
 
 type seen struct {
-	Caller Caller
+	Caller caller
 	Header http.Header
 	Body   int
 	Length int64

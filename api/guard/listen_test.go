@@ -87,7 +87,7 @@ func TestListensBeyondLoopbackOnlyWithAToken(t *testing.T) {
 		if err := g.Reload("another-control-token", ""); err != nil {
 			t.Errorf("%s: %v", listen, err)
 		}
-		if got := g.tokens.Load().roleOf(digestOf("another-control-token")); got != RoleControl {
+		if got := g.tokens.Load().roleOf(digestOf("another-control-token")); got != roleControl {
 			t.Errorf("%s: the new token gives the role %q", listen, got)
 		}
 	}

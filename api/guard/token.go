@@ -49,9 +49,11 @@ func newTokens(control, read string) (*tokens, error) {
 	case err != nil:
 		return nil, err
 	case apirule.ReadNeedsControl(control, read):
-		return nil, fmt.Errorf("%w: api.read_token_file is set without api.token_file: anyone could command and not read; set api.token_file too", datacenter.ErrInvalidInput)
+		return nil, fmt.Errorf("%w: api.read_token_file is set without api.token_file: anyone could command and not read; "+
+			"set api.token_file too", datacenter.ErrInvalidInput)
 	case read != "" && digestOf(read).equal(digestOf(control)):
-		return nil, fmt.Errorf("%w: api.read_token_file holds the same token as api.token_file: who may read could command; use two tokens", datacenter.ErrInvalidInput)
+		return nil, fmt.Errorf("%w: api.read_token_file holds the same token as api.token_file: who may read could command; "+
+			"use two tokens", datacenter.ErrInvalidInput)
 	}
 	return &tokens{control: newToken(control), read: newToken(read)}, nil
 }
@@ -66,7 +68,8 @@ func newToken(secret string) *token {
 // checkToken returns why no client could send the token in a header.
 func checkToken(key, secret string) error {
 	if len(secret) > maxTokenLength {
-		return fmt.Errorf("%w: %s: the token has %d characters, at most %d are allowed; is it the right file?", datacenter.ErrInvalidInput, key, len(secret), maxTokenLength)
+		return fmt.Errorf("%w: %s: the token has %d characters, at most %d are allowed; is it the right file?",
+			datacenter.ErrInvalidInput, key, len(secret), maxTokenLength)
 	}
 	if i := apirule.Unsendable(secret); i >= 0 {
 		return fmt.Errorf("%w: %s: character %d of the token cannot be sent in a header; a token is of visible ASCII characters, without spaces",
@@ -82,11 +85,11 @@ func (t *tokens) roleOf(sent digest) string {
 	isRead := t.read != nil && t.read.digest.equal(sent)
 	switch {
 	case isControl:
-		return RoleControl
+		return roleControl
 	case isRead:
-		return RoleRead
+		return roleRead
 	default:
-		return RoleAnyone
+		return roleAnyone
 	}
 }
 
@@ -94,9 +97,9 @@ func (t *tokens) roleOf(sent digest) string {
 func (t *tokens) suffices(role string, need access) bool {
 	switch need {
 	case accessControl:
-		return t.control == nil || role == RoleControl
+		return t.control == nil || role == roleControl
 	case accessRead:
-		return t.read == nil || role == RoleRead || role == RoleControl
+		return t.read == nil || role == roleRead || role == roleControl
 	default:
 		return true
 	}

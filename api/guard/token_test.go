@@ -60,14 +60,14 @@ func TestOnlyDigestsAreKept(t *testing.T) {
 		t.Error("the digests are not those of the tokens")
 	}
 	for secret, want := range map[string]string{
-		controlToken: RoleControl, readToken: RoleRead, wrongToken: RoleAnyone, "": RoleAnyone,
-		controlToken[:len(controlToken)-1]: RoleAnyone, controlToken + "x": RoleAnyone, strings.ToUpper(controlToken): RoleAnyone,
+		controlToken: roleControl, readToken: roleRead, wrongToken: roleAnyone, "": roleAnyone,
+		controlToken[:len(controlToken)-1]: roleAnyone, controlToken + "x": roleAnyone, strings.ToUpper(controlToken): roleAnyone,
 	} {
 		if got := tk.roleOf(digestOf(secret)); got != want {
 			t.Errorf("roleOf(%q) = %q, want %q", secret, got, want)
 		}
 	}
-	if got := (&tokens{}).roleOf(digestOf("")); got != RoleAnyone {
+	if got := (&tokens{}).roleOf(digestOf("")); got != roleAnyone {
 		t.Errorf("without tokens, the empty one gives the role %q", got)
 	}
 }
@@ -221,10 +221,10 @@ func FuzzCredential(f *testing.F) {
 			if role := g.tokens.Load().roleOf(sent); found {
 				return role
 			}
-			return RoleAnyone
+			return roleAnyone
 		}
 		r.Header["Authorization"] = []string{authorization}
-		if scheme, secret, _ := strings.Cut(authorization, " "); (role() == RoleControl) !=
+		if scheme, secret, _ := strings.Cut(authorization, " "); (role() == roleControl) !=
 			(strings.EqualFold(scheme, "bearer") && strings.Trim(secret, " ") == controlToken) {
 			t.Errorf("Authorization %q gives the role %q", authorization, role())
 		}
@@ -236,7 +236,7 @@ func FuzzCredential(f *testing.F) {
 				exact++
 			}
 		}
-		if role() == RoleControl && exact != 1 {
+		if role() == roleControl && exact != 1 {
 			t.Errorf("sub-protocols %q give the role %q", protocols, role())
 		}
 		for _, left := range withoutCredentials(r.Header).Values("Sec-WebSocket-Protocol") {

@@ -55,7 +55,7 @@ type visit struct {
 	came   time.Time
 	tokens *tokens
 	need   access
-	caller Caller
+	caller caller
 	// sentToken says that the request carried a token, right or wrong; wait is for
 	// how long the client has made too many requests.
 	sentToken bool
@@ -70,7 +70,7 @@ func (g *Guard) newVisit(w http.ResponseWriter, r *http.Request) *visit {
 		need: accessOf(r.Method, r.URL.Path), health: isHealthCheck(r), socket: isWebSocket(r),
 	}
 	counted, address := clientAddress(r.RemoteAddr)
-	v.caller = Caller{Role: RoleAnyone, Address: address, UserAgent: printable(r.UserAgent())}
+	v.caller = caller{Role: roleAnyone, Address: address, UserAgent: printable(r.UserAgent())}
 	sent, found := credential(r)
 	v.sentToken = found && v.tokens.control != nil
 	g.clients.visit(counted, v.came, func(c *client) {
@@ -78,7 +78,7 @@ func (g *Guard) newVisit(w http.ResponseWriter, r *http.Request) *visit {
 			v.caller.Role = c.identify(v.tokens, sent, v.came)
 		}
 		if !v.health {
-			v.wait = g.clients.takeRequest(c, v.caller.Role != RoleAnyone, v.came)
+			v.wait = g.clients.takeRequest(c, v.caller.Role != roleAnyone, v.came)
 		}
 	})
 	v.r = r.WithContext(context.WithValue(r.Context(), callerKey{}, v.caller))
@@ -91,7 +91,8 @@ func (v *visit) checkHost() bool {
 		return true
 	}
 	return v.refuse(foreignHost, http.StatusForbidden, fmt.Sprintf(
-		"without a control token only requests to localhost or a loopback address are served, this one is to %q: use http://127.0.0.1:PORT, or set api.token_file", printable(v.r.Host)))
+		"without a control token only requests to localhost or a loopback address are served, this one is to %q: "+
+			"use http://127.0.0.1:PORT, or set api.token_file", printable(v.r.Host)))
 }
 
 func (v *visit) checkRate() bool {
@@ -131,7 +132,7 @@ func (v *visit) checkToken() bool {
 	}
 	challenge := func(value string) { v.w.Header().Set("WWW-Authenticate", value) }
 	switch {
-	case v.caller.Role == RoleRead:
+	case v.caller.Role == roleRead:
 		challenge(realm + `, error="insufficient_scope"`)
 		return v.refuse(forbidden, http.StatusForbidden, "the read token does not permit this: it needs "+which)
 	case !v.sentToken:

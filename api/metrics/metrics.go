@@ -23,24 +23,24 @@ import (
 type Config struct {
 	// Version is the program's.
 	Version string
-	Site    Site
-	Hub     Hub
-	Guard   Guard
+	Site    watchedSite
+	Hub     watchedHub
+	Guard   watchedGuard
 	// LiveStats is nil in a replay.
 	LiveStats func() rig.Stats
 }
 
-// Site is the part of [agent.Controllable] that is watched.
-type Site interface{ Status() agent.Status }
+// watchedSite is the part of [agent.Controllable] that is watched.
+type watchedSite interface{ Status() agent.Status }
 
-// Hub is the part of [stream.Hub] that is watched.
-type Hub interface {
+// watchedHub is the part of [stream.Hub] that is watched.
+type watchedHub interface {
 	Latest() *datacenter.State
 	Stats() stream.Stats
 }
 
-// Guard is the part of [guard.Guard] that is watched.
-type Guard interface{ Stats() guard.Stats }
+// watchedGuard is the part of [guard.Guard] that is watched.
+type watchedGuard interface{ Stats() guard.Stats }
 
 // maxScrapes is how many scrapes are served at once; one more gets status 503.
 const maxScrapes = 8
@@ -135,7 +135,9 @@ func (c *catalog) addBuild(version string) {
 		}
 	}
 	c.section = "Program"
-	c.gauge("g2g_build_info", "version goversion revision", "1, labelled with the program's version, the Go version and the source revision it was built from.", func(_ *snapshot, out series) {
-		out.value(1, version, runtime.Version(), revision)
-	})
+	c.gauge("g2g_build_info", "version goversion revision",
+		"1, labelled with the program's version, the Go version and the source revision it was built from.",
+		func(_ *snapshot, out series) {
+			out.value(1, version, runtime.Version(), revision)
+		})
 }

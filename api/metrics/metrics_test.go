@@ -20,9 +20,9 @@ import (
 
 // The real ones must do; the compiler says so.
 var (
-	_ Site  = agent.Controllable(nil)
-	_ Hub   = (*stream.Hub)(nil)
-	_ Guard = (*guard.Guard)(nil)
+	_ watchedSite  = agent.Controllable(nil)
+	_ watchedHub   = (*stream.Hub)(nil)
+	_ watchedGuard = (*guard.Guard)(nil)
 )
 
 func parseFloat(t *testing.T, text string) float64 {

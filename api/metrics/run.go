@@ -17,44 +17,54 @@ func (c *catalog) addRun(live bool) {
 		source = datacenter.SourceLive
 	}
 	c.section = "Run and steps"
-	c.gauge("g2g_run_info", "facility source", "1, labelled with the facility's name and where readings come from, live or replay.", func(s *snapshot, out series) {
-		out.value(1, s.status.Facility.Name, string(source))
-	})
-	c.gauge("g2g_run_phase", "run_phase", "1 for the phase that the run is in, 0 for the others: starting, stepping, waiting (to be advanced), ended.", func(s *snapshot, out series) {
-		for _, phase := range []agent.Phase{agent.PhaseStarting, agent.PhaseStepping, agent.PhaseWaiting, agent.PhaseEnded} {
-			out.flag(s.status.Phase == phase, string(phase))
-		}
-	})
-	c.gauge("g2g_run_time_seconds", "", "Time of the next step since the first, in seconds of the run.", func(s *snapshot, out series) {
-		out.value(s.status.TimeS)
-	})
+	c.gauge("g2g_run_info", "facility source",
+		"1, labelled with the facility's name and where readings come from, live or replay.", func(s *snapshot, out series) {
+			out.value(1, s.status.Facility.Name, string(source))
+		})
+	c.gauge("g2g_run_phase", "run_phase",
+		"1 for the phase that the run is in, 0 for the others: starting, stepping, waiting (to be advanced), ended.",
+		func(s *snapshot, out series) {
+			for _, phase := range []agent.Phase{agent.PhaseStarting, agent.PhaseStepping, agent.PhaseWaiting, agent.PhaseEnded} {
+				out.flag(s.status.Phase == phase, string(phase))
+			}
+		})
+	c.gauge("g2g_run_time_seconds", "",
+		"Time of the next step since the first, in seconds of the run.", func(s *snapshot, out series) {
+			out.value(s.status.TimeS)
+		})
 	c.gauge("g2g_step_interval_seconds", "", "Time from step to step, in seconds of the run.", func(s *snapshot, out series) {
 		out.value(s.status.DT.Float64())
 	})
 	c.counter("g2g_steps_total", "", "Steps computed.", func(s *snapshot, out series) {
 		out.value(float64(s.status.Steps))
 	})
-	c.gauge("g2g_last_step_timestamp_seconds", "", "When the last step was computed, in seconds since 1970.", func(s *snapshot, out series) {
-		if at := s.status.LastStepAt; !at.IsZero() {
-			out.value(float64(at.UnixMicro()) / 1e6)
-		}
-	})
-	c.counter("g2g_dropped_steps_total", "", "Steps missing among the states published. Steps are computed late rather than left out: more than 0 is a fault of the agent.", func(s *snapshot, out series) {
-		out.count(s.stream.DroppedSteps)
-	})
-	c.counter("g2g_events_total", "topic", "Events of the run, such as commands carried out, leases expired, readings gone stale.", func(s *snapshot, out series) {
-		for topic, n := range s.events.byTopic {
-			out.count(n, topic)
-		}
-	})
-	c.counter("g2g_model_lease_expirations_total", "model_label command", "Leases that ran out because the command was not renewed in time; the model then returned to its failsafe batch size, or its leased shifts were taken back.", func(s *snapshot, out series) {
-		for i := range s.status.Models {
-			label := s.status.Models[i].Spec.ModelLabel
-			for _, command := range []string{datacenter.SetBatchSize{}.Name(), datacenter.ShiftReplicas{}.Name()} {
-				out.count(s.events.expired[lease{label, command}], label, command)
+	c.gauge("g2g_last_step_timestamp_seconds", "",
+		"When the last step was computed, in seconds since 1970.", func(s *snapshot, out series) {
+			if at := s.status.LastStepAt; !at.IsZero() {
+				out.value(float64(at.UnixMicro()) / 1e6)
 			}
-		}
-	})
+		})
+	c.counter("g2g_dropped_steps_total", "",
+		"Steps missing among the states published. Steps are computed late rather than left out: more than 0 is a fault "+
+			"of the agent.", func(s *snapshot, out series) {
+			out.count(s.stream.DroppedSteps)
+		})
+	c.counter("g2g_events_total", "topic",
+		"Events of the run, such as commands carried out, leases expired, readings gone stale.", func(s *snapshot, out series) {
+			for topic, n := range s.events.byTopic {
+				out.count(n, topic)
+			}
+		})
+	c.counter("g2g_model_lease_expirations_total", "model_label command",
+		"Leases that ran out because the command was not renewed in time; the model then returned to its failsafe batch "+
+			"size, or its leased shifts were taken back.", func(s *snapshot, out series) {
+			for i := range s.status.Models {
+				label := s.status.Models[i].Spec.ModelLabel
+				for _, command := range []string{datacenter.SetBatchSize{}.Name(), datacenter.ShiftReplicas{}.Name()} {
+					out.count(s.events.expired[lease{label, command}], label, command)
+				}
+			}
+		})
 }
 
 // stepInstruments count steps as they are made.
@@ -67,8 +77,10 @@ type stepInstruments struct {
 func (c *catalog) addSteps() stepInstruments {
 	bounds := []float64{0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5}
 	late := c.counter("g2g_late_steps_total", "", "Steps that started more than 5 ms after they were due.", nil)
-	lateness := c.add(histogram, "g2g_step_lateness_seconds", "", "How long after it was due a step started, in seconds. In lockstep, where no step is due, there is none.", nil)
-	duration := c.add(histogram, "g2g_step_duration_seconds", "", "How long computing a state and handing it on took, in seconds.", nil)
+	lateness := c.add(histogram, "g2g_step_lateness_seconds", "",
+		"How long after it was due a step started, in seconds. In lockstep, where no step is due, there is none.", nil)
+	duration := c.add(histogram, "g2g_step_duration_seconds", "",
+		"How long computing a state and handing it on took, in seconds.", nil)
 	return stepInstruments{
 		late:     prometheus.NewCounter(prometheus.CounterOpts{Name: late.name, Help: late.help}),
 		lateness: prometheus.NewHistogram(prometheus.HistogramOpts{Name: lateness.name, Help: lateness.help, Buckets: bounds}),

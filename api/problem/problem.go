@@ -10,8 +10,8 @@ import (
 	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 )
 
-// ContentType is the media type of a problem.
-const ContentType = "application/problem+json"
+// contentType is the media type of a problem.
+const contentType = "application/problem+json"
 
 // maxEcho bounds what of a request an answer repeats, in bytes.
 const maxEcho = 100
@@ -64,7 +64,7 @@ func (p *Problem) WriteAs(w http.ResponseWriter, body any) {
 	for name, values := range p.headers {
 		h[name] = values
 	}
-	h.Set("Content-Type", ContentType)
+	h.Set("Content-Type", contentType)
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	// What had been meant for another body.

@@ -19,7 +19,7 @@ func TestWrite(t *testing.T) {
 	New(409, `the "run" is %s <&>`, "over").At("body.steps", "too many").With("Allow", "GET").Write(w)
 	h := w.Header()
 	for name, want := range map[string]string{
-		"Content-Type": ContentType, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Retry-After": "3", "Allow": "GET", "Content-Length": "",
+		"Content-Type": contentType, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Retry-After": "3", "Allow": "GET", "Content-Length": "",
 	} {
 		if got := h.Get(name); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -19,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/logtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -46,12 +46,12 @@ type site struct {
 	hub     *Hub
 	sockets *Sockets
 	url     string // ws://HOST:PORT
-	log     *lockedBuffer
+	log     *logtest.Buffer
 }
 
 func newSite(t testing.TB, hub *Hub, adapt ...func(*Sockets, *http.Server)) *site {
 	t.Helper()
-	log := &lockedBuffer{}
+	log := &logtest.Buffer{}
 	sockets := NewSockets(hub, anyOrigin, zerolog.New(log))
 	mux := http.NewServeMux()
 	mux.Handle("GET /v1/stream", sockets.States())
@@ -205,22 +205,4 @@ func (f *follower) take(data []byte, pending *int64) error {
 	f.last, *pending = seq, 0
 	f.received++
 	return nil
-}
-
-// lockedBuffer is a log that many goroutines write to.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }

@@ -17,8 +17,8 @@ import (
 	"github.com/g2g-agent/g2g-agent/api/problem"
 )
 
-// Protocol is the sub-protocol of the WebSockets.
-const Protocol = "g2g-agent.v1"
+// protocol is the sub-protocol of the WebSockets.
+const protocol = "g2g-agent.v1"
 
 // timing is how long a client is waited for.
 type timing struct {
@@ -62,7 +62,7 @@ func NewSockets(h *Hub, checkOrigin func(*http.Request) bool, log zerolog.Logger
 	s.upgrader = websocket.Upgrader{
 		HandshakeTimeout: 2 * time.Second,
 		ReadBufferSize:   256, WriteBufferSize: 256, WriteBufferPool: &sync.Pool{},
-		Subprotocols: []string{Protocol},
+		Subprotocols: []string{protocol},
 		CheckOrigin:  checkOrigin,
 		Error:        s.refuseHandshake,
 	}
@@ -128,8 +128,9 @@ func (s *Sockets) checkUpgrade(w http.ResponseWriter, r *http.Request) bool {
 	if r.Method == http.MethodGet && websocket.IsWebSocketUpgrade(r) {
 		return true
 	}
-	s.refuse(w, problem.New(http.StatusUpgradeRequired, "this address speaks WebSocket only: connect a WebSocket client to it, by ws:// instead of http:// or wss:// instead of https://, "+
-		"with no sub-protocol or with %s; without WebSocket, ask /v1/state, /v1/history or /v1/events", Protocol))
+	s.refuse(w, problem.New(http.StatusUpgradeRequired, "this address speaks WebSocket only: connect a WebSocket client to it, "+
+		"by ws:// instead of http:// or wss:// instead of https://, "+
+		"with no sub-protocol or with %s; without WebSocket, ask /v1/state, /v1/history or /v1/events", protocol))
 	return false
 }
 

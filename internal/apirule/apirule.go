@@ -60,7 +60,8 @@ func OpenWithoutToken(listen string) error {
 func Origin(text string) (string, error) {
 	origin := strings.ToLower(text)
 	u, err := url.Parse(origin)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || origin != u.Scheme+"://"+u.Host || strings.ContainsAny(u.Host, "* ,") {
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || strings.ContainsAny(u.Host, "* ,") ||
+		origin != u.Scheme+"://"+u.Host {
 		return "", fmt.Errorf("must be a scheme, a host and perhaps a port, such as https://grid.example:8443, got %q", text)
 	}
 	usual := map[string]string{"http": ":80", "https": ":443"}

@@ -3,7 +3,6 @@
 package service
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/rs/zerolog"
 
+	"github.com/g2g-agent/g2g-agent/internal/logtest"
 	"github.com/g2g-agent/g2g-agent/internal/service/managertest"
 )
 
@@ -99,27 +99,9 @@ func TestServiceTellsTheManager(t *testing.T) {
 	expect(stopping...)
 }
 
-// syncBuffer is a log that a test looks at while it is written.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuffer) text() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
 func TestServiceReloads(t *testing.T) {
 	manager := managertest.Start(t)
-	var log syncBuffer
+	var log logtest.Buffer
 	s := newTestService(t, zerolog.New(&log), "NOTIFY_SOCKET="+manager.Path)
 	reloads := make(chan error) // what the next reload gives
 	runService(t, s, func() error { return <-reloads })
@@ -148,7 +130,7 @@ func TestServiceReloads(t *testing.T) {
 			t.Errorf("a reload ends with %q", message)
 		}
 	}
-	if text := log.text(); strings.Count(text, "the config was not reloaded") != 1 || strings.Count(text, "want a whole number") != 1 {
+	if text := log.String(); strings.Count(text, "the config was not reloaded") != 1 || strings.Count(text, "want a whole number") != 1 {
 		t.Errorf("the log:\n%s", text)
 	}
 }
@@ -250,7 +232,7 @@ func TestManagerDoesNotRead(t *testing.T) {
 	t.Parallel()
 	manager := managertest.Start(t)
 	fill(t, manager)
-	var log syncBuffer
+	var log logtest.Buffer
 	s := newTestService(t, zerolog.New(&log), "NOTIFY_SOCKET="+manager.Path)
 	end := runService(t, s, nil)
 	began := time.Now()
@@ -265,7 +247,7 @@ func TestManagerDoesNotRead(t *testing.T) {
 	}
 	ticker := time.NewTicker(10 * time.Millisecond)
 	defer ticker.Stop()
-	for log.text() == "" {
+	for log.String() == "" {
 		select {
 		case <-ticker.C:
 		case <-t.Context().Done():
@@ -275,8 +257,8 @@ func TestManagerDoesNotRead(t *testing.T) {
 	manager.Await(t, "READY=1")
 	s.Status("Stepping")
 	manager.Await(t, "STATUS=Stepping")
-	if lines := strings.Count(log.text(), "cannot be told"); lines != 1 {
-		t.Errorf("%d lines in the log, want 1:\n%s", lines, log.text())
+	if lines := strings.Count(log.String(), "cannot be told"); lines != 1 {
+		t.Errorf("%d lines in the log, want 1:\n%s", lines, log.String())
 	}
 
 	fill(t, manager)
@@ -322,7 +304,7 @@ func TestServiceEnvironment(t *testing.T) {
 
 // TestNoServiceManager: without one all is as with one, but nothing is told.
 func TestNoServiceManager(t *testing.T) {
-	var log syncBuffer
+	var log logtest.Buffer
 	s := newTestService(t, zerolog.New(&log))
 	end := runService(t, s, nil)
 	s.Starting(time.Minute, time.Second)
@@ -330,7 +312,7 @@ func TestNoServiceManager(t *testing.T) {
 	s.Stepped()
 	s.Status("Stepping")
 	s.Stopping()
-	if err := end(); err != nil || log.text() != "" {
-		t.Errorf("%v, log: %s", err, log.text())
+	if err := end(); err != nil || log.String() != "" {
+		t.Errorf("%v, log: %s", err, log.String())
 	}
 }
