@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bytes"
 	"context"
 	"io"
 	"math"
@@ -12,7 +11,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -20,6 +18,7 @@ import (
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/internal/credential"
+	"github.com/g2g-agent/g2g-agent/internal/logtest"
 	"github.com/g2g-agent/g2g-agent/vllm"
 )
 
@@ -80,26 +79,6 @@ func changedMetrics(server string, change func(string) string) func(http.Respons
 		return true
 	}
 }
-
-// logBuffer is a log that tests look at while it is written.
-type logBuffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
-func (l *logBuffer) count(text string) int { return strings.Count(l.String(), text) }
 
 // withoutLines leaves out the lines that match.
 func withoutLines(page, pattern string) string {
@@ -301,7 +280,7 @@ func TestLiveFallsBackToTheNextActuator(t *testing.T) {
 		"405 for all, POST allowed, 404": {seems(405, 404, "POST", true), false},
 	} {
 		tests = append(tests, faultTest{name, func(t *testing.T) {
-			log := &logBuffer{}
+			log := &logtest.Buffer{}
 			s := newGatewaySite(t, c.own, func(cfg *siteConfig) { patiently(cfg); cfg.Log = zerolog.New(log) })
 			result := s.live.Probe(t.Context())[1]
 			if result.Err != nil || !c.fallsBack && !slices.Contains(result.Findings, "batch sizes by concurrency") {
@@ -312,7 +291,7 @@ func TestLiveFallsBackToTheNextActuator(t *testing.T) {
 			if got := s.live.Status().Models[0].Actuator; got != string(vllm.ActuatorConcurrency) {
 				t.Errorf("the actuator is %s", got)
 			}
-			if n := log.count("the next best is taken"); n != map[bool]int{true: 1}[c.fallsBack] {
+			if n := strings.Count(log.String(), "the next best is taken"); n != map[bool]int{true: 1}[c.fallsBack] {
 				t.Errorf("%d lines of a way that was refused:\n%s", n, log)
 			}
 			s.stop(t)
@@ -401,7 +380,7 @@ func TestLiveTakesANewKey(t *testing.T) {
 		defer mu.Unlock()
 		return inFile, nil
 	}
-	log := &logBuffer{}
+	log := &logtest.Buffer{}
 	s := newGatewaySite(t, func(string) func(http.ResponseWriter, *http.Request) bool {
 		return func(w http.ResponseWriter, r *http.Request) bool {
 			mu.Lock()
@@ -437,7 +416,7 @@ func TestLiveTakesANewKey(t *testing.T) {
 	w.until(t, "a batch of 8", recoveryTime, runsBatch(8))
 	w.finish(t)
 	w.wantEvents(t, nil)
-	if n := log.count("a new one was found"); n != 1 {
+	if n := strings.Count(log.String(), "a new one was found"); n != 1 {
 		t.Errorf("%d lines of a new key, want 1", n)
 	}
 }

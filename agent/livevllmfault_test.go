@@ -10,6 +10,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/logtest"
 	"github.com/g2g-agent/g2g-agent/sim"
 )
 
@@ -99,7 +100,7 @@ func runsBatch(n int) func(*datacenter.State) bool {
 
 // testVLLMHangs: a server accepts and never answers, for a while.
 func testVLLMHangs(t *testing.T) {
-	log := &logBuffer{}
+	log := &logtest.Buffer{}
 	s := newFaultSite(t, func(cfg *siteConfig) { patiently(cfg); cfg.Log, cfg.NoTokenLimit = zerolog.New(log), time.Second })
 	w := watch(t, s)
 	s.setFaults(0, sim.VLLMFaults{Freeze: true})
@@ -110,7 +111,7 @@ func testVLLMHangs(t *testing.T) {
 	w.until(t, "recovery", recoveryTime, runsBatch(4))
 	w.finish(t)
 	w.wantEvents(t, nil)
-	if log.count("answers and makes no token") > 0 {
+	if strings.Count(log.String(), "answers and makes no token") > 0 {
 		w.untimely(t, "of a server that did not answer the log says that it did:\n%s", log)
 	}
 }
@@ -216,7 +217,7 @@ func testBadCompletions(t *testing.T) {
 
 // testVLLMStandsStill: a server generates nothing more, but all else answers.
 func testVLLMStandsStill(t *testing.T) {
-	log := &logBuffer{}
+	log := &logtest.Buffer{}
 	s := newFaultSite(t, func(cfg *siteConfig) { patiently(cfg); cfg.Log, cfg.NoTokenLimit = zerolog.New(log), 2*time.Second })
 	w := watch(t, s)
 	unready := func() []string {
@@ -243,18 +244,18 @@ func testVLLMStandsStill(t *testing.T) {
 	w.until(t, "the run not to be ready again", w.cfg.ITLWindow+w.cfg.NoTokenLimit+2*tokensInterval+slack, func(*datacenter.State) bool { return unready() != nil })
 	s.setFaults(0, sim.VLLMFaults{Freeze: true})
 	const patience = 15 * time.Second // a question is open for 5 s, and repeated
-	w.until(t, "no answer", patience, func(*datacenter.State) bool { return log.count("does not answer as it should") == 1 })
+	w.until(t, "no answer", patience, func(*datacenter.State) bool { return strings.Count(log.String(), "does not answer as it should") == 1 })
 	w.until(t, "no standstill", patience, func(*datacenter.State) bool { return unready() == nil })
-	if n := log.count("makes tokens again"); n != 1 {
+	if n := strings.Count(log.String(), "makes tokens again"); n != 1 {
 		w.untimely(t, "a server that is gone makes tokens again, as the log says:\n%s", log)
 	}
 	s.setFaults(0, sim.VLLMFaults{})
 	w.until(t, "recovery from silence", recoveryTime, runsBatch(8))
-	eventually(t, "the log of tokens", func() bool { return log.count("makes tokens again") == 2 })
+	eventually(t, "the log of tokens", func() bool { return strings.Count(log.String(), "makes tokens again") == 2 })
 	w.finish(t)
 	w.wantEvents(t, nil)
 	for line, want := range map[string]int{"answers and makes no token": 2, "makes tokens again": 2} {
-		if n := log.count(line); n != want {
+		if n := strings.Count(log.String(), line); n != want {
 			t.Errorf("%d log lines have %q, want %d", n, line, want)
 		}
 	}

@@ -78,7 +78,9 @@ func (w *watch) look(ctx context.Context) {
 	}
 	w.failing = err != nil
 	l := look{failed: w.failing}
-	if !w.failing {
+	if w.failing {
+		w.lookForTokens(ctx) // it does not stand still any more: it is gone
+	} else {
 		if s.polled() {
 			w.sayUnknown(time.Now())
 		}
