@@ -139,7 +139,7 @@ func parse(r io.Reader) ([]row, error) {
 	table.ReuseRecord = true
 	header, err := table.Read()
 	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
+		return nil, atLine(err)
 	}
 	at := make([]int, len(columns()))
 	for i, name := range columns() {
@@ -153,11 +153,8 @@ func parse(r io.Reader) ([]row, error) {
 		if errors.Is(err, io.EOF) {
 			break
 		}
-		if parseErr := (*csv.ParseError)(nil); errors.As(err, &parseErr) {
-			return nil, fmt.Errorf("%d: %w", parseErr.Line, parseErr.Err)
-		}
 		if err != nil {
-			return nil, err
+			return nil, atLine(err)
 		}
 		line, _ := table.FieldPos(0)
 		next, err := parseRow(record[at[0]], record[at[1]], record[at[2]])
@@ -173,6 +170,14 @@ func parse(r io.Reader) ([]row, error) {
 		return nil, errors.New("2: there is no reading")
 	}
 	return rows, nil
+}
+
+// atLine puts the line in front of an error of the CSV reader.
+func atLine(err error) error {
+	if parseErr := (*csv.ParseError)(nil); errors.As(err, &parseErr) {
+		return fmt.Errorf("%d: %w", parseErr.Line, parseErr.Err)
+	}
+	return fmt.Errorf(" %w", err)
 }
 
 func parseRow(timeS, index, powerW string) (row, error) {
