@@ -1,6 +1,7 @@
 package zeusd
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,6 +21,8 @@ import (
 const (
 	GroupGPURead = "gpu-read"
 	GroupCPURead = "cpu-read"
+
+	groupGPUControl = "gpu-control"
 )
 
 // maxBodyBytes bounds an answer; that of a host with many GPUs has some kilobytes.
@@ -37,6 +40,8 @@ var (
 // StatusError is an answer of a daemon other than 200. It wraps [ErrRefused] for
 // 401 and 403.
 type StatusError struct {
+	// Method is GET unless it is given.
+	Method string
 	Path   string
 	Status int
 	// Message is what the daemon says of it, shortened.
@@ -50,12 +55,16 @@ type StatusError struct {
 // ones what to do.
 func (e *StatusError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "GET %s: status %d", e.Path, e.Status)
+	method := cmp.Or(e.Method, http.MethodGet)
+	fmt.Fprintf(&b, "%s %s: status %d", method, e.Path, e.Status)
 	if e.Message != "" {
 		fmt.Fprintf(&b, ": %s", e.Message)
 	}
 	group := GroupGPURead
-	if strings.HasPrefix(e.Path, "/cpu/") {
+	switch {
+	case method != http.MethodGet:
+		group = groupGPUControl
+	case strings.HasPrefix(e.Path, "/cpu/"):
 		group = GroupCPURead
 	}
 	switch {
@@ -208,11 +217,16 @@ func (p *peer) close() { p.client.CloseIdleConnections() }
 // open sends a request and returns the answer once its status is known to be 200.
 // The context bounds the reading of the body too.
 func (p *peer) open(ctx context.Context, path, query string) (*http.Response, error) {
+	return p.send(ctx, http.MethodGet, path, query)
+}
+
+// send is open with any method. It sends a request once.
+func (p *peer) send(ctx context.Context, method, path, query string) (*http.Response, error) {
 	target := p.base + path
 	if query != "" {
 		target += "?" + query
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+	req, err := http.NewRequestWithContext(ctx, method, target, nil)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", p.endpoint, err)
 	}
@@ -221,26 +235,26 @@ func (p *peer) open(ctx context.Context, path, query string) (*http.Response, er
 	}
 	resp, err := p.client.Do(req)
 	if err != nil {
-		return nil, p.wrap(ctx, path, err)
+		return nil, p.wrap(ctx, method, path, err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		defer resp.Body.Close()
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10)) // what it says is an extra
 		message, devices := errorMessage(body)
-		return nil, fmt.Errorf("%s: %w", p.endpoint, &StatusError{Path: path, Status: resp.StatusCode, Message: message, devices: devices})
+		return nil, fmt.Errorf("%s: %w", p.endpoint, &StatusError{Method: method, Path: path, Status: resp.StatusCode, Message: message, devices: devices})
 	}
 	return resp, nil
 }
 
 // wrap makes one line of an error of the transport.
-func (p *peer) wrap(ctx context.Context, path string, err error) error {
+func (p *peer) wrap(ctx context.Context, method, path string, err error) error {
 	if urlErr := (*url.Error)(nil); errors.As(err, &urlErr) {
 		err = urlErr.Err
 	}
 	if cause := context.Cause(ctx); ctx.Err() != nil && cause != nil {
 		err = cause
 	}
-	return fmt.Errorf("%s: GET %s: %w", p.endpoint, path, err)
+	return fmt.Errorf("%s: %s %s: %w", p.endpoint, method, path, err)
 }
 
 // errorMessage takes the daemon's words out of the body of an error, and what they
@@ -279,7 +293,7 @@ func (p *peer) get(ctx context.Context, path, query string) (body []byte, trip r
 	body, err = io.ReadAll(io.LimitReader(resp.Body, maxBodyBytes+1))
 	trip.received = time.Now()
 	if err != nil {
-		return nil, trip, p.wrap(ctx, path, err)
+		return nil, trip, p.wrap(ctx, http.MethodGet, path, err)
 	}
 	if len(body) > maxBodyBytes {
 		return nil, trip, fmt.Errorf("%s: GET %s: the answer is longer than %d bytes", p.endpoint, path, maxBodyBytes)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"slices"
 	"time"
 
@@ -83,7 +84,7 @@ func (s *session) readEvents(ctx context.Context, r *read, events *eventReader, 
 			if errors.Is(err, io.EOF) {
 				err = errStreamEnded
 			}
-			return s.peer.wrap(ctx, powerPath(r.kind, "stream_power"), err)
+			return s.peer.wrap(ctx, http.MethodGet, powerPath(r.kind, "stream_power"), err)
 		}
 		if err := event.parse(r.kind, data); err != nil {
 			s.bad(err)
