@@ -30,6 +30,44 @@ type modelResult struct {
 	ModelLabel string `json:"model_label"`
 	Outcome    string `json:"outcome"`
 	Detail     string `json:"detail,omitempty"`
+	// Servers has each server's part, for a model with several.
+	Servers []serverResult `json:"servers,omitempty"`
+}
+
+// serverResult is what became of one server's part of a command.
+type serverResult struct {
+	VLLMBaseURL string `json:"vllm_base_url"`
+	Outcome     string `json:"outcome"`
+	Detail      string `json:"detail,omitempty"`
+}
+
+// resultOf is what became of a model's part of a command that failed with err, nil
+// if it did not.
+func resultOf(m *agent.ModelStatus, err error) modelResult {
+	result := modelResult{ModelLabel: m.Spec.ModelLabel, Outcome: outcomeAccepted}
+	if err != nil {
+		result.Outcome, result.Detail = string(rig.OutcomeOf(err)), err.Error()
+	}
+	if len(m.Servers) < 2 {
+		return result
+	}
+	failed := map[string]error{}
+	if several := (*rig.ServersError)(nil); errors.As(err, &several) {
+		for _, f := range several.Failed {
+			failed[f.URL] = f.Err
+		}
+	}
+	for i := range m.Servers {
+		server := serverResult{VLLMBaseURL: m.Servers[i].URL, Outcome: outcomeAccepted}
+		switch why := failed[server.VLLMBaseURL]; {
+		case why != nil:
+			server.Outcome, server.Detail = string(rig.OutcomeOf(why)), why.Error()
+		case err != nil && len(failed) == 0: // it came to none of them
+			server.Outcome, server.Detail = result.Outcome, result.Detail
+		}
+		result.Servers = append(result.Servers, server)
+	}
+	return result
 }
 
 // outcomeAccepted is beside vLLM's outcomes, which are those of failures.
@@ -124,12 +162,11 @@ func (s *Server) batchSizes(command datacenter.SetBatchSize, failed *agent.Serve
 		if _, commanded := command.BatchSizeByModel[label]; !commanded {
 			continue
 		}
-		result := modelResult{ModelLabel: label, Outcome: outcomeAccepted}
-		if failed != nil && failed.ByModel[label] != nil {
-			err := failed.ByModel[label]
-			result.Outcome, result.Detail = string(rig.OutcomeOf(err)), err.Error()
+		var err error
+		if failed != nil {
+			err = failed.ByModel[label]
 		}
-		body.Results = append(body.Results, result)
+		body.Results = append(body.Results, resultOf(m, err))
 	}
 	return body
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/g2g-agent/g2g-agent/config"
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/internal/logtest"
+	"github.com/g2g-agent/g2g-agent/rig"
 	"github.com/g2g-agent/g2g-agent/vllm"
 )
 
@@ -29,7 +30,7 @@ func TestSetBatchSizes(t *testing.T) {
 	want := batchSizesBody{
 		TimeS: 1.5, BatchSizes: map[string]int{"small": 8, "large": 64}, AchievedBatchSize: map[string]*float64{"small": nil, "large": nil},
 		LeaseS:  map[string]*float64{"small": &thirty, "large": &thirty},
-		Results: []modelResult{{"small", "accepted", ""}, {"large", "accepted", ""}},
+		Results: []modelResult{{ModelLabel: "small", Outcome: "accepted"}, {ModelLabel: "large", Outcome: "accepted"}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("the answer to the batch sizes (-want +got):\n%s", diff)
@@ -129,7 +130,7 @@ func TestServersThatDoNotObey(t *testing.T) {
 			batchSizesBody
 		}
 		r.into(t, &got)
-		want := []modelResult{{"small", "accepted", ""}, {"large", outcome, err.Error()}}
+		want := []modelResult{{ModelLabel: "small", Outcome: "accepted"}, {ModelLabel: "large", Outcome: outcome, Detail: err.Error()}}
 		if diff := cmp.Diff(want, got.Results); diff != "" {
 			t.Errorf("%s: what became of the models (-want +got):\n%s", outcome, diff)
 		}
@@ -138,6 +139,35 @@ func TestServersThatDoNotObey(t *testing.T) {
 		}
 		if got.Detail == "" || got.Status != http.StatusBadGateway {
 			t.Errorf("%s", r.body)
+		}
+	}
+}
+
+// TestSeveralServersThatDoNotObey: each is reported.
+func TestSeveralServersThatDoNotObey(t *testing.T) {
+	s := serve(t, nil)
+	s.site.status.Models[1].Servers = []rig.ServerStatus{{URL: "http://a"}, {URL: "http://b"}}
+	no := &vllm.CommandError{Outcome: vllm.OutcomeUnknown, Detail: "no answer"}
+	several := &rig.ServersError{Servers: 2, Failed: []rig.ServerError{{URL: "http://b", Err: no}}}
+	notSent := errors.New("not sent")
+	for name, c := range map[string]struct {
+		err  error
+		want modelResult
+	}{
+		"one":  {several, modelResult{"large", "unknown", several.Error(), []serverResult{{"http://a", "accepted", ""}, {"http://b", "unknown", no.Error()}}}},
+		"all":  {notSent, modelResult{"large", "unreachable", "not sent", []serverResult{{"http://a", "unreachable", "not sent"}, {"http://b", "unreachable", "not sent"}}}},
+		"none": {nil, modelResult{"large", "accepted", "", []serverResult{{"http://a", "accepted", ""}, {"http://b", "accepted", ""}}}},
+	} {
+		s.site.refuse = func(context.Context, datacenter.Command) error {
+			if c.err == nil {
+				return nil
+			}
+			return &agent.ServersError{ByModel: map[string]error{"large": c.err}}
+		}
+		var got batchSizesBody
+		s.post("/v1/batch-sizes", `{"batch_size_by_model": {"large": 64}}`).into(t, &got)
+		if diff := cmp.Diff([]modelResult{c.want}, got.Results); diff != "" {
+			t.Errorf("%s: what became of the servers (-want +got):\n%s", name, diff)
 		}
 	}
 }

@@ -334,12 +334,21 @@ func TestEveryMemberIsDescribed(t *testing.T) {
 		answered(s.post(path, body).want(t, http.StatusOK), path, "post")
 		answered(s.post(path, `{"none": 1}`).want(t, http.StatusUnprocessableEntity), path, "post")
 	})
-	failed := asker{t, http.MethodPost, "/v1/batch-sizes", `{"batch_size_by_model": {"small": 8}}`}.with(http.StatusBadGateway)
-	answered(failed, "/v1/batch-sizes", "post")
+	failing := asker{t, http.MethodPost, "/v1/batch-sizes", `{"batch_size_by_model": {"small": 8}}`}
+	answered(failing.with(http.StatusBadGateway), "/v1/batch-sizes", "post")
+	s.site.status.Models[0].Servers = []rig.ServerStatus{{URL: "http://a"}, {URL: "http://b"}}
+	answered(s.get("/v1/models").want(t, http.StatusOK), "/v1/models", "get")
+	no := &vllm.CommandError{Outcome: vllm.OutcomeRefused, Detail: "no"}
+	s.site.refuse = func(context.Context, datacenter.Command) error {
+		several := &rig.ServersError{Servers: 2, Failed: []rig.ServerError{{URL: "http://b", Err: no}}}
+		return &agent.ServersError{ByModel: map[string]error{"small": several}}
+	}
+	answered(s.post(failing.path, failing.body).want(t, http.StatusBadGateway), "/v1/batch-sizes", "post")
 	seen["Skipped.skipped"] = true // api/stream's tests have slow clients
 
 	var notSeen []string
-	optional := []string{"BatchSizesCommand.lease_s", "BatchSizesCommand.ramp_up_rate_by_model", "ModelResult.detail", "ProblemMembers.errors", "ReplicaShiftCommand.lease_s"}
+	optional := []string{"BatchSizesCommand.lease_s", "BatchSizesCommand.ramp_up_rate_by_model", "ModelResult.detail", "ModelResult.servers", "ProblemMembers.errors",
+		"ReplicaShiftCommand.lease_s", "ServerResult.detail"}
 	var mayLack []string
 	for name, required := range described {
 		if !seen[name] {

@@ -41,6 +41,30 @@ type modelBody struct {
 	BatchSizeLeaseS    *float64 `json:"batch_size_lease_s"`
 	ReplicaLeaseS      *float64 `json:"replica_lease_s"`
 	Stale              bool     `json:"stale"`
+	// Servers are its real servers, none in a replay.
+	Servers []serverBody `json:"servers"`
+}
+
+// serverBody is one real server of a model.
+type serverBody struct {
+	VLLMBaseURL       string   `json:"vllm_base_url"`
+	Answers           bool     `json:"answers"`
+	AchievedBatchSize *float64 `json:"achieved_batch_size"`
+	BatchSizeActuator *string  `json:"batch_size_actuator"`
+	NoTokenS          float64  `json:"no_token_s"`
+}
+
+// serversOf are a model's real servers.
+func serversOf(m *agent.ModelStatus) []serverBody {
+	servers := make([]serverBody, len(m.Servers))
+	for i := range m.Servers {
+		s := &m.Servers[i]
+		servers[i] = serverBody{VLLMBaseURL: s.URL, Answers: s.Answers, AchievedBatchSize: known(s.AchievedBatchSize), NoTokenS: s.NoTokenS}
+		if s.Actuator != "" {
+			servers[i].BatchSizeActuator = (*string)(&s.Actuator)
+		}
+	}
+	return servers
 }
 
 // infoBody is the answer of GET /v1/info.
@@ -136,7 +160,7 @@ func modelBodies(status *agent.Status) []modelBody {
 			FeasibleBatchSizes: m.Spec.FeasibleBatchSizes, InitialBatchSize: m.Spec.InitialBatchSize, FailsafeBatchSize: m.Spec.Failsafe(),
 			BatchSize: m.BatchSize, AchievedBatchSize: known(m.AchievedBatchSize),
 			Replicas: m.Replicas, ReplicaShift: m.ReplicaShift, FreeReplicas: m.FreeReplicas, FreeGPUs: status.FreeGPUs,
-			BatchSizeLeaseS: known(m.BatchSizeLeaseS), ReplicaLeaseS: known(m.ReplicaLeaseS), Stale: m.Stale,
+			BatchSizeLeaseS: known(m.BatchSizeLeaseS), ReplicaLeaseS: known(m.ReplicaLeaseS), Stale: m.Stale, Servers: serversOf(m),
 		}
 		if m.Actuator != "" {
 			models[i].BatchSizeActuator = &m.Actuator

@@ -177,16 +177,23 @@ func TestModels(t *testing.T) {
 	s := serve(t, nil)
 	s.site.status.Models[1].Actuator, s.site.status.Models[1].AchievedBatchSize, s.site.status.Models[1].BatchSizeLeaseS = "runtime_config", 61, 12.5
 	s.site.status.Models[1].Spec.FailsafeBatchSize, s.site.status.Models[0].Stale = 0, true
+	s.site.status.Models[1].Servers = []rig.ServerStatus{
+		{URL: "http://a", Actuator: "runtime_config", Answers: true, AchievedBatchSize: 61}, {URL: "http://b", AchievedBatchSize: math.NaN(), NoTokenS: 12.5},
+	}
 	var got []modelBody
 	s.get("/v1/models").want(t, http.StatusOK).into(t, &got)
 	actuator, achieved, lease := "runtime_config", 61.0, 12.5
 	common := modelBody{
 		ITLDeadlineS: 0.08, FeasibleBatchSizes: []int{8, 64, 128}, InitialBatchSize: 128, BatchSize: 128, Replicas: 10, FreeReplicas: 3, FreeGPUs: 14,
+		Servers: []serverBody{},
 	}
 	small, large := common, common
 	small.ModelLabel, small.ModelID, small.GPUsPerReplica, small.FailsafeBatchSize, small.Stale = "small", "org/small", 1, 8, true
 	large.ModelLabel, large.ModelID, large.GPUsPerReplica, large.FailsafeBatchSize = "large", "org/large", 4, 128
 	large.AchievedBatchSize, large.BatchSizeActuator, large.BatchSizeLeaseS = &achieved, &actuator, &lease
+	large.Servers = []serverBody{
+		{VLLMBaseURL: "http://a", Answers: true, AchievedBatchSize: &achieved, BatchSizeActuator: &actuator}, {VLLMBaseURL: "http://b", NoTokenS: 12.5},
+	}
 	if diff := cmp.Diff([]modelBody{small, large}, got); diff != "" {
 		t.Errorf("the models (-want +got):\n%s", diff)
 	}
