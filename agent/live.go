@@ -46,6 +46,9 @@ type LiveConfig struct {
 	// OnCommand, if set, is told each command's outcome, from the goroutine that
 	// commands.
 	OnCommand func(datacenter.Command, error)
+	// OnStepped, if set, is called when no more steps are computed, before the servers
+	// are restored, from the goroutine that steps.
+	OnStepped func()
 	Log       zerolog.Logger
 }
 
@@ -203,7 +206,12 @@ func (l *Live) Close() { l.rig.Close() }
 // step computes the steps, on hardware that is warm.
 func (l *Live) step(ctx context.Context, emit func(*datacenter.State) error) (Timing, error) {
 	l.setPhase(PhaseStepping)
-	defer l.setPhase(PhaseEnded)
+	defer func() {
+		l.setPhase(PhaseEnded)
+		if l.cfg.OnStepped != nil {
+			l.cfg.OnStepped()
+		}
+	}()
 	defer l.rig.LogStats()
 	stats := l.rig.Stats()
 	for i := range stats.Models {

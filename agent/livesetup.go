@@ -52,6 +52,9 @@ type Observer struct {
 	// OnCommand is called with each command to a live run and its outcome, as
 	// [Live.Apply] returns it, from the goroutine that commands.
 	OnCommand func(datacenter.Command, error)
+	// OnStepped is called when a live run computes no more steps, before its servers
+	// are restored, from the goroutine that stepped.
+	OnStepped func()
 }
 
 // LiveSetup is a live run made from a config, with what was noticed on the way.
@@ -90,6 +93,7 @@ func SetUpLive(c *config.Config, secrets Secrets, log zerolog.Logger, o Observer
 		RestoreBatchSizes:      c.Live.RestoreBatchSizes,
 		OnStep:                 o.OnStep,
 		OnCommand:              o.OnCommand,
+		OnStepped:              o.OnStepped,
 		Log:                    log,
 	}
 	setup := &LiveSetup{Models: models}

@@ -38,6 +38,9 @@ func (j *jsonlWriter) Write(s *datacenter.State) error {
 	return err
 }
 
+// Flush passes on all lines written so far.
+func (j *jsonlWriter) Flush() error { return j.out.Flush() }
+
 // Close flushes. It does not close the underlying writer.
 func (j *jsonlWriter) Close() error { return j.out.Flush() }
 

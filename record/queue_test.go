@@ -2,12 +2,17 @@ package record
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/logtest"
 )
 
 // fakeOutput is an output that can be held up, and counts what it is given.
@@ -30,7 +35,7 @@ var errFull = errors.New("no space left")
 
 func startQueue(fails error) (*fakeOutput, *Queue) {
 	out := &fakeOutput{released: make(chan struct{}), err: fails}
-	return out, NewQueue(out)
+	return out, NewQueue(out, zerolog.Nop())
 }
 
 func enqueue(t *testing.T, q *Queue, states int) {
@@ -74,8 +79,8 @@ func TestQueueDoesNotWaitForASlowOutput(t *testing.T) {
 		enqueue(t, q, queueSize)
 		synctest.Wait() // it has taken one
 		enqueue(t, q, 1)
-		if err := q.Write(&datacenter.State{}); err == nil || !strings.Contains(err.Error(), "the output cannot keep up: 1000 states") {
-			t.Errorf("one state too many: %v", err)
+		if err := q.Write(&datacenter.State{}); err != nil || q.LeftOut() != 1 {
+			t.Errorf("one state too many: %v, %d left out, want it left out", err, q.LeftOut())
 		}
 		if took := time.Since(began); took != 0 {
 			t.Errorf("a write waited for %v", took)
@@ -84,7 +89,7 @@ func TestQueueDoesNotWaitForASlowOutput(t *testing.T) {
 		if !errors.Is(err, ErrNotTaken) || time.Since(began) != QueueTimeout {
 			t.Errorf("Commit after %v: %v, want %v after %v", time.Since(began), err, ErrNotTaken, QueueTimeout)
 		}
-		const want = "the output is incomplete: what was written last was not taken within 5s, 1000 states wait to be written"
+		const want = "the output is incomplete: what was written last was not taken within 5s, 1000 states wait to be written, 1 were left out before"
 		if err != nil && err.Error() != want {
 			t.Errorf("Commit says %q, want %q", err, want)
 		}
@@ -93,17 +98,86 @@ func TestQueueDoesNotWaitForASlowOutput(t *testing.T) {
 	})
 }
 
-func TestQueuePassesOnAFailedWrite(t *testing.T) {
+// TestQueueOutlivesAFailedWrite: nobody is stopped by it, it is logged once, what was
+// written is kept, and Commit tells.
+func TestQueueOutlivesAFailedWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		out, q := startQueue(errFull)
+		var log logtest.Buffer
+		out := &fakeOutput{released: make(chan struct{}), err: errFull}
+		q := NewQueue(out, zerolog.New(&log))
+		close(out.released)
+		enqueue(t, q, 3)
+		synctest.Wait()
+		enqueue(t, q, 2)
+		err := q.Commit()
+		if !errors.Is(err, errFull) || !strings.Contains(err.Error(), "4 states were left out") || !out.committed || out.aborted || out.written != 1 {
+			t.Errorf("Commit: %v, the output is %+v, want %v after 1 state, and what was written kept", err, out, errFull)
+		}
+		if n := strings.Count(log.String(), "\n"); n != 1 || !strings.Contains(log.String(), errFull.Error()) {
+			t.Errorf("the log has %d lines, want one of the failure:\n%s", n, log.String())
+		}
+	})
+}
+
+// TestQueueKeepsUpAgain: what a slow output misses is said, and that it is over.
+func TestQueueKeepsUpAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log logtest.Buffer
+		out := &fakeOutput{released: make(chan struct{})}
+		q := NewQueue(out, zerolog.New(&log))
+		enqueue(t, q, 1)
+		synctest.Wait()
+		enqueue(t, q, queueSize+7)
+		close(out.released)
+		synctest.Wait()
+		enqueue(t, q, 5)
+		if err := q.Commit(); err == nil || err.Error() != "the output is incomplete: 7 states were left out, since it did not keep up" || out.written != queueSize+6 {
+			t.Errorf("Commit: %v after %d states", err, out.written)
+		}
+		if log := log.String(); strings.Count(log, "does not keep up") != 1 || strings.Count(log, `"left_out":7,"message":"the output keeps up again"`) != 1 {
+			t.Errorf("the log is\n%s", log)
+		}
+	})
+}
+
+// TestQueueEndsWithItsReader: nobody is left to run for.
+func TestQueueEndsWithItsReader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out, q := startQueue(fmt.Errorf("%w: broken pipe", ErrReaderGone))
 		close(out.released)
 		enqueue(t, q, 1)
 		synctest.Wait()
-		if err := q.Write(&datacenter.State{}); !errors.Is(err, errFull) {
-			t.Errorf("the next write: %v, want %v", err, errFull)
+		if err := q.Write(&datacenter.State{}); !errors.Is(err, ErrReaderGone) {
+			t.Errorf("the next write: %v, want %v", err, ErrReaderGone)
 		}
-		if err := q.Commit(); !errors.Is(err, errFull) || out.committed || !out.aborted || out.written != 1 {
-			t.Errorf("Commit: %v, the output is %+v, want %v after 1 state, aborted", err, out, errFull)
+		if err := q.Commit(); !errors.Is(err, ErrReaderGone) {
+			t.Errorf("Commit: %v, want %v", err, ErrReaderGone)
+		}
+	})
+}
+
+// flushedOutput notes when it is flushed.
+type flushedOutput struct {
+	fakeOutput
+	flushedS []float64
+	began    time.Time
+}
+
+func (o *flushedOutput) Flush() error {
+	o.flushedS = append(o.flushedS, time.Since(o.began).Seconds())
+	return nil
+}
+
+func TestQueueFlushesEverySecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out := &flushedOutput{fakeOutput: fakeOutput{released: make(chan struct{})}, began: time.Now()}
+		close(out.released)
+		q := NewQueue(out, zerolog.Nop())
+		enqueue(t, q, 3)
+		<-time.After(2500 * time.Millisecond)
+		q.Abort()
+		if want := []float64{1, 2}; !slices.Equal(out.flushedS, want) {
+			t.Errorf("it was flushed after %v s, want %v", out.flushedS, want)
 		}
 	})
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"strings"
-	"syscall"
 
 	"github.com/alecthomas/kong"
 
@@ -38,27 +37,18 @@ type commandLine struct {
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), endSignals()...)
-	context.AfterFunc(ctx, stop) // the second signal ends a program that does not end in order
+	ctx, end := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, endSignals()...)
+	go endBySignal(signals, end)
 	err := run(ctx, os.Args[1:], terminal{os.Stdout, os.Stderr, os.Environ()})
-	stop()
+	end()
 	if err != nil {
 		// That the input is at fault shows in the exit status and in the message itself.
 		message := strings.ReplaceAll(err.Error(), datacenter.ErrInvalidInput.Error()+": ", "")
 		fmt.Fprintf(os.Stderr, "g2g-agent: %s\n", message)
 	}
 	os.Exit(exitStatus(err))
-}
-
-// endSignals are those that ask for an orderly end. A terminal that is closed says
-// so by SIGHUP, and servers are to be restored then too; without a terminal it
-// asks for a reload.
-func endSignals() []os.Signal {
-	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
-	if isTerminal(os.Stderr) && !signal.Ignored(syscall.SIGHUP) {
-		signals = append(signals, syscall.SIGHUP)
-	}
-	return signals
 }
 
 // run parses args and runs the verb they name.

@@ -1,28 +1,67 @@
 package main
 
 import (
+	"errors"
+	"fmt"
+	"syscall"
+
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/atomicfile"
 	"github.com/g2g-agent/g2g-agent/record"
 )
 
 // stdoutPath as --out is CSV on standard output.
 const stdoutPath = "-"
 
-// openOutput opens what --out names; a paced run's rows are wanted at once.
-func openOutput(path string, models []datacenter.ModelSpec, paced bool, term terminal) (record.Output, error) {
-	labels := make([]string, len(models))
-	for i, m := range models {
-		labels[i] = m.ModelLabel
+// openOutput opens what --out names for a run that can be done again: a file appears
+// when it is complete, in place of an earlier one. Notices are for people.
+func openOutput(path string, models []datacenter.ModelSpec, paced bool, term terminal) (out record.Output, notices []string, err error) {
+	if path == "" || path == stdoutPath {
+		out, err := openStream(path, models, paced, term)
+		return out, nil, err
 	}
-	switch path {
-	case "":
+	target, mode, exists, err := atomicfile.Locate(path)
+	if err == nil && exists && mode.IsRegular() {
+		notices = append(notices, path+" is there already, and is replaced when the run is complete")
+	}
+	out, err = record.Create(path, labelsOf(models))
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, dead := range atomicfile.Leftovers(target) {
+		if err := atomicfile.RemoveLeftover(dead); err != nil {
+			notices = append(notices, fmt.Sprintf("%s, left by a run that was interrupted, cannot be removed: %v", dead, err))
+			continue
+		}
+		notices = append(notices, dead+", left by a run that was interrupted, was removed")
+	}
+	return out, notices, nil
+}
+
+// openKeptOutput opens what --out names for a run in real time, which nobody can do
+// again: see [record.Keep].
+func openKeptOutput(path string, models []datacenter.ModelSpec, term terminal) (out record.Output, notices []string, err error) {
+	if path == "" || path == stdoutPath {
+		out, err := openStream(path, models, true, term)
+		return out, nil, err
+	}
+	return record.Keep(path, labelsOf(models))
+}
+
+func openStream(path string, models []datacenter.ModelSpec, paced bool, term terminal) (record.Output, error) {
+	if path == "" {
 		return noOutput{}, nil
-	case stdoutPath:
-		w, err := record.NewCSVWriter(term.stdout, labels)
-		return stdoutOutput{w, paced}, err
-	default:
-		return record.Create(path, labels)
 	}
+	w, err := record.NewCSVWriter(term.stdout, labelsOf(models))
+	return stdoutOutput{w, paced}, err
+}
+
+func labelsOf(models []datacenter.ModelSpec) []string {
+	labels := make([]string, len(models))
+	for i := range models {
+		labels[i] = models[i].ModelLabel
+	}
+	return labels
 }
 
 type noOutput struct{}
@@ -38,10 +77,14 @@ type stdoutOutput struct {
 }
 
 func (o stdoutOutput) Write(s *datacenter.State) error {
-	if err := o.CSVWriter.Write(s); err != nil || !o.paced {
-		return err
+	err := o.CSVWriter.Write(s)
+	if err == nil && o.paced {
+		err = o.CSVWriter.Flush()
 	}
-	return o.Flush()
+	if errors.Is(err, syscall.EPIPE) {
+		return fmt.Errorf("%w: %w", record.ErrReaderGone, err)
+	}
+	return err
 }
 
 func (o stdoutOutput) Commit() error { return o.Close() }

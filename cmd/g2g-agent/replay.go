@@ -69,9 +69,12 @@ func (cmd replayCmd) prepare(c *config.Config, setup *agent.Setup, log zerolog.L
 	for _, w := range setup.Warnings {
 		log.Warn().Msg(w)
 	}
-	out, err := openOutput(cmd.Out, setup.Models, cmd.Pace != "0", term)
+	out, notices, err := openOutput(cmd.Out, setup.Models, cmd.Pace != "0", term)
 	if err != nil {
 		return nil, err
+	}
+	for _, n := range notices {
+		log.Warn().Msg(n)
 	}
 	o := &replayOutput{out, report.NewSummary(c.DT, setup.Models), newProgress(term.stderr, setup.Replay.Steps()), time.Now(), term.stdout}
 	if cmd.Out == stdoutPath {

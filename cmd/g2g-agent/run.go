@@ -106,6 +106,8 @@ type liveSession struct {
 	out     *record.Queue
 	summary *report.Summary
 	took    time.Duration // the steps, with the warm-up before them
+	// committed gets how completing the output went.
+	committed chan error
 }
 
 // setUp reads what the config names and opens the output; no server is contacted.
@@ -116,6 +118,8 @@ func (f liveFlags) setUp(term terminal, run liveRun) (*liveSession, error) {
 	}
 	observer := serving.observer(run.logEvent)
 	observer.OnCommand = run.onCommand
+	s := &liveSession{liveRun: run, flags: f, term: term, serving: serving}
+	observer.OnStepped = s.commitOutput
 	setup, err := agent.SetUpLive(run.config, agent.SecretsFrom(term.environ), run.log.Logger, observer)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", run.name, err)
@@ -123,15 +127,26 @@ func (f liveFlags) setUp(term terminal, run liveRun) (*liveSession, error) {
 	for _, w := range setup.Warnings {
 		run.log.Warn().Msg(w)
 	}
-	out, err := openOutput(f.Out, setup.Models, true, term)
+	out, notices, err := openKeptOutput(f.Out, setup.Models, term)
 	if err != nil {
 		setup.Live.Close()
 		return nil, err
 	}
-	return &liveSession{
-		liveRun: run, flags: f, term: term, serving: serving, setup: setup,
-		out: record.NewQueue(out), summary: report.NewSummary(run.config.DT, setup.Models),
-	}, nil
+	for _, n := range notices {
+		run.log.Warn().Msg(n)
+	}
+	s.setup, s.out, s.summary = setup, record.NewQueue(out, run.log.Logger), report.NewSummary(run.config.DT, setup.Models)
+	return s, nil
+}
+
+// commitOutput begins to complete the output as soon as there are no more states:
+// what comes after may take long, and may be cut short.
+func (s *liveSession) commitOutput() {
+	if s.summary.Steps == 0 {
+		return
+	}
+	s.committed = make(chan error, 1)
+	go func() { s.committed <- s.out.Commit() }()
 }
 
 // openAPI opens the API and what else is told of the run. Its failure later on
@@ -187,7 +202,7 @@ func (s *liveSession) endUnbegun(err error) error {
 // however the run ended. The error is that of the run, and what went wrong here.
 func (s *liveSession) finish(err error, timing agent.Timing) error {
 	logTiming(s.log.Logger, timing)
-	if commitErr := s.out.Commit(); !errors.Is(err, commitErr) {
+	if commitErr := <-s.committed; !errors.Is(err, commitErr) {
 		err = errors.Join(err, commitErr)
 	}
 	s.log.end()

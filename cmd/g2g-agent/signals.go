@@ -1,0 +1,30 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// endSignals are those that ask for an orderly end. A terminal that is closed says
+// so by SIGHUP, and servers are to be restored then too; without a terminal it
+// asks for a reload.
+func endSignals() []os.Signal {
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if isTerminal(os.Stderr) && !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	return signals
+}
+
+// endBySignal ends the run in order at the first signal. An orderly end is bounded in
+// time and worth waiting for, so that it takes a third one to cut it short.
+func endBySignal(signals <-chan os.Signal, end context.CancelFunc) {
+	<-signals
+	end()
+	<-signals
+	_ = tell(os.Stderr, "g2g-agent: it is ending in order, which takes 10 s at most; once more ends it at once\n")
+	<-signals
+	os.Exit(exitFailed)
+}
