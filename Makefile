@@ -11,7 +11,7 @@ COUNT    ?= 6
 GENERATED = $(shell git grep -lE '^(//|\#|<!--) Code generated .* DO NOT EDIT')
 
 .NOTPARALLEL:
-.PHONY: check build test bench compare compare-load step-timing stream-load lockstep-speed command-latency interop soak fmt fmt-check lint vet test-race generated tidy cross no-fma fuzz bench-once soak-short truth package vuln
+.PHONY: check build test bench compare compare-load step-timing stream-load lockstep-speed command-latency interop kills soak fmt fmt-check lint vet test-race generated tidy cross no-fma fuzz bench-once soak-short truth package vuln
 
 # The gate: everything that must hold before a commit.
 check: fmt-check lint vet test-race truth generated tidy cross no-fma fuzz bench-once soak-short package vuln
@@ -53,6 +53,10 @@ lockstep-speed:
 # How long a command over HTTP takes to be carried out and seen; 3 minutes.
 command-latency:
 	go run ./scripts/commandlatency $(ARGS)
+
+# What is left of outputs when live runs are killed at random moments; 4 minutes.
+kills:
+	go run ./scripts/kills $(ARGS)
 
 # The agent against real zeusd daemons (needs cargo; 6 minutes, longer the first time) and,
 # with ARGS=-vllm, real vLLM on the CPU (needs Python 3.12 and 6 GB).

@@ -14,19 +14,21 @@ import (
 const stdoutPath = "-"
 
 // openOutput opens what --out names for a run that can be done again: a file appears
-// when it is complete, in place of an earlier one. Notices are for people.
+// when it is complete, in place of an earlier one, which is said then. Notices are for
+// people.
 func openOutput(path string, models []datacenter.ModelSpec, paced bool, term terminal) (out record.Output, notices []string, err error) {
 	if path == "" || path == stdoutPath {
 		out, err := openStream(path, models, paced, term)
 		return out, nil, err
 	}
-	target, mode, exists, err := atomicfile.Locate(path)
-	if err == nil && exists && mode.IsRegular() {
-		notices = append(notices, path+" is there already, and is replaced when the run is complete")
-	}
-	out, err = record.Create(path, labelsOf(models))
+	target, mode, exists, _ := atomicfile.Locate(path) // what is wrong with it, Create says
+	file, err := record.Create(path, labelsOf(models))
 	if err != nil {
 		return nil, nil, err
+	}
+	out = file
+	if exists && mode.IsRegular() {
+		out = replacingOutput{file, func() { _ = tell(term.stderr, "g2g-agent: the earlier "+path+" was replaced\n") }}
 	}
 	for _, dead := range atomicfile.Leftovers(target) {
 		if err := atomicfile.RemoveLeftover(dead); err != nil {
@@ -62,6 +64,20 @@ func labelsOf(models []datacenter.ModelSpec) []string {
 		labels[i] = models[i].ModelLabel
 	}
 	return labels
+}
+
+// replacingOutput tells that it has replaced an earlier one.
+type replacingOutput struct {
+	*record.File
+	tell func()
+}
+
+func (o replacingOutput) Commit() error {
+	err := o.File.Commit()
+	if err == nil {
+		o.tell()
+	}
+	return err
 }
 
 type noOutput struct{}

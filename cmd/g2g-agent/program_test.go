@@ -53,7 +53,12 @@ type program struct {
 
 func startProgram(t *testing.T, env []string, args ...string) *program {
 	t.Helper()
-	p := &program{cmd: exec.CommandContext(t.Context(), "g2g-agent", args...), done: make(chan struct{})}
+	return startCommand(t, exec.CommandContext(t.Context(), "g2g-agent", args...), env)
+}
+
+func startCommand(t *testing.T, cmd *exec.Cmd, env []string) *program {
+	t.Helper()
+	p := &program{cmd: cmd, done: make(chan struct{})}
 	p.stdout.changed, p.stderr.changed = make(chan struct{}), make(chan struct{})
 	// Under the race detector a program waits a second before it exits.
 	p.cmd.Env = slices.Concat(os.Environ(), []string{"GORACE=atexit_sleep_ms=0", "G2G_AGENT_API__LISTEN=127.0.0.1:0"}, env)

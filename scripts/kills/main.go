@@ -1,0 +1,122 @@
+// The kills program starts live runs with --out in one folder, kills each with SIGKILL
+// at a random moment, and looks at what is left after one that ends in order: nothing
+// that was complete may have been replaced, nothing hidden may be left, and all that
+// was written must be readable.
+//
+//	go run ./scripts/kills [-runs 50] [-ending .jsonl]
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/g2g-agent/g2g-agent/internal/backoff"
+	"github.com/g2g-agent/g2g-agent/record"
+	"github.com/g2g-agent/g2g-agent/scripts/internal/measuring"
+)
+
+func main() {
+	runs := flag.Int("runs", 50, "how many runs are killed")
+	ending := flag.String("ending", ".jsonl", "of the output: .csv, .jsonl or .parquet")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := kill(ctx, *runs, *ending); err != nil {
+		fmt.Fprintln(os.Stderr, "kills:", err)
+		os.Exit(1)
+	}
+}
+
+// earlier is what stands under the name of the output before the first run.
+const earlier = "an earlier file\n"
+
+func kill(ctx context.Context, runs int, ending string) error {
+	dir, err := os.MkdirTemp("", "g2g-kills")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	binary, err := measuring.Build(ctx, dir)
+	if err != nil {
+		return err
+	}
+	folder := filepath.Join(dir, "out")
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		return err
+	}
+	out := filepath.Join(folder, "states"+ending)
+	if err := os.WriteFile(out, []byte(earlier), 0o600); err != nil {
+		return err
+	}
+	for i := range runs {
+		// The first states come after some 3 s.
+		if err := killed(ctx, binary, out, time.Duration(rand.Int64N(int64(6*time.Second)))); err != nil {
+			return fmt.Errorf("run %d: %w", i, err)
+		}
+	}
+	cmd := demo(ctx, binary, out, "--duration-s", "1")
+	if said, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("the run after %d that were killed: %w\n%s", runs, err, said)
+	}
+	return look(folder, runs)
+}
+
+func demo(ctx context.Context, binary, out string, more ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, binary, append([]string{"demo", "--out", out}, more...)...)
+	cmd.Env = append(os.Environ(), "G2G_AGENT_API__LISTEN=", "G2G_AGENT_LIVE__STAGGER_S=1")
+	return cmd
+}
+
+// killed runs for d.
+func killed(ctx context.Context, binary, out string, d time.Duration) error {
+	cmd := demo(ctx, binary, out)
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	_ = backoff.Sleep(ctx, d) // an interrupt ends it all
+	if err := cmd.Process.Kill(); err != nil {
+		return fmt.Errorf("it ended by itself: %w", errors.Join(err, cmd.Wait()))
+	}
+	_ = cmd.Wait() // it was killed
+	return ctx.Err()
+}
+
+// look says what is in the folder, and what should not be.
+func look(folder string, runs int) error {
+	files, err := os.ReadDir(folder)
+	if err != nil {
+		return err
+	}
+	var faults []error
+	readable, states := 0, 0
+	for _, f := range files {
+		path := filepath.Join(folder, f.Name())
+		raw, err := os.ReadFile(path)
+		switch {
+		case err != nil:
+			faults = append(faults, err)
+		case strings.HasPrefix(f.Name(), ".") || strings.Contains(f.Name(), ".partial"):
+			faults = append(faults, fmt.Errorf("%s is left", f.Name()))
+		case string(raw) == earlier:
+			readable++
+		default:
+			all, err := record.ReadAll(path)
+			if err != nil || len(all) == 0 {
+				faults = append(faults, fmt.Errorf("%s: %d states, %w", f.Name(), len(all), err))
+			}
+			readable++
+			states += len(all)
+		}
+	}
+	fmt.Printf("%d runs killed at random moments, and one that ended: %d files can be read, with %d states; %d faults\n", runs, readable, states, len(faults))
+	return errors.Join(faults...)
+}
