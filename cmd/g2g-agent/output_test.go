@@ -18,7 +18,9 @@ import (
 )
 
 // warmSoon makes a demo step soon, and log its steps.
-func warmSoon() []string { return []string{"G2G_AGENT_LIVE__STAGGER_S=1", "G2G_AGENT_LOG__LEVEL=debug"} }
+func warmSoon() []string {
+	return []string{"G2G_AGENT_LIVE__STAGGER_S=1", "G2G_AGENT_LOG__LEVEL=debug"}
+}
 
 // awaitStates waits until a file has so many lines.
 func awaitStates(t *testing.T, file string, n int) {

@@ -44,7 +44,7 @@ func kill(ctx context.Context, runs int, ending string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	binary, err := measuring.Build(ctx, dir)
 	if err != nil {
 		return err
