@@ -146,7 +146,7 @@ func testTwoServersRun(t *testing.T) {
 	s.vllms[second].SetFaults(sim.VLLMFaults{SlowDown: 2 * unhurried})
 	w := watch(t, s)
 	w.roofW[0] = 1.01 * (773.4 + 1160)
-	full := func(state *datacenter.State) bool { return s.bothRun(4)(state) && draws(2*280 + 2*420)(state) }
+	full := func(state *datacenter.State) bool { return s.bothRun(4)(state) && draws(2*280+2*420)(state) }
 	state := w.until(t, "full measurements", recoveryTime, full)
 	m := &state.Models[0]
 	if m.Live.AugmentationFactor != 50 || m.ActiveReplicas != 100 || m.Live.Stale {
