@@ -35,7 +35,13 @@ type faultTest struct {
 // together runs tests beside each other, since each of them mostly waits.
 func together(t *testing.T, tests []faultTest) {
 	t.Helper()
-	room := make(chan struct{}, 8)
+	togetherOf(t, 8, tests)
+}
+
+// togetherOf runs at most so many beside each other.
+func togetherOf(t *testing.T, most int, tests []faultTest) {
+	t.Helper()
+	room := make(chan struct{}, most)
 	var group sync.WaitGroup
 	for _, f := range tests {
 		group.Go(func() {

@@ -15,9 +15,8 @@ import (
 	"github.com/g2g-agent/g2g-agent/sim"
 )
 
-func TestTwoServersUnderFaults(t *testing.T) {
-	t.Parallel()
-	together(t, []faultTest{
+func twoServerFaults() []faultTest {
+	return []faultTest{
 		{"one dies", testOneOfTwoDies},
 		{"one is back at once", testOneOfTwoIsBackAtOnce},
 		{"a command with one dead", func(t *testing.T) {
@@ -33,7 +32,7 @@ func TestTwoServersUnderFaults(t *testing.T) {
 		{"a command that is late at one", testCommandIsLateAtOne},
 		{"one stands still", testOneOfTwoStandsStill},
 		{"the daemon of one dies", testDaemonOfOneDies},
-	})
+	}
 }
 
 func healVLLM(v *sim.VLLM) error {
