@@ -73,11 +73,6 @@ func (s *Server) order(ctx context.Context, want setting) (told bool, err error)
 	}
 }
 
-// send tells the server a setting, once.
-func (s *Server) send(ctx context.Context, want setting) error {
-	return s.server.SetBatchSize(ctx, s.actuator(), want.batchSize, want.rampUpRate)
-}
-
 // note takes in what became of a command, and follows with the load.
 func (s *Server) note(want setting, err error) {
 	switch {
@@ -172,7 +167,7 @@ func (s *Server) conclude(a attempt, failing *bool) (again bool) {
 		return s.concludeKeep(a, failing)
 	}
 	if a.err != nil && OutcomeOf(a.err) == vllm.OutcomeRefused {
-		s.applied.refuse()
+		s.applied.refuse(a.want)
 	}
 	if a.err == nil {
 		s.log.Info().Int("batch_size", a.want.batchSize).Msg("the vLLM server may have forgotten its batch size and was told again")
