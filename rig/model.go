@@ -210,6 +210,7 @@ func (m *Model) tell(ctx context.Context, want setting) Result {
 	if result.Accepted {
 		m.mu.Lock()
 		m.desired = want
+		m.keeping.batchSize = 0 // a server that is just being told it is too late
 		m.mu.Unlock()
 	}
 	return result
@@ -231,7 +232,7 @@ func (m *Model) wakeServers() {
 }
 
 // Keep has all servers set to a batch size, however long they take to accept it,
-// until [Model.Release]. It does not wait.
+// until [Model.Release] or a server accepts a command. It does not wait.
 func (m *Model) Keep(batchSize int) {
 	m.mu.Lock()
 	m.keeping = kept{batchSize, m.keeping.revision + 1}
