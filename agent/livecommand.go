@@ -11,7 +11,6 @@ import (
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/rig"
-	"github.com/g2g-agent/g2g-agent/vllm"
 )
 
 // Apply implements [Controllable]. A batch size that the servers run already is not sent
@@ -85,8 +84,8 @@ func (l *Live) setBatchSize(ctx context.Context, m, batchSize int, rampUpRate, l
 			l.pipeline.leaseBatchSize(m, leaseS)
 			l.failsafe[m] = false
 			model.Release()
-		case rig.OutcomeOf(r.Err) == vllm.OutcomeUnknown && leaseS > 0:
-			l.pipeline.leaseBatchSize(m, leaseS) // it may have taken effect
+		case rig.MayHaveTakenEffect(r.Err) && leaseS > 0:
+			l.pipeline.leaseBatchSize(m, leaseS)
 		}
 	})
 }

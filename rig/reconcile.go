@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/g2g-agent/g2g-agent/vllm"
@@ -91,6 +92,15 @@ func OutcomeOf(err error) vllm.Outcome {
 		return failed.Outcome
 	}
 	return vllm.OutcomeUnreachable
+}
+
+// MayHaveTakenEffect reports whether a server left it open what became of a command,
+// as [Result] tells of it.
+func MayHaveTakenEffect(err error) bool {
+	if several := (*ServersError)(nil); errors.As(err, &several) {
+		return slices.ContainsFunc(several.Failed, func(f ServerError) bool { return OutcomeOf(f.Err) == vllm.OutcomeUnknown })
+	}
+	return err != nil && OutcomeOf(err) == vllm.OutcomeUnknown
 }
 
 // reconcile has the server run what it should until ctx is done: it carries out

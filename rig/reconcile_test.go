@@ -233,7 +233,7 @@ func (m *testModel) wantAgreement(t *testing.T) {
 // TestServersAgreeInTheEnd: whatever goes wrong in whatever order, servers that are
 // well again run what their owner says, and the initial batch size after the run.
 func TestServersAgreeInTheEnd(t *testing.T) {
-	seeds := 400
+	seeds := 200
 	if testing.Short() {
 		seeds = 50
 	}
@@ -376,6 +376,56 @@ func TestResults(t *testing.T) {
 			m.wantAgreement(t)
 			_ = m.stop()
 		})
+	}
+}
+
+// TestChangeIsToldOf: another batch size than the model's is said to be new, even if
+// the only server that has it had it already.
+func TestChangeIsToldOf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newTestModel(t)
+		defer func() { _ = m.stop() }()
+		a, b := m.memory[0], m.memory[1]
+		a.become(dead)
+		if r := m.command(t.Context(), 16); !r.Accepted || !r.Told {
+			t.Errorf("%+v", r)
+		}
+		a.become(well)
+		b.become(dead)
+		if r := m.command(t.Context(), testInitial); !r.Accepted || !r.Told || r.Err == nil {
+			t.Errorf("the model is back at the initial batch size by a server that never left it: %+v", r)
+		}
+		if _, told, _ := a.state(); told != nil {
+			t.Errorf("the server was told %v", told)
+		}
+		b.become(well)
+		time.Sleep(20 * time.Second)
+		m.wantAgreement(t)
+		if r := m.command(t.Context(), testInitial); !r.Accepted || r.Told || r.Err != nil {
+			t.Errorf("the same once more: %+v", r)
+		}
+	})
+}
+
+func TestMayHaveTakenEffect(t *testing.T) {
+	failed := func(o vllm.Outcome) error { return &vllm.CommandError{Outcome: o} }
+	several := func(errs ...error) error {
+		e := &ServersError{Servers: 2}
+		for _, err := range errs {
+			e.Failed = append(e.Failed, ServerError{"http://a:1", err})
+		}
+		return e
+	}
+	refused, unreachable, unknown := failed(vllm.OutcomeRefused), failed(vllm.OutcomeUnreachable), failed(vllm.OutcomeUnknown)
+	for _, err := range []error{unknown, several(unknown), several(refused, unknown), several(unknown, refused)} {
+		if !MayHaveTakenEffect(err) {
+			t.Errorf("%v", err)
+		}
+	}
+	for _, err := range []error{nil, refused, unreachable, several(refused, unreachable), errors.New("not sent")} {
+		if MayHaveTakenEffect(err) {
+			t.Errorf("%v", err)
+		}
 	}
 }
 
