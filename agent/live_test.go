@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
-	"net"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -30,8 +28,9 @@ func fastProfile() sim.Profile {
 	}
 }
 
-// liveSite is a live run on one simulated host with two models of two GPUs each:
-// "patched" can have its batch size set, "stock" cannot.
+// liveSite is a live run on one simulated host with two models of two GPUs each, or
+// of two for each of their servers: "patched" can have its batch size set, "stock"
+// cannot.
 type liveSite struct {
 	zeusd   *sim.Zeusd
 	vllms   []*sim.VLLM
@@ -112,24 +111,30 @@ func newLiveSite(t *testing.T, change func(*siteConfig)) *liveSite {
 
 func newLiveSiteWith(t *testing.T, version sim.ZeusdVersion, change func(*siteConfig)) *liveSite {
 	t.Helper()
+	return newSite(t, version, oneServerEach(), change)
+}
+
+// siteServer is one server of a site, on two GPUs of its own.
+type siteServer struct {
+	model    int
+	actuator sim.VLLMActuator
+	profile  sim.Profile
+}
+
+// oneServerEach are the servers of a site whose models have one each.
+func oneServerEach() []siteServer {
+	return []siteServer{{0, sim.SetMaxNumSeqs, fastProfile()}, {1, sim.StockVLLM, fastProfile()}}
+}
+
+// newSite makes a site of the models "patched" and "stock" with the servers.
+func newSite(t *testing.T, version sim.ZeusdVersion, servers []siteServer, change func(*siteConfig)) *liveSite {
+	t.Helper()
 	s := &liveSite{states: make(chan *datacenter.State, 10_000), events: make(chan datacenter.Event, 1000), done: make(chan struct{})}
-	for range 4 {
+	for range 2 * len(servers) {
 		s.gpus = append(s.gpus, sim.NewGPU("simulated", 100))
 	}
-	var err error
-	if s.zeusd, err = sim.StartZeusd(sim.ZeusdConfig{Listen: "127.0.0.1:0", GPUs: s.gpus, Version: version}); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.zeusd.Close() })
-	host, port, err := net.SplitHostPort(s.zeusd.Addr())
-	if err != nil {
-		t.Fatal(err)
-	}
-	portNumber, err := strconv.Atoi(port)
-	if err != nil {
-		t.Fatal(err)
-	}
-	endpoint := power.Endpoint{Host: host, Port: portNumber}
+	var endpoint power.Endpoint
+	s.zeusd, endpoint = startDaemon(t, sim.ZeusdConfig{GPUs: s.gpus, Version: version})
 	dt, err := datacenter.ParseSeconds("1/20")
 	if err != nil {
 		t.Fatal(err)
@@ -143,16 +148,7 @@ func newLiveSiteWith(t *testing.T, version sim.ZeusdVersion, change func(*siteCo
 		PrometheusPollInterval: 50 * time.Millisecond, ITLWindow: time.Second, MaxOutputTokens: 20, Stagger: 500 * time.Millisecond,
 		WarmupTimeout: 10 * time.Second, SaturationThreshold: 0.9, StaleAfter: time.Second, RestoreBatchSizes: true, Log: zerolog.Nop(),
 	}
-	for i, label := range []string{"patched", "stock"} {
-		v, err := sim.StartVLLM(sim.VLLMConfig{
-			Listen: "127.0.0.1:0", ModelID: "org/" + label, Profile: fastProfile(), GPUs: s.gpus[2*i : 2*i+2],
-			Actuator: []sim.VLLMActuator{sim.SetMaxNumSeqs, sim.StockVLLM}[i],
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = v.Close() })
-		s.vllms = append(s.vllms, v)
+	for _, label := range []string{"patched", "stock"} {
 		replicas, err := datacenter.NewReplicaSchedule(100)
 		if err != nil {
 			t.Fatal(err)
@@ -161,8 +157,21 @@ func newLiveSiteWith(t *testing.T, version sim.ZeusdVersion, change func(*siteCo
 			ModelLabel: label, ModelID: "org/" + label, GPUsPerReplica: 2, ITLDeadlineS: 0.1, FeasibleBatchSizes: []int{2, 4, 8},
 			InitialBatchSize: 4, Replicas: replicas,
 		})
-		s.cfg.Hardware = append(s.cfg.Hardware, HardwareConfig{SimulatedReplicas: 100, Servers: []rig.ServerConfig{{VLLMBaseURL: v.URL()}}})
-		s.cfg.gpus = append(s.cfg.gpus, [][]gpuAt{{{endpoint, 2 * i}, {endpoint, 2*i + 1}}})
+		s.cfg.Hardware = append(s.cfg.Hardware, HardwareConfig{SimulatedReplicas: 100})
+		s.cfg.gpus = append(s.cfg.gpus, nil)
+	}
+	for i, server := range servers {
+		v, err := sim.StartVLLM(sim.VLLMConfig{
+			Listen: "127.0.0.1:0", ModelID: s.cfg.Models[server.model].ModelID, Profile: server.profile, GPUs: s.gpus[2*i : 2*i+2], Actuator: server.actuator,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = v.Close() })
+		s.vllms = append(s.vllms, v)
+		h := &s.cfg.Hardware[server.model]
+		h.Servers = append(h.Servers, rig.ServerConfig{VLLMBaseURL: v.URL()})
+		s.cfg.gpus[server.model] = append(s.cfg.gpus[server.model], []gpuAt{{endpoint, 2 * i}, {endpoint, 2*i + 1}})
 	}
 	if change != nil {
 		change(&s.cfg)

@@ -84,8 +84,8 @@ func (l *Live) setBatchSize(ctx context.Context, m, batchSize int, rampUpRate, l
 			l.pipeline.leaseBatchSize(m, leaseS)
 			l.failsafe[m] = false
 			model.Release()
-		case rig.OutcomeOf(r.Err) == rig.OutcomeUnknown && leaseS > 0:
-			l.pipeline.leaseBatchSize(m, leaseS) // it may have taken effect
+		case rig.MayHaveTakenEffect(r.Err) && leaseS > 0:
+			l.pipeline.leaseBatchSize(m, leaseS)
 		}
 	})
 }

@@ -35,7 +35,13 @@ type faultTest struct {
 // together runs tests beside each other, since each of them mostly waits.
 func together(t *testing.T, tests []faultTest) {
 	t.Helper()
-	room := make(chan struct{}, 8)
+	togetherOf(t, 8, tests)
+}
+
+// togetherOf runs at most so many beside each other.
+func togetherOf(t *testing.T, most int, tests []faultTest) {
+	t.Helper()
+	room := make(chan struct{}, most)
 	var group sync.WaitGroup
 	for _, f := range tests {
 		group.Go(func() {
@@ -65,7 +71,13 @@ func newFaultSite(t *testing.T, change func(*siteConfig)) *liveSite {
 // newFaultSiteWith is one whose zeusd has the version.
 func newFaultSiteWith(t *testing.T, version sim.ZeusdVersion, change func(*siteConfig)) *liveSite {
 	t.Helper()
-	s := newLiveSiteWith(t, version, func(cfg *siteConfig) {
+	return unhurriedSite(t, version, oneServerEach(), change)
+}
+
+// unhurriedSite is one with the servers.
+func unhurriedSite(t *testing.T, version sim.ZeusdVersion, servers []siteServer, change func(*siteConfig)) *liveSite {
+	t.Helper()
+	s := newSite(t, version, servers, func(cfg *siteConfig) {
 		cfg.PrometheusPollInterval = 200 * time.Millisecond
 		cfg.Stagger = 300 * time.Millisecond
 		cfg.StaleAfter = 1500 * time.Millisecond
@@ -79,9 +91,9 @@ func newFaultSiteWith(t *testing.T, version sim.ZeusdVersion, change func(*siteC
 	return s
 }
 
-func (s *liveSite) setFaults(model int, f sim.VLLMFaults) {
+func (s *liveSite) setFaults(server int, f sim.VLLMFaults) {
 	f.SlowDown = unhurried
-	s.vllms[model].SetFaults(f)
+	s.vllms[server].SetFaults(f)
 }
 
 // pulse notices when the machine has no time for us. Then nothing can be said of
@@ -152,7 +164,12 @@ type watcher struct {
 func watch(t *testing.T, s *liveSite) *watcher {
 	t.Helper()
 	s.start(t)
-	w := &watcher{liveSite: s, pulse: startPulse(t), floorW: []float64{1.2 * idleW, 0.99 * idleW}, roofW: []float64{1.01 * batch8W, 1.01 * batch8W}}
+	w := &watcher{liveSite: s, pulse: startPulse(t)}
+	for i, floorW := range []float64{1.2 * idleW, 0.99 * idleW} {
+		servers := float64(len(s.cfg.Hardware[i].Servers))
+		w.floorW = append(w.floorW, servers*floorW)
+		w.roofW = append(w.roofW, servers*1.01*batch8W)
+	}
 	w.until(t, "measurements", 20*time.Second, func(state *datacenter.State) bool {
 		for i := range state.Models {
 			if m := &state.Models[i]; math.IsNaN(m.ObservedITLS) || m.Live.Server == nil {

@@ -23,7 +23,7 @@ type applied struct {
 	setting
 	at         time.Time
 	unknown    bool      // what it runs
-	refused    bool      // it did not take again what it was to run
+	refused    setting   // what it was to run and did not take when told again
 	unanswered bool      // a command, since it accepted one
 	lateUntil  time.Time // until then an unanswered command may take effect
 }
@@ -31,7 +31,7 @@ type applied struct {
 // accept notes that the server accepted a setting.
 func (a *applied) accept(s setting, now time.Time) {
 	a.setting, a.at = s, now
-	a.unknown, a.refused = false, false
+	a.unknown, a.refused = false, setting{}
 	if a.unanswered {
 		a.unanswered, a.lateUntil = false, now.Add(lateCommand)
 	}
@@ -41,7 +41,7 @@ func (a *applied) accept(s setting, now time.Time) {
 func (a *applied) leaveUnanswered() { a.unknown, a.unanswered = true, true }
 
 // refuse notes that the server does not take what it is to run.
-func (a *applied) refuse() { a.unknown, a.refused, a.lateUntil = false, true, time.Time{} }
+func (a *applied) refuse(s setting) { a.unknown, a.refused, a.lateUntil = false, s, time.Time{} }
 
 // forget notes that the server may have been restarted.
 func (a *applied) forget() { a.unknown = true }
@@ -50,11 +50,11 @@ func (a *applied) forget() { a.unknown = true }
 // be told. One that refuses is not told the same once more.
 func (a *applied) drifts(desired setting, now time.Time) bool {
 	late := now.Before(a.lateUntil) && now.Sub(a.at) >= repeatEvery
-	return desired.batchSize != 0 && (a.unknown || late || a.setting != desired && !a.refused)
+	return desired.batchSize != 0 && (a.unknown || late || a.setting != desired && a.refused != desired)
 }
 
 // surelyRuns reports whether the server need not be told: it accepted the setting
 // last and nothing has happened since, or it was never told any.
 func (a *applied) surelyRuns(s setting, now time.Time) bool {
-	return !a.unknown && !a.refused && !now.Before(a.lateUntil) && (a.batchSize == 0 || a.setting == s)
+	return !a.unknown && a.refused.batchSize == 0 && !now.Before(a.lateUntil) && (a.batchSize == 0 || a.setting == s)
 }

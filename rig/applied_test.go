@@ -22,8 +22,8 @@ func TestSurelyRuns(t *testing.T) {
 		"no answer":                      {(*applied).leaveUnanswered, 8, 2, true},
 		"an answer after none":           {func(a *applied) { a.leaveUnanswered(); a.accept(setting{8, 2}, now) }, 8, 2, true},
 		"a restart, and told again":      {func(a *applied) { a.forget(); a.accept(setting{8, 2}, now) }, 8, 2, false},
-		"a restart, and refused":         {func(a *applied) { a.forget(); a.refuse() }, 8, 2, true},
-		"refused, and then accepted":     {func(a *applied) { a.forget(); a.refuse(); a.accept(setting{8, 2}, now) }, 8, 2, false},
+		"a restart, and refused":         {func(a *applied) { a.forget(); a.refuse(setting{8, 2}) }, 8, 2, true},
+		"refused, and then accepted":     {func(a *applied) { a.forget(); a.refuse(setting{8, 2}); a.accept(setting{8, 2}, now) }, 8, 2, false},
 	} {
 		var a applied
 		a.accept(setting{8, 2}, now)
@@ -49,10 +49,11 @@ func TestDrift(t *testing.T) {
 		"late, told just now":                {func(a *applied) { a.leaveUnanswered(); a.accept(desired, now) }, 0, false},
 		"late":                               {func(a *applied) { a.leaveUnanswered(); a.accept(desired, now) }, repeatEvery, true},
 		"too late to take effect":            {func(a *applied) { a.leaveUnanswered(); a.accept(desired, now) }, lateCommand, false},
-		"refused":                            {func(a *applied) { a.forget(); a.refuse() }, 0, false},
+		"refused":                            {func(a *applied) { a.forget(); a.refuse(desired) }, 0, false},
 		"missed, as the other server's":      {func(a *applied) { a.accept(setting{batchSize: 4}, now) }, 0, true},
-		"missed, and refused since":          {func(a *applied) { a.accept(setting{batchSize: 4}, now); a.refuse() }, 0, false},
-		"missed, and refused, and restarted": {func(a *applied) { a.accept(setting{batchSize: 4}, now); a.refuse(); a.forget() }, 0, true},
+		"missed, and refused since":          {func(a *applied) { a.accept(setting{batchSize: 4}, now); a.refuse(desired) }, 0, false},
+		"missed, and another refused":        {func(a *applied) { a.accept(setting{batchSize: 4}, now); a.refuse(setting{batchSize: 2}) }, 0, true},
+		"missed, and refused, and restarted": {func(a *applied) { a.accept(setting{batchSize: 4}, now); a.refuse(desired); a.forget() }, 0, true},
 	} {
 		var a applied
 		a.accept(desired, now)

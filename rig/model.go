@@ -78,7 +78,8 @@ func (m *Model) CheckBatchSize(batchSize int, rampUpRate float64) error {
 type Result struct {
 	// Accepted says that a server took it; the others are told until they do.
 	Accepted bool
-	// Told says that one of those was told: it did not surely run it already.
+	// Told says that one of those was told, which did not surely run it already, or
+	// that it is another one than the model's so far.
 	Told bool
 	// Err is what went wrong, nil if nothing did: the error of the only server, or a
 	// [*ServersError].
@@ -204,7 +205,9 @@ func (m *Model) tell(ctx context.Context, want setting) Result {
 	}
 	if result.Accepted {
 		m.mu.Lock()
+		result.Told = result.Told || m.desired.batchSize != want.batchSize
 		m.desired = want
+		m.keeping.batchSize = 0 // a server that is just being told it is too late
 		m.mu.Unlock()
 	}
 	return result
@@ -226,7 +229,7 @@ func (m *Model) wakeServers() {
 }
 
 // Keep has all servers set to a batch size, however long they take to accept it,
-// until [Model.Release]. It does not wait.
+// until [Model.Release] or a server accepts a command. It does not wait.
 func (m *Model) Keep(batchSize int) {
 	m.mu.Lock()
 	m.keeping = kept{batchSize, m.keeping.revision + 1}
@@ -258,6 +261,7 @@ func (m *Model) kept(revision int, told bool) {
 	m.mu.Lock()
 	current := m.keeping.revision == revision && m.keeping.batchSize != 0
 	if current {
+		told = told || m.desired.batchSize != m.keeping.batchSize
 		m.desired = setting{batchSize: m.keeping.batchSize}
 	}
 	m.mu.Unlock()

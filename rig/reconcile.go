@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/g2g-agent/g2g-agent/vllm"
@@ -73,11 +74,6 @@ func (s *Server) order(ctx context.Context, want setting) (told bool, err error)
 	}
 }
 
-// send tells the server a setting, once.
-func (s *Server) send(ctx context.Context, want setting) error {
-	return s.server.SetBatchSize(ctx, s.actuator(), want.batchSize, want.rampUpRate)
-}
-
 // note takes in what became of a command, and follows with the load.
 func (s *Server) note(want setting, err error) {
 	switch {
@@ -96,6 +92,15 @@ func OutcomeOf(err error) Outcome {
 		return failed.Outcome
 	}
 	return vllm.OutcomeUnreachable
+}
+
+// MayHaveTakenEffect reports whether a server left it open what became of a command,
+// as [Result] tells of it.
+func MayHaveTakenEffect(err error) bool {
+	if several := (*ServersError)(nil); errors.As(err, &several) {
+		return slices.ContainsFunc(several.Failed, func(f ServerError) bool { return OutcomeOf(f.Err) == vllm.OutcomeUnknown })
+	}
+	return err != nil && OutcomeOf(err) == vllm.OutcomeUnknown
 }
 
 // reconcile has the server run what it should until ctx is done: it carries out
@@ -172,7 +177,7 @@ func (s *Server) conclude(a attempt, failing *bool) (again bool) {
 		return s.concludeKeep(a, failing)
 	}
 	if a.err != nil && OutcomeOf(a.err) == vllm.OutcomeRefused {
-		s.applied.refuse()
+		s.applied.refuse(a.want)
 	}
 	if a.err == nil {
 		s.log.Info().Int("batch_size", a.want.batchSize).Msg("the vLLM server may have forgotten its batch size and was told again")

@@ -42,7 +42,8 @@ type Config struct {
 	NoTokenLimit time.Duration
 	Seed         uint64
 	// OnKept, if set, is told of a model's first server that runs what [Model.Keep]
-	// asked for, and whether it had to be told. It must not wait for the rig.
+	// asked for, and whether it had to be told, or that is new. It must not wait for
+	// the rig.
 	OnKept func(model int, told bool)
 	Log    zerolog.Logger
 }

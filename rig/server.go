@@ -24,6 +24,8 @@ type Server struct {
 	load   *loadgen.Generator
 	wanted Actuator // empty: the best there is
 	log    zerolog.Logger
+	// send tells the server a setting, once.
+	send func(context.Context, setting) error
 
 	sizer   atomic.Pointer[vllm.BatchSizer] // how batch sizes are set, chosen at the start
 	metrics atomic.Pointer[datedLoad]
@@ -71,6 +73,9 @@ func newServer(m *Model, i int) (*Server, error) {
 	s := &Server{
 		rig: m.rig, model: m, server: server, wanted: c.Actuator, log: log,
 		orders: make(chan order), looks: make(chan look), wake: make(chan struct{}, 1),
+	}
+	s.send = func(ctx context.Context, want setting) error {
+		return server.SetBatchSize(ctx, s.actuator(), want.batchSize, want.rampUpRate)
 	}
 	if c.Actuator != "" {
 		if _, err := server.BatchSizer(c.Actuator); err != nil {
