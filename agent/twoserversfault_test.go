@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"math"
 	"net/http"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/rig"
 	"github.com/g2g-agent/g2g-agent/sim"
 )
 
@@ -29,6 +31,7 @@ func twoServerFaults() []faultTest {
 			testCommandWithOneAway(t, "no answer within 4s", func(v *sim.VLLM) { v.SetFaults(sim.VLLMFaults{Freeze: true, SlowDown: unhurried}) }, healVLLM)
 		}},
 		{"a command that one refuses", testCommandThatOneRefuses},
+		{"a command that neither takes", testCommandThatNeitherTakes},
 		{"a command that is late at one", testCommandIsLateAtOne},
 		{"one stands still", testOneOfTwoStandsStill},
 		{"the daemon of one dies", testDaemonOfOneDies},
@@ -206,6 +209,42 @@ func testCommandThatOneRefuses(t *testing.T) {
 	w.wantEvents(t, nil)
 	s.wantTold(t, first, 4, 8, 2, 4)
 	s.wantTold(t, second, 4, 2, 4)
+}
+
+// testCommandThatNeitherTakes: nothing changes, but the lease runs, as one of the two
+// may have taken it.
+func testCommandThatNeitherTakes(t *testing.T) {
+	s := newTwoServerSite(t, patiently)
+	w := watch(t, s)
+	w.floorW[0], w.roofW[0] = 1.9*idleW, 1.01*(1200+batch8W)
+	s.vllms[first].Kill()
+	s.setFaults(second, sim.VLLMFaults{Status: 500})
+	err := s.command(t, 8, 60)
+	var servers *rig.ServersError
+	if !errors.As(err, &servers) || len(servers.Failed) != 2 || !contains(err, "2 of 2 vLLM servers") || !contains(err, s.url(first)) || !contains(err, s.url(second)) {
+		t.Errorf("the error is %v, want one of both servers", err)
+	}
+	if m := s.live.Status().Models[0]; m.BatchSize != 4 || !(m.BatchSizeLeaseS > 50) {
+		t.Errorf("the status is %+v, want the old batch size and a lease", m)
+	}
+	w.until(t, "no measurements", w.cfg.StaleAfter+slack, func(state *datacenter.State) bool {
+		m := &state.Models[0]
+		return m.Live.Server == nil && math.IsNaN(m.ObservedITLS) && draws(2*idleW)(state)
+	})
+	w.never(t, "stale, or another batch size", time.Second, func(state *datacenter.State) bool {
+		return anyStale(state) || state.Models[0].BatchSize != 4
+	})
+	if err := s.vllms[first].Restart(); err != nil {
+		t.Fatal(err)
+	}
+	s.setFaults(second, sim.VLLMFaults{})
+	w.until(t, "the batch of 4 at both", recoveryTime, func(state *datacenter.State) bool {
+		return s.bothRun(4)(state) && s.limit(first) == 4 && s.limit(second) == 4
+	})
+	w.finish(t)
+	w.wantEvents(t, nil)
+	s.wantTold(t, first, 4)
+	s.wantTold(t, second, 4)
 }
 
 // testCommandIsLateAtOne: one server takes a command when it was given up, and after
