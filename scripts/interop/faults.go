@@ -36,8 +36,8 @@ func (s *site) checkFaults(ctx context.Context, r *report) error {
 	return nil
 }
 
-// breakThings is the course of the run, which lasts some 70 s: long because it is one
-// after the other, as in a script.
+// breakThings is the course of the run, which lasts some 70 s.
+// It is long because it is one thing after the other, as in a script.
 func (s *site) breakThings(ctx context.Context, r *report) error {
 	steady := gpu{power: strconv.Itoa(steadyMW)}
 	well := gpu{power: "clock"}
