@@ -170,32 +170,7 @@ func TestCommandsAreCheckedWhole(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range []struct {
-		command datacenter.Command
-		reason  error
-		want    string
-	}{
-		{datacenter.SetBatchSize{}, datacenter.ErrOutOfRange, "batch_size_by_model: names no model"},
-		{batch("c", 8), datacenter.ErrUnknownModel, `batch_size_by_model.c: unknown model; the models are ["a" "b" "idle"]`},
-		{datacenter.SetBatchSize{BatchSizeByModel: map[string]int{"a": 16, "b": 9}}, datacenter.ErrOutOfRange,
-			"batch_size_by_model.b: 9 is not one of the feasible batch sizes [8 16]"},
-		{batch("a", -8), datacenter.ErrOutOfRange, "batch_size_by_model.a: -8 is not one of the feasible batch sizes [8 16]"},
-		{datacenter.SetBatchSize{BatchSizeByModel: map[string]int{"a": 16}, RampUpRateByModel: map[string]float64{"a": 2}}, datacenter.ErrOutOfRange,
-			"ramp_up_rate_by_model.a: a replay changes batch sizes at once and knows no ramp_up_rate, got 2"},
-		{datacenter.SetBatchSize{BatchSizeByModel: map[string]int{"a": 16}, RampUpRateByModel: map[string]float64{"a": math.NaN()}}, datacenter.ErrOutOfRange,
-			"ramp_up_rate_by_model.a: must be a finite number >= 0, got NaN"},
-		{datacenter.SetBatchSize{BatchSizeByModel: map[string]int{"a": 16}, RampUpRateByModel: map[string]float64{"b": 1}}, datacenter.ErrOutOfRange,
-			"ramp_up_rate_by_model.b: the model is not in batch_size_by_model"},
-		{shift("c", 1), datacenter.ErrUnknownModel, `model_label: unknown model "c"; the models are ["a" "b" "idle"]`},
-		{shift("a", math.MinInt), datacenter.ErrOutOfRange, fmt.Sprintf("replica_delta: %d is too large", math.MinInt)},
-		{shift("b", 3), datacenter.ErrNotPossible, "replica_delta: +3 replicas of \"b\" need 12 GPUs; of 40 GPUs 8 are free now, and at t=0 s they would not suffice"},
-		{shift("b", 1), datacenter.ErrNotPossible, "replica_delta: +1 replicas of \"b\" need 4 GPUs; of 40 GPUs 8 are free now, and at t=52 s they would not suffice"},
-	} {
-		err := replay.Apply(c.command)
-		if !errors.Is(err, c.reason) || err.Error() != c.want {
-			t.Errorf("%+v: error %v\nwant %s", c.command, err, c.want)
-		}
-	}
+	wantRefusals(t, replay)
 	if len(events) > 0 {
 		t.Errorf("refused commands gave events %v", events)
 	}
@@ -228,6 +203,38 @@ func TestCommandsAreCheckedWhole(t *testing.T) {
 	}
 	if m := s.Models[2]; m.PowerW != 0 || m.ActiveReplicas != 0 {
 		t.Errorf("a model that starts without replicas is %+v, OpenG2G never gives it any", m)
+	}
+}
+
+// wantRefusals gives a replay of [twoModels] at its start commands that it has to
+// refuse.
+func wantRefusals(t *testing.T, replay *Replay) {
+	t.Helper()
+	for _, c := range []struct {
+		command datacenter.Command
+		reason  error
+		want    string
+	}{
+		{datacenter.SetBatchSize{}, datacenter.ErrOutOfRange, "batch_size_by_model: names no model"},
+		{batch("c", 8), datacenter.ErrUnknownModel, `batch_size_by_model.c: unknown model; the models are ["a" "b" "idle"]`},
+		{datacenter.SetBatchSize{BatchSizeByModel: map[string]int{"a": 16, "b": 9}}, datacenter.ErrOutOfRange,
+			"batch_size_by_model.b: 9 is not one of the feasible batch sizes [8 16]"},
+		{batch("a", -8), datacenter.ErrOutOfRange, "batch_size_by_model.a: -8 is not one of the feasible batch sizes [8 16]"},
+		{datacenter.SetBatchSize{BatchSizeByModel: map[string]int{"a": 16}, RampUpRateByModel: map[string]float64{"a": 2}}, datacenter.ErrOutOfRange,
+			"ramp_up_rate_by_model.a: a replay changes batch sizes at once and knows no ramp_up_rate, got 2"},
+		{datacenter.SetBatchSize{BatchSizeByModel: map[string]int{"a": 16}, RampUpRateByModel: map[string]float64{"a": math.NaN()}}, datacenter.ErrOutOfRange,
+			"ramp_up_rate_by_model.a: must be a finite number >= 0, got NaN"},
+		{datacenter.SetBatchSize{BatchSizeByModel: map[string]int{"a": 16}, RampUpRateByModel: map[string]float64{"b": 1}}, datacenter.ErrOutOfRange,
+			"ramp_up_rate_by_model.b: the model is not in batch_size_by_model"},
+		{shift("c", 1), datacenter.ErrUnknownModel, `model_label: unknown model "c"; the models are ["a" "b" "idle"]`},
+		{shift("a", math.MinInt), datacenter.ErrOutOfRange, fmt.Sprintf("replica_delta: %d is too large", math.MinInt)},
+		{shift("b", 3), datacenter.ErrNotPossible, "replica_delta: +3 replicas of \"b\" need 12 GPUs; of 40 GPUs 8 are free now, and at t=0 s they would not suffice"},
+		{shift("b", 1), datacenter.ErrNotPossible, "replica_delta: +1 replicas of \"b\" need 4 GPUs; of 40 GPUs 8 are free now, and at t=52 s they would not suffice"},
+	} {
+		err := replay.Apply(c.command)
+		if !errors.Is(err, c.reason) || err.Error() != c.want {
+			t.Errorf("%+v: error %v\nwant %s", c.command, err, c.want)
+		}
 	}
 }
 

@@ -136,7 +136,8 @@ func (s *Status) Unready(now time.Time) []string {
 			reasons = append(reasons, fmt.Sprintf("the power of model %q is stale", m.Spec.ModelLabel))
 		}
 		if m := &s.Models[i]; m.NoTokenS > 0 {
-			reasons = append(reasons, fmt.Sprintf("the vLLM server of model %q answers and has made no token for %.0f s", m.Spec.ModelLabel, m.NoTokenS))
+			reasons = append(reasons, fmt.Sprintf("the vLLM server of model %q answers and has made no token for %.0f s",
+				m.Spec.ModelLabel, m.NoTokenS))
 		}
 	}
 	return reasons

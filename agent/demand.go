@@ -155,7 +155,8 @@ func (d *demand) nextChange(tS float64) float64 {
 func (d *demand) describe(o *overload) string {
 	f := &d.cfg.Facility
 	if o.unsure {
-		return fmt.Sprintf("close to the %d GPUs in %d servers of datacenter.total_gpu_capacity for so long from t=%v s on that it is not certain they suffice; leave them more room",
+		return fmt.Sprintf("close to the %d GPUs in %d servers of datacenter.total_gpu_capacity for so long from t=%v s on that it is "+
+			"not certain they suffice; leave them more room",
 			f.TotalGPUCapacity, f.NumServers(), o.timeS)
 	}
 	return fmt.Sprintf("%d GPUs in %d servers at t=%v s, but datacenter.total_gpu_capacity is %d GPUs, which fill %d servers of %d",

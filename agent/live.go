@@ -157,7 +157,8 @@ func (l *Live) checkRoomFromStart() error {
 	if over == nil {
 		return nil
 	}
-	return fmt.Errorf("%w: models: the replica schedules need %s; in a live run the capacity is the sum of simulated_num_replicas times gpus_per_replica",
+	return fmt.Errorf("%w: models: the replica schedules need %s; in a live run the capacity is the sum of simulated_num_replicas "+
+		"times gpus_per_replica",
 		datacenter.ErrInvalidInput, d.describe(over))
 }
 
@@ -174,7 +175,8 @@ func (l *Live) unlock() {
 	for _, e := range events {
 		switch data := e.Data.(type) {
 		case datacenter.DataStale:
-			l.cfg.Log.Warn().Str("model_label", data.ModelLabel).Float64("age_s", data.AgeS).Str("cause", data.Cause).Msg("power is stale: the last reading is held")
+			l.cfg.Log.Warn().Str("model_label", data.ModelLabel).Float64("age_s", data.AgeS).Str("cause", data.Cause).
+				Msg("power is stale: the last reading is held")
 		case datacenter.DataFresh:
 			l.cfg.Log.Info().Str("model_label", data.ModelLabel).Msg("power is fresh again")
 		}

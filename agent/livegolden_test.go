@@ -35,65 +35,84 @@ func (quietHardware) Latency() (float64, datacenter.ITLPercentiles) {
 func (quietHardware) ServerLoad() *datacenter.ServerLoad { return nil }
 func (quietHardware) PowerAgeS() float64                 { return 0 }
 
-// TestLiveMatchesOpenG2G feeds scripted readings of real GPUs through the power
-// feed, its rolling buffers, the live source and the augmenter.
-func TestLiveMatchesOpenG2G(t *testing.T) {
+// onlineRun is a recorded run of OpenG2G on real servers: its configuration, and what
+// each poll of the GPUs brought.
+type onlineRun struct {
+	Seed       uint64 `json:"seed"`
+	DT         string `json:"dt_s"`
+	Datacenter struct {
+		GPUsPerServer  int     `json:"gpus_per_server"`
+		BaseKWPerPhase float64 `json:"base_kw_per_phase"`
+	} `json:"datacenter"`
+	Augmentation struct {
+		AmplitudeScaleRange [2]float64 `json:"amplitude_scale_range"`
+		NoiseFraction       float64    `json:"noise_fraction"`
+	} `json:"augmentation"`
+	Deployments []struct {
+		Spec struct {
+			ModelLabel         string `json:"model_label"`
+			GPUsPerReplica     int    `json:"gpus_per_replica"`
+			FeasibleBatchSizes []int  `json:"feasible_batch_sizes"`
+		} `json:"spec"`
+		SimulatedNumReplicas int `json:"simulated_num_replicas"`
+		InitialBatchSize     int `json:"initial_batch_size"`
+		GPUEndpoints         []struct {
+			Host       string `json:"host"`
+			Port       int    `json:"port"`
+			GPUIndices []int  `json:"gpu_indices"`
+		} `json:"gpu_endpoints"`
+		Replicas *struct {
+			Initial int `json:"initial"`
+			Ramps   []struct {
+				Target int     `json:"target"`
+				TStart float64 `json:"t_start"`
+				TEnd   float64 `json:"t_end"`
+			} `json:"ramps"`
+		} `json:"replicas"`
+	} `json:"deployments"`
+	Polls []onlinePoll `json:"polls"`
+}
+
+type onlinePoll struct {
+	NowS     float64                       `json:"now_s"`
+	Readings map[string]map[string]float64 `json:"readings_w"`
+	Step     bool                          `json:"step"`
+}
+
+// readOnlineRun reads the run, and the rows of its golden file, the header first.
+func readOnlineRun(t *testing.T) (run onlineRun, rows [][]string) {
+	t.Helper()
 	raw, err := os.ReadFile("../testdata/golden/online/two_models.json")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var run struct {
-		Seed       uint64 `json:"seed"`
-		DT         string `json:"dt_s"`
-		Datacenter struct {
-			GPUsPerServer  int     `json:"gpus_per_server"`
-			BaseKWPerPhase float64 `json:"base_kw_per_phase"`
-		} `json:"datacenter"`
-		Augmentation struct {
-			AmplitudeScaleRange [2]float64 `json:"amplitude_scale_range"`
-			NoiseFraction       float64    `json:"noise_fraction"`
-		} `json:"augmentation"`
-		Deployments []struct {
-			Spec struct {
-				ModelLabel         string `json:"model_label"`
-				GPUsPerReplica     int    `json:"gpus_per_replica"`
-				FeasibleBatchSizes []int  `json:"feasible_batch_sizes"`
-			} `json:"spec"`
-			SimulatedNumReplicas int `json:"simulated_num_replicas"`
-			InitialBatchSize     int `json:"initial_batch_size"`
-			GPUEndpoints         []struct {
-				Host       string `json:"host"`
-				Port       int    `json:"port"`
-				GPUIndices []int  `json:"gpu_indices"`
-			} `json:"gpu_endpoints"`
-			Replicas *struct {
-				Initial int `json:"initial"`
-				Ramps   []struct {
-					Target int     `json:"target"`
-					TStart float64 `json:"t_start"`
-					TEnd   float64 `json:"t_end"`
-				} `json:"ramps"`
-			} `json:"replicas"`
-		} `json:"deployments"`
-		Polls []struct {
-			NowS     float64                       `json:"now_s"`
-			Readings map[string]map[string]float64 `json:"readings_w"`
-			Step     bool                          `json:"step"`
-		} `json:"polls"`
-	}
 	if err := json.Unmarshal(raw, &run); err != nil {
 		t.Fatal(err)
 	}
+	f, err := os.Open("../testdata/golden/online/two_models.csv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	rows, err = csv.NewReader(f).ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return run, rows
+}
+
+// config is the run's configuration, and the GPUs of each of its models.
+func (run *onlineRun) config(t *testing.T) (cfg Config, gpus [][]rig.GPU) {
+	t.Helper()
 	dt, err := datacenter.ParseSeconds(run.DT)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := Config{
+	cfg = Config{
 		Seed: run.Seed, DT: dt,
 		Facility:     datacenter.Facility{GPUsPerServer: run.Datacenter.GPUsPerServer, BaseKWPerPhase: run.Datacenter.BaseKWPerPhase},
 		Augmentation: datacenter.Augmentation{AmplitudeScaleRange: run.Augmentation.AmplitudeScaleRange, NoiseFraction: run.Augmentation.NoiseFraction},
 	}
-	var gpus [][]rig.GPU
 	for _, d := range run.Deployments {
 		cfg.Facility.TotalGPUCapacity += d.SimulatedNumReplicas * d.Spec.GPUsPerReplica
 		initial, ramps := d.SimulatedNumReplicas, []datacenter.Ramp(nil)
@@ -119,6 +138,32 @@ func TestLiveMatchesOpenG2G(t *testing.T) {
 		}
 		gpus = append(gpus, ids)
 	}
+	return cfg, gpus
+}
+
+// feedTo feeds a poll's readings: a GPU of a host that answered and did not name it is
+// lost, one of a host that did not answer keeps its last reading.
+func (poll *onlinePoll) feedTo(feed *rig.Feed, gpus [][]rig.GPU) {
+	for _, ids := range gpus {
+		for _, id := range ids {
+			readings, named := poll.Readings[id.Source.String()]
+			if !named {
+				continue
+			}
+			if w, there := readings[strconv.Itoa(id.Index)]; there {
+				feed.Read(id, poll.NowS, w)
+			} else {
+				feed.Lose(id, poll.NowS)
+			}
+		}
+	}
+}
+
+// TestLiveMatchesOpenG2G feeds scripted readings of real GPUs through the power
+// feed, its rolling buffers, the live source and the augmenter.
+func TestLiveMatchesOpenG2G(t *testing.T) {
+	run, rows := readOnlineRun(t)
+	cfg, gpus := run.config(t)
 	const staggerS = 10
 	feed := rig.NewFeed(gpus, staggerS)
 	pool := cfg.newPool(augment.StaggerSeconds(staggerS))
@@ -132,31 +177,10 @@ func TestLiveMatchesOpenG2G(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	f, err := os.Open("../testdata/golden/online/two_models.csv")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	rows, err := csv.NewReader(f).ReadAll()
-	if err != nil {
-		t.Fatal(err)
-	}
 	step := 0
 	for _, poll := range run.Polls {
 		nowS = poll.NowS
-		for _, ids := range gpus {
-			for _, id := range ids {
-				readings, named := poll.Readings[id.Source.String()]
-				if !named {
-					continue // it keeps its last readings
-				}
-				if w, there := readings[strconv.Itoa(id.Index)]; there {
-					feed.Read(id, nowS, w)
-				} else {
-					feed.Lose(id, nowS)
-				}
-			}
-		}
+		poll.feedTo(feed, gpus)
 		if !poll.Step {
 			continue
 		}
@@ -165,28 +189,34 @@ func TestLiveMatchesOpenG2G(t *testing.T) {
 			t.Fatal(err)
 		}
 		step++
-		got := map[string]float64{
-			"now_s": nowS, "time_s": state.TimeS, "power_a_w": state.PowerW.A, "power_b_w": state.PowerW.B, "power_c_w": state.PowerW.C,
-			"measured_power_per_phase_w": state.MeasuredPowerW.B,
-		}
-		for i := range state.Models {
-			m := &state.Models[i]
-			got[m.ModelLabel+":measured_power_w"] = m.Live.MeasuredPowerW
-			got[m.ModelLabel+":augmented_power_w"] = m.PowerW
-			got[m.ModelLabel+":active_replicas"] = float64(m.ActiveReplicas)
-			got[m.ModelLabel+":augmentation_factor"] = m.Live.AugmentationFactor
-		}
-		for j, column := range rows[0] {
-			v, known := got[column]
-			if !known {
-				t.Fatalf("column %s is not compared", column)
-			}
-			if want, err := strconv.ParseFloat(rows[step][j], 64); err != nil || v != want {
-				t.Errorf("step %d, %s: %v, want %s", step, column, v, rows[step][j])
-			}
-		}
+		wantRow(t, step, rows[0], rows[step], nowS, state)
 	}
 	if step != len(rows)-1 || step == 0 || !slices.Contains(rows[0], "Llama-3.1-70B:measured_power_w") {
 		t.Errorf("%d steps, the golden file has %d", step, len(rows)-1)
+	}
+}
+
+// wantRow compares a step with its row of the golden file.
+func wantRow(t *testing.T, step int, columns, row []string, nowS float64, state *datacenter.State) {
+	t.Helper()
+	got := map[string]float64{
+		"now_s": nowS, "time_s": state.TimeS, "power_a_w": state.PowerW.A, "power_b_w": state.PowerW.B, "power_c_w": state.PowerW.C,
+		"measured_power_per_phase_w": state.MeasuredPowerW.B,
+	}
+	for i := range state.Models {
+		m := &state.Models[i]
+		got[m.ModelLabel+":measured_power_w"] = m.Live.MeasuredPowerW
+		got[m.ModelLabel+":augmented_power_w"] = m.PowerW
+		got[m.ModelLabel+":active_replicas"] = float64(m.ActiveReplicas)
+		got[m.ModelLabel+":augmentation_factor"] = m.Live.AugmentationFactor
+	}
+	for j, column := range columns {
+		v, known := got[column]
+		if !known {
+			t.Fatalf("column %s is not compared", column)
+		}
+		if want, err := strconv.ParseFloat(row[j], 64); err != nil || v != want {
+			t.Errorf("step %d, %s: %v, want %s", step, column, v, row[j])
+		}
 	}
 }

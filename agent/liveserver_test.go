@@ -20,6 +20,7 @@ import (
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/internal/credential"
 	"github.com/g2g-agent/g2g-agent/internal/logtest"
+	"github.com/g2g-agent/g2g-agent/rig"
 	"github.com/g2g-agent/g2g-agent/vllm"
 )
 
@@ -140,35 +141,29 @@ func TestLiveStartsOnOddMetrics(t *testing.T) {
 	together(t, tests)
 }
 
-// TestLiveSaysWhyWhatRunsIsUnknown: the warm-up ends, says what is missing, and
-// the way out.
-func TestLiveSaysWhyWhatRunsIsUnknown(t *testing.T) {
-	t.Parallel()
-	const wayOut = "live.prometheus_poll_interval_s is 0"
-	var tests []faultTest
-	for name, c := range map[string]struct {
-		own   func(server string) func(http.ResponseWriter, *http.Request) bool
-		wants []string
-	}{
+// unknownRunning are gateways through which a server does not say how many requests
+// it runs, and what an error about that has to name.
+func unknownRunning() map[string]unknownCase {
+	return map[string]unknownCase{
 		"missing": {func(server string) func(http.ResponseWriter, *http.Request) bool {
 			return changedMetrics(server, func(p string) string { return withoutLines(p, "vllm:num_requests_running") })
-		}, []string{"vllm:num_requests_running: metric is missing"}},
+		}, []string{"vllm:num_requests_running: metric is missing"}, false},
 		"others alone": {func(server string) func(http.ResponseWriter, *http.Request) bool {
 			return changedMetrics(server, func(p string) string {
 				return strings.ReplaceAll(p, "org/patched", "a") + strings.ReplaceAll(p, "org/patched", "b")
 			})
-		}, []string{`"org/patched"`, `"a", "b"`}},
+		}, []string{`"org/patched"`, `"a", "b"`}, false},
 		"empty": {func(server string) func(http.ResponseWriter, *http.Request) bool {
 			return changedMetrics(server, func(string) string { return "" })
-		}, []string{"vllm:num_requests_running: metric is missing"}},
+		}, []string{"vllm:num_requests_running: metric is missing"}, true},
 		"of something else": {func(server string) func(http.ResponseWriter, *http.Request) bool {
 			return changedMetrics(server, func(string) string { return "go_goroutines 5\n" })
-		}, []string{"vllm:num_requests_running: metric is missing"}},
+		}, []string{"vllm:num_requests_running: metric is missing"}, true},
 		"malformed": {func(server string) func(http.ResponseWriter, *http.Request) bool {
 			return changedMetrics(server, func(p string) string {
 				return strings.ReplaceAll(p, "\nvllm:num_requests_running{", "\nvllm:num_requests_running{,")
 			})
-		}, []string{"vllm:num_requests_running"}},
+		}, []string{"vllm:num_requests_running"}, true},
 		"unavailable": {func(string) func(http.ResponseWriter, *http.Request) bool {
 			return func(w http.ResponseWriter, r *http.Request) bool {
 				if r.URL.Path == "/metrics" {
@@ -177,7 +172,7 @@ func TestLiveSaysWhyWhatRunsIsUnknown(t *testing.T) {
 				}
 				return false
 			}
-		}, []string{"/metrics: the server answered 503"}},
+		}, []string{"/metrics: the server answered 503"}, false},
 		"not found": {func(string) func(http.ResponseWriter, *http.Request) bool {
 			return func(w http.ResponseWriter, r *http.Request) bool {
 				if r.URL.Path == "/metrics" {
@@ -186,7 +181,7 @@ func TestLiveSaysWhyWhatRunsIsUnknown(t *testing.T) {
 				}
 				return false
 			}
-		}, []string{"/metrics: the server answered 404"}},
+		}, []string{"/metrics: the server answered 404"}, true},
 		"elsewhere": {func(string) func(http.ResponseWriter, *http.Request) bool {
 			return func(w http.ResponseWriter, r *http.Request) bool {
 				if r.URL.Path == "/metrics" {
@@ -195,8 +190,23 @@ func TestLiveSaysWhyWhatRunsIsUnknown(t *testing.T) {
 				}
 				return false
 			}
-		}, []string{"redirect to http://127.0.0.1:1/metrics"}},
-	} {
+		}, []string{"redirect to http://127.0.0.1:1/metrics"}, true},
+	}
+}
+
+type unknownCase struct {
+	own   func(server string) func(http.ResponseWriter, *http.Request) bool
+	wants []string
+	fails bool // the probe, which else warns
+}
+
+// TestLiveSaysWhyWhatRunsIsUnknown: the warm-up ends, says what is missing, and
+// the way out.
+func TestLiveSaysWhyWhatRunsIsUnknown(t *testing.T) {
+	t.Parallel()
+	const wayOut = "live.prometheus_poll_interval_s is 0"
+	var tests []faultTest
+	for name, c := range unknownRunning() {
 		tests = append(tests, faultTest{name, func(t *testing.T) {
 			s := newGatewaySite(t, c.own, func(cfg *siteConfig) { cfg.WarmupTimeout = 2 * time.Second })
 			s.run(t.Context(), t)
@@ -209,19 +219,7 @@ func TestLiveSaysWhyWhatRunsIsUnknown(t *testing.T) {
 				}
 			}
 
-			result := s.live.Probe(t.Context())[1]
-			text := strings.Join(append(result.Findings, result.Warnings...), "; ")
-			if result.Err != nil {
-				text += result.Err.Error()
-			}
-			if failed := name == "not found" || name == "elsewhere" || name == "empty" || name == "of something else" || name == "malformed"; failed != (result.Err != nil) || failed == (result.Warnings != nil) {
-				t.Errorf("the probe finds %+v", result)
-			}
-			for _, want := range append(c.wants, wayOut) {
-				if !strings.Contains(text, want) {
-					t.Errorf("the probe lacks %q: %s", want, text)
-				}
-			}
+			c.wantProbed(t, s.live.Probe(t.Context())[1], wayOut)
 
 			// The way out leads out.
 			s.cfg.PrometheusPollInterval = 0
@@ -241,6 +239,24 @@ func TestLiveSaysWhyWhatRunsIsUnknown(t *testing.T) {
 		}})
 	}
 	together(t, tests)
+}
+
+// wantProbed: the probe fails or warns, with the words of the run's error and the way
+// out.
+func (c unknownCase) wantProbed(t *testing.T, result rig.ProbeResult, wayOut string) {
+	t.Helper()
+	text := strings.Join(append(result.Findings, result.Warnings...), "; ")
+	if result.Err != nil {
+		text += result.Err.Error()
+	}
+	if c.fails != (result.Err != nil) || c.fails == (result.Warnings != nil) {
+		t.Errorf("the probe finds %+v", result)
+	}
+	for _, want := range append(c.wants, wayOut) {
+		if !strings.Contains(text, want) {
+			t.Errorf("the probe lacks %q: %s", want, text)
+		}
+	}
 }
 
 // TestLiveFallsBackToTheNextActuator: a server seems to have an actuator and does

@@ -170,7 +170,8 @@ func oddGPUs(models []datacenter.ModelSpec, hardware []HardwareConfig) []string 
 		for _, s := range hardware[m].Servers {
 			for _, g := range s.GPUs {
 				if other, taken := owner[g]; taken {
-					warnings = append(warnings, fmt.Sprintf("GPU %d of %s %s is counted for models %q and %q", g.Index, g.Source.Kind(), g.Source, other, label))
+					warnings = append(warnings, fmt.Sprintf("GPU %d of %s %s is counted for models %q and %q",
+						g.Index, g.Source.Kind(), g.Source, other, label))
 				}
 				owner[g] = label
 			}

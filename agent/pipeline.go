@@ -162,7 +162,8 @@ func (p *Pipeline) power(due time.Time) (*augment.Power, error) {
 // absurd input can bring about.
 func checkFinite(s *datacenter.State) error {
 	outgrown := func(what string) error {
-		return fmt.Errorf("%w: %s at t=%v s is not a finite number: check the magnitudes in the config and the data", datacenter.ErrInvalidInput, what, s.TimeS)
+		return fmt.Errorf("%w: %s at t=%v s is not a finite number: check the magnitudes in the config and the data",
+			datacenter.ErrInvalidInput, what, s.TimeS)
 	}
 	if total := s.PowerW.Total(); math.IsNaN(total) || math.IsInf(total, 0) {
 		return outgrown("the power")
@@ -239,7 +240,8 @@ func (p *Pipeline) shiftReplicas(c datacenter.ShiftReplicas) error {
 		return refuse("replica_delta", datacenter.ErrOutOfRange, "%d is too large", c.ReplicaDelta)
 	}
 	if total := p.demand.shift[m] + c.ReplicaDelta; total < -math.MaxInt32 || total > math.MaxInt32 {
-		return refuse("replica_delta", datacenter.ErrOutOfRange, "%d is too large: with the shifts before, %d replicas are shifted", c.ReplicaDelta, p.demand.shift[m])
+		return refuse("replica_delta", datacenter.ErrOutOfRange, "%d is too large: with the shifts before, %d replicas are shifted",
+			c.ReplicaDelta, p.demand.shift[m])
 	}
 	if err := refuseLease(c.LeaseS); err != nil {
 		return err
@@ -270,7 +272,8 @@ func (p *Pipeline) checkRoom(m int, c datacenter.ShiftReplicas) error {
 	}
 	if over.unsure {
 		return refuse("replica_delta", datacenter.ErrNotPossible,
-			"with %+d replicas of %q, of %d GPUs %d are free now, but from t=%v s on ramps come so close to the capacity that it is not certain they suffice",
+			"with %+d replicas of %q, of %d GPUs %d are free now, but from t=%v s on ramps come so close to the capacity that it is not "+
+				"certain they suffice",
 			c.ReplicaDelta, c.ModelLabel, capacity, max(free, 0), over.timeS)
 	}
 	return refuse("replica_delta", datacenter.ErrNotPossible,

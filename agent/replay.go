@@ -157,7 +157,8 @@ func (r *Replay) checkData(cfg *Config, source *replaySource) error {
 				continue
 			}
 			if err := source.checkBatchSize(m, size, set.RampUpRateByModel[label]); err != nil {
-				problems = append(problems, fmt.Errorf("%w: replay.commands[%d].set_batch_size.%s: %w", datacenter.ErrInvalidInput, c.index, label, err))
+				problems = append(problems, fmt.Errorf("%w: replay.commands[%d].set_batch_size.%s: %w",
+					datacenter.ErrInvalidInput, c.index, label, err))
 			}
 		}
 	}

@@ -110,6 +110,52 @@ func (c *contract) eachField(schema map[string]any, location string, body func(p
 	}
 }
 
+// wrongBodies are no JSON objects, or such as no command's body is.
+func wrongBodies() []string {
+	return []string{
+		"", " ", "null", "true", "8", `"x"`, "[]", "[{}]", "{", "}", "{}{}", "{} x", "{}\x00", "\ufeff{}", "{\"a\":1,}", "{'a':1}", "{a:1}", "{\"a\"}", "{\"a\":}", "// x\n{}",
+		"{\"\xff\":1}", "{\"a\":\"\xc3\"}", strings.Repeat("[", 30_000), strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000),
+		strings.Repeat(`{"a":`, 5_000) + "1" + strings.Repeat("}", 5_000),
+	}
+}
+
+// wrongMembers are objects in which a member of the schema's is missing, misspelt,
+// there twice, or beside one that is unknown, each with where it is wrong.
+func (c *contract) wrongMembers(schema map[string]any, location string, wrong func(object, at string)) {
+	required := map[string]bool{}
+	for _, name := range anys(schema["required"]) {
+		required[name.(string)] = true
+	}
+	properties, _ := schema["properties"].(map[string]any)
+	for name, p := range properties {
+		good := c.goodJSON(c.schemaOf(p))
+		without := func(more string) string {
+			var members []string
+			for other, schema := range properties {
+				if other != name {
+					members = append(members, fmt.Sprintf("%q: %s", other, c.goodJSON(c.schemaOf(schema))))
+				}
+			}
+			if more != "" {
+				members = append(members, more)
+			}
+			return "{" + strings.Join(members, ", ") + "}"
+		}
+		if required[name] {
+			wrong(without(""), location+"."+name)
+		}
+		for _, other := range []string{strings.ToUpper(name), strings.ToUpper(name[:1]) + name[1:], name + " ", " " + name, strings.ReplaceAll(name, "_", ""), name + "\u0000"} {
+			if other != name {
+				wrong(without(fmt.Sprintf("%s: %s", jsonOf(other), good)), location+"."+other)
+			}
+		}
+		wrong(without(fmt.Sprintf("%q: %s, %q: %s", name, good, name, good)), location+"."+name)
+		wrong(without(fmt.Sprintf("%q: %s, \"\\u%04x%s\": %s", name, good, name[0], name[1:], good)), location+"."+name)
+		wrong(without(fmt.Sprintf("%q: %s, \"extra\": 1", name, good)), location+".extra")
+		wrong(without(fmt.Sprintf("%q: %s, \"\": 1", name, good)), location+".")
+	}
+}
+
 // Every field of every body, wrong in every way that the description lets us think
 // of: the answer is a 4xx that names the field, and nothing is changed.
 func TestEveryFieldWrong(t *testing.T) {
@@ -137,11 +183,7 @@ func TestEveryFieldWrong(t *testing.T) {
 		}
 		content := s.doc.at("paths", path, "post", "requestBody", "content", "application/json").(map[string]any)
 		root := s.doc.schemaOf(content["schema"])
-		for _, whole := range []string{
-			"", " ", "null", "true", "8", `"x"`, "[]", "[{}]", "{", "}", "{}{}", "{} x", "{}\x00", "\ufeff{}", "{\"a\":1,}", "{'a':1}", "{a:1}", "{\"a\"}", "{\"a\":}", "// x\n{}",
-			"{\"\xff\":1}", "{\"a\":\"\xc3\"}", strings.Repeat("[", 30_000), strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000),
-			strings.Repeat(`{"a":`, 5_000) + "1" + strings.Repeat("}", 5_000),
-		} {
+		for _, whole := range wrongBodies() {
 			wrong(path, whole, "body", "body.a", "body"+strings.Repeat(".a", strictjson.MaxNesting+1))
 		}
 		s.doc.eachField(root, "body", func(part string) string { return part }, func(schema map[string]any, location string, body func(string) string) {
@@ -153,38 +195,7 @@ func TestEveryFieldWrong(t *testing.T) {
 					wrong(path, body(value), "body")
 				}
 			}
-			required := map[string]bool{}
-			for _, name := range anys(schema["required"]) {
-				required[name.(string)] = true
-			}
-			properties, _ := schema["properties"].(map[string]any)
-			for name, p := range properties {
-				good := s.doc.goodJSON(s.doc.schemaOf(p))
-				without := func(more string) string {
-					var members []string
-					for other, schema := range properties {
-						if other != name {
-							members = append(members, fmt.Sprintf("%q: %s", other, s.doc.goodJSON(s.doc.schemaOf(schema))))
-						}
-					}
-					if more != "" {
-						members = append(members, more)
-					}
-					return body("{" + strings.Join(members, ", ") + "}")
-				}
-				if required[name] {
-					wrong(path, without(""), location+"."+name)
-				}
-				for _, other := range []string{strings.ToUpper(name), strings.ToUpper(name[:1]) + name[1:], name + " ", " " + name, strings.ReplaceAll(name, "_", ""), name + "\u0000"} {
-					if other != name {
-						wrong(path, without(fmt.Sprintf("%s: %s", jsonOf(other), good)), location+"."+other)
-					}
-				}
-				wrong(path, without(fmt.Sprintf("%q: %s, %q: %s", name, good, name, good)), location+"."+name)
-				wrong(path, without(fmt.Sprintf("%q: %s, \"\\u%04x%s\": %s", name, good, name[0], name[1:], good)), location+"."+name)
-				wrong(path, without(fmt.Sprintf("%q: %s, \"extra\": 1", name, good)), location+".extra")
-				wrong(path, without(fmt.Sprintf("%q: %s, \"\": 1", name, good)), location+".")
-			}
+			s.doc.wrongMembers(schema, location, func(members, at string) { wrong(path, body(members), at) })
 		})
 	}
 	if cases < 300 {
@@ -194,6 +205,42 @@ func TestEveryFieldWrong(t *testing.T) {
 	for _, path := range []string{"/v1/batch-sizes", "/v1/replica-shifts"} {
 		content := s.doc.at("paths", path, "post", "requestBody", "content", "application/json").(map[string]any)
 		s.post(path, s.doc.goodJSON(s.doc.schemaOf(content["schema"]))).want(t, http.StatusOK)
+	}
+}
+
+// wrongParameter gives a parameter values that its schema does not allow, gives it
+// twice, and misspells it.
+func wrongParameter(t *testing.T, path string, p map[string]any, wrong func(target, location string, headers ...header)) {
+	t.Helper()
+	name, schema := p["name"].(string), p["schema"].(map[string]any)
+	switch {
+	case p["in"] == "header":
+		for _, value := range []string{"", strings.Repeat("k", 1+asInt(schema["maxLength"])), "a b", "ä"} {
+			wrong(path, "header."+name, header{name, value})
+		}
+	case schema["type"] == "integer":
+		values := []string{"", "x", "1.5", "1e1", " 1", "1 ", "+1", "-1", "0x10", "1_0", "９", "true", "null", "99999999999999999999", strings.Repeat("9", 3000), "1,2", "[1]"}
+		if schema["minimum"] != nil {
+			values = append(values, fmt.Sprint(asInt(schema["minimum"])-1))
+		}
+		if schema["maximum"] != nil {
+			values = append(values, fmt.Sprint(asInt(schema["maximum"])+1))
+		}
+		for _, value := range values {
+			wrong(path+"?"+name+"="+url.QueryEscape(value), "query."+name)
+			if path == "/v1/events" {
+				wrong(path+"?follow&"+name+"="+url.QueryEscape(value), "query."+name)
+			}
+		}
+		wrong(path+"?"+name+"=1&"+name+"=1", "query."+name)
+		wrong(path+"?"+strings.ToUpper(name)+"=1", "query."+strings.ToUpper(name))
+	case schema["enum"] != nil:
+		for _, value := range []string{"maybe", "TRUE", "2", " "} {
+			wrong(path+"?"+name+"="+url.QueryEscape(value), "query."+name)
+		}
+		wrong(path+"?"+name+"&"+name, "query."+name)
+	default:
+		t.Errorf("%s: no wrong values known for %v", path, p)
 	}
 }
 
@@ -226,37 +273,7 @@ func TestEveryParameterWrong(t *testing.T) {
 				wrong(path+"?nonsense=1", "query.nonsense")
 			}
 			for _, p := range anys(op.(map[string]any)["parameters"]) {
-				p := s.doc.schemaOf(p)
-				name, schema := p["name"].(string), p["schema"].(map[string]any)
-				switch {
-				case p["in"] == "header":
-					for _, value := range []string{"", strings.Repeat("k", 1+asInt(schema["maxLength"])), "a b", "ä"} {
-						wrong(path, "header."+name, header{name, value})
-					}
-				case schema["type"] == "integer":
-					values := []string{"", "x", "1.5", "1e1", " 1", "1 ", "+1", "-1", "0x10", "1_0", "９", "true", "null", "99999999999999999999", strings.Repeat("9", 3000), "1,2", "[1]"}
-					if schema["minimum"] != nil {
-						values = append(values, fmt.Sprint(asInt(schema["minimum"])-1))
-					}
-					if schema["maximum"] != nil {
-						values = append(values, fmt.Sprint(asInt(schema["maximum"])+1))
-					}
-					for _, value := range values {
-						wrong(path+"?"+name+"="+url.QueryEscape(value), "query."+name)
-						if path == "/v1/events" {
-							wrong(path+"?follow&"+name+"="+url.QueryEscape(value), "query."+name)
-						}
-					}
-					wrong(path+"?"+name+"=1&"+name+"=1", "query."+name)
-					wrong(path+"?"+strings.ToUpper(name)+"=1", "query."+strings.ToUpper(name))
-				case schema["enum"] != nil:
-					for _, value := range []string{"maybe", "TRUE", "2", " "} {
-						wrong(path+"?"+name+"="+url.QueryEscape(value), "query."+name)
-					}
-					wrong(path+"?"+name+"&"+name, "query."+name)
-				default:
-					t.Errorf("%s: no wrong values known for %v", path, p)
-				}
+				wrongParameter(t, path, s.doc.schemaOf(p), wrong)
 			}
 		}
 	}

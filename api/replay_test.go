@@ -82,6 +82,23 @@ func TestLockstepReplay(t *testing.T) {
 	s.get("/v1/history?n=50").want(t, http.StatusOK)
 	s.get("/v1/events").want(t, http.StatusOK)
 
+	setup := scriptedReplay(t)
+	i := 0
+	_, err := agent.RunFast(t.Context(), setup.Replay, func(want *datacenter.State) error {
+		if i >= len(states) || string(states[i]) != string(want.AppendJSON(nil)) {
+			return fmt.Errorf("step %d is not the scripted replay's", i)
+		}
+		i++
+		return nil
+	})
+	if err != nil || i != len(states) {
+		t.Errorf("%d of %d states are the scripted replay's: %v", i, len(states), err)
+	}
+}
+
+// scriptedReplay has in its script what [TestLockstepReplay] commands.
+func scriptedReplay(t *testing.T) *agent.Setup {
+	t.Helper()
 	scripted := replayConfig(t)
 	at := func(text string) *datacenter.Seconds {
 		t.Helper()
@@ -100,15 +117,5 @@ func TestLockstepReplay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	i := 0
-	_, err = agent.RunFast(t.Context(), setup.Replay, func(want *datacenter.State) error {
-		if i >= len(states) || string(states[i]) != string(want.AppendJSON(nil)) {
-			return fmt.Errorf("step %d is not the scripted replay's", i)
-		}
-		i++
-		return nil
-	})
-	if err != nil || i != len(states) {
-		t.Errorf("%d of %d states are the scripted replay's: %v", i, len(states), err)
-	}
+	return setup
 }

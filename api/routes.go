@@ -85,7 +85,8 @@ func (s *Server) protect(next http.Handler) http.Handler {
 					return
 				}
 			}
-			panic(http.ErrAbortHandler) //nolint:forbidigo // net/http's way to cut a connection off, so that half an answer does not look like a whole one
+			// The connection is cut off, so that half an answer does not look like a whole one.
+			panic(http.ErrAbortHandler) //nolint:forbidigo // net/http's way to do so
 		}()
 		next.ServeHTTP(answer, r)
 	})

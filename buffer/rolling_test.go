@@ -1,6 +1,7 @@
 package buffer
 
 import (
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"strconv"
@@ -64,6 +65,7 @@ func drawTime() *rapid.Generator[float64] {
 	)
 }
 
+// It is long because its actions share what they act on.
 func TestLookupsAreThoseOfAList(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := New(rapid.IntRange(-1, 40).Draw(t, "capacity"))
@@ -137,23 +139,70 @@ func TestLookupsAreThoseOfAList(t *testing.T) {
 	})
 }
 
+// The entries of the ring in [TestReadersSeeWhatStoodThere], and the time between them.
+const (
+	ringEntries = 64
+	ringPeriodS = 0.5
+)
+
+// couldBe judges the answer powerW for timeS, asked for when entry from was the last
+// or later ones were, up to entry to.
+func couldBe(powerW, timeS float64, from, to int) bool {
+	k := int(powerW)
+	if frac := powerW - float64(k); frac != 0 && frac != 0.25 {
+		return false
+	}
+	asked := int(math.Floor(timeS / ringPeriodS))
+	switch {
+	case k == asked:
+		return true
+	case k < asked: // to come when asked: the last one then
+		return from <= k && k <= to
+	default: // gone, or before the first: the oldest one at some moment
+		oldest, atMost := max(from+1-ringEntries, 0), max(to+2-ringEntries, 0)
+		return oldest <= k && k <= atMost
+	}
+}
+
+// look takes a sample at the lags, and a power for the one-th alone, and checks both.
+// It returns how many readings came meanwhile. r has one by now.
+func look(r *Rolling, lags []float64, offsets *Offsets, one int) (more int, err error) {
+	before, _, _ := r.Last()
+	nowS, got := before+3*ringPeriodS, make([]float64, len(lags))
+	r.Sample(nowS, offsets, got)
+	oneS := nowS - lags[one]
+	oneW := r.At(oneS)
+	after, _, _ := r.Last()
+	from, to := int(before/ringPeriodS), int(after/ringPeriodS)
+	for i, lag := range lags {
+		if !couldBe(got[i], nowS-lag, from, to) {
+			return 0, fmt.Errorf("%v W at %v s, while entries %d to %d were the last", got[i], nowS-lag, from, to)
+		}
+	}
+	if !couldBe(oneW, oneS, from, to) {
+		return 0, fmt.Errorf("%v W at %v s alone, while entries %d to %d were the last", oneW, oneS, from, to)
+	}
+	for i := 1; i < len(offsets.sorted); i++ {
+		a, b := offsets.sorted[i-1].server, offsets.sorted[i].server
+		if int(got[a]) < int(got[b]) || int(got[a]) == int(got[b]) && got[a] != got[b] {
+			return 0, fmt.Errorf("in one sample, %v W at %v s and %v W at %v s", got[a], nowS-lags[a], got[b], nowS-lags[b])
+		}
+	}
+	return to - from, nil
+}
+
 // The writer writes as fast as it can into a small ring, so that readers are
 // overtaken all the time. Reading k holds from k/2 s on and is k watts, later
 // amended to k + 1/4; so each sample tells what it is and when it stood there.
 func TestReadersSeeWhatStoodThere(t *testing.T) {
-	const (
-		entries  = 200_000
-		capacity = 64
-		periodS  = 0.5
-		readers  = 3
-	)
-	r := New(capacity)
+	const entries, readers = 200_000, 3
+	r := New(ringEntries)
 	lags := make([]float64, 200)
 	rng := rand.New(rand.NewPCG(1, 2))
 	for i := range lags {
-		lags[i] = rng.Float64() * capacity * periodS * 1.5
+		lags[i] = rng.Float64() * ringEntries * ringPeriodS * 1.5
 	}
-	lags[0], lags[1] = 0, capacity*periodS*2
+	lags[0], lags[1] = 0, ringEntries*ringPeriodS*2
 	offsets := NewOffsets(lags)
 
 	var all sync.WaitGroup
@@ -161,62 +210,24 @@ func TestReadersSeeWhatStoodThere(t *testing.T) {
 	all.Go(func() {
 		defer ended.Store(true)
 		for k := range entries {
-			r.Append(float64(k)*periodS, float64(k))
+			r.Append(float64(k)*ringPeriodS, float64(k))
 			r.Amend(float64(k) + 0.25)
 		}
 	})
-	// check judges the answer powerW for timeS, asked for when entry from was the
-	// last or later ones were, up to entry to.
-	check := func(powerW, timeS float64, from, to int) bool {
-		k := int(powerW)
-		if frac := powerW - float64(k); frac != 0 && frac != 0.25 {
-			return false
-		}
-		asked := int(math.Floor(timeS / periodS))
-		switch {
-		case k == asked:
-			return true
-		case k < asked: // to come when asked: the last one then
-			return from <= k && k <= to
-		default: // gone, or before the first: the oldest one at some moment
-			oldest, atMost := max(from+1-capacity, 0), max(to+2-capacity, 0)
-			return oldest <= k && k <= atMost
-		}
-	}
 	var samples, wrapped atomic.Int64
 	for range readers {
 		all.Go(func() {
-			got := make([]float64, len(lags))
 			for !ended.Load() {
-				before, _, ok := r.Last()
-				if !ok {
+				if r.Len() == 0 {
 					continue
 				}
-				nowS := before + 3*periodS
-				r.Sample(nowS, offsets, got)
-				oneS := nowS - lags[samples.Load()%int64(len(lags))]
-				oneW := r.At(oneS)
-				after, _, _ := r.Last()
-				from, to := int(before/periodS), int(after/periodS)
-				for i, lag := range lags {
-					if !check(got[i], nowS-lag, from, to) {
-						t.Errorf("%v W at %v s, while entries %d to %d were the last", got[i], nowS-lag, from, to)
-						return
-					}
-				}
-				if !check(oneW, oneS, from, to) {
-					t.Errorf("%v W at %v s alone, while entries %d to %d were the last", oneW, oneS, from, to)
+				more, err := look(r, lags, offsets, int(samples.Load()%int64(len(lags))))
+				if err != nil {
+					t.Error(err)
 					return
 				}
-				for i := 1; i < len(offsets.sorted); i++ {
-					a, b := offsets.sorted[i-1].server, offsets.sorted[i].server
-					if int(got[a]) < int(got[b]) || int(got[a]) == int(got[b]) && got[a] != got[b] {
-						t.Errorf("in one sample, %v W at %v s and %v W at %v s", got[a], nowS-lags[a], got[b], nowS-lags[b])
-						return
-					}
-				}
 				samples.Add(1)
-				if to-from > capacity {
+				if more > ringEntries {
 					wrapped.Add(1)
 				}
 			}

@@ -62,7 +62,8 @@ func (r *rules) count(path string, n, least int) bool {
 	if n == 0 && least > 0 {
 		return r.that(false, path, "is missing or 0; must be >= %d", least)
 	}
-	return r.that(n >= least, path, "must be >= %d, got %d", least, n) && r.that(n <= maxInt32, path, "must be at most %d, got %d", maxInt32, n)
+	return r.that(n >= least, path, "must be >= %d, got %d", least, n) &&
+		r.that(n <= maxInt32, path, "must be at most %d, got %d", maxInt32, n)
 }
 
 func finite(f float64) bool { return !math.IsNaN(f) && !math.IsInf(f, 0) }
@@ -101,7 +102,8 @@ func (c *Config) validate(r *rules, purpose Purpose) {
 	c.Replay.validate(r, c)
 	if purpose == ForReplay || c.Replay.DataDir != "" {
 		r.that(c.Replay.DataDir != "", "replay.data_dir", "is missing; a replay needs an OpenG2G data directory")
-		r.that(c.Datacenter.TotalGPUCapacity != 0, "datacenter.total_gpu_capacity", "is missing or 0; a replay needs the number of GPUs the datacenter can host")
+		r.that(c.Datacenter.TotalGPUCapacity != 0, "datacenter.total_gpu_capacity",
+			"is missing or 0; a replay needs the number of GPUs the datacenter can host")
 		if r.clean("models") && r.clean("datacenter") {
 			c.validateCapacity(r)
 		}
@@ -114,7 +116,8 @@ func (c *Config) validate(r *rules, purpose Purpose) {
 	c.API.validate(r)
 	r.that(slices.Contains([]string{"trace", "debug", "info", "warn", "error"}, c.Log.Level), "log.level",
 		"must be trace, debug, info, warn or error, got %q", c.Log.Level)
-	r.that(slices.Contains([]string{"auto", "console", "json"}, c.Log.Format), "log.format", "must be auto, console or json, got %q", c.Log.Format)
+	r.that(slices.Contains([]string{"auto", "console", "json"}, c.Log.Format), "log.format",
+		"must be auto, console or json, got %q", c.Log.Format)
 }
 
 // validateCapacity checks that the replica schedules fit the datacenter.
@@ -140,10 +143,12 @@ func (c *Config) validateForLive(r *rules) {
 		r.that(m.ModelID != "", path+".model_id", "is missing; a live run asks the vLLM server for it")
 		for j, b := range m.FeasibleBatchSizes {
 			if at := fmt.Sprintf("%s.feasible_batch_sizes[%d]", path, j); r.clean(at) {
-				r.that(b <= vllm.MaxBatchSize, at, "must be at most %d in a live run, which keeps twice as many streams open, got %d", vllm.MaxBatchSize, b)
+				r.that(b <= vllm.MaxBatchSize, at, "must be at most %d in a live run, which keeps twice as many streams open, got %d",
+					vllm.MaxBatchSize, b)
 			}
 		}
-		if !r.that(m.Live != nil, path+".live", "is missing; a live run needs each model's vllm_base_url, simulated_num_replicas and gpu_endpoints") {
+		if !r.that(m.Live != nil, path+".live",
+			"is missing; a live run needs each model's vllm_base_url, simulated_num_replicas and gpu_endpoints") {
 			continue
 		}
 		path += ".live"
@@ -186,7 +191,8 @@ func (d *Datacenter) validate(r *rules) {
 			"is %d servers, at most %d are allowed", d.TotalGPUCapacity/d.GPUsPerServer, maxServers)
 	}
 	r.that(d.TotalGPUCapacity >= 0, "datacenter.total_gpu_capacity", "must be > 0, got %d", d.TotalGPUCapacity)
-	r.that(finite(d.BaseKWPerPhase) && d.BaseKWPerPhase >= 0, "datacenter.base_kw_per_phase", "must be a finite number >= 0, got %v", d.BaseKWPerPhase)
+	r.that(finite(d.BaseKWPerPhase) && d.BaseKWPerPhase >= 0, "datacenter.base_kw_per_phase",
+		"must be a finite number >= 0, got %v", d.BaseKWPerPhase)
 	r.that(d.PowerFactor > 0 && d.PowerFactor <= 1, "datacenter.power_factor", "must be in (0, 1], got %v", d.PowerFactor)
 }
 
@@ -195,7 +201,8 @@ func (a *Augmentation) validate(r *rules) {
 	if s := a.AmplitudeScaleRange; r.that(len(s) == 2, path, "must be two numbers [low, high], got %d of them", len(s)) {
 		r.that(0 < s[0] && s[0] <= s[1] && finite(s[1]), path, "must be two finite numbers [low, high], 0 < low <= high, got %v", s)
 	}
-	r.that(finite(a.NoiseFraction) && a.NoiseFraction >= 0, "augmentation.noise_fraction", "must be a finite number >= 0, got %v", a.NoiseFraction)
+	r.that(finite(a.NoiseFraction) && a.NoiseFraction >= 0, "augmentation.noise_fraction",
+		"must be a finite number >= 0, got %v", a.NoiseFraction)
 }
 
 func (m *Model) validate(r *rules, path string) {
@@ -459,9 +466,11 @@ func (l *Live) validate(r *rules) {
 	positive("warmup_timeout_s", l.WarmupTimeoutS, maxLiveS)
 	valid := within("stale_after_s", l.StaleAfterS, minStaleAfterS, maxLiveS) && r.read("live.stale_after_s")
 	e := l.StaleErrorAfterS
-	if r.that(e >= 0 && e <= maxLiveS, "live.stale_error_after_s", "must be 0 for never, or from stale_after_s to %v, got %v", maxLiveS, e) && valid {
+	if r.that(e >= 0 && e <= maxLiveS, "live.stale_error_after_s",
+		"must be 0 for never, or from stale_after_s to %v, got %v", maxLiveS, e) && valid {
 		r.that(e == 0 || e >= l.StaleAfterS, "live.stale_error_after_s",
 			"must be 0 for never, or at least stale_after_s (%v), from when on power counts as stale, got %v", l.StaleAfterS, e)
 	}
-	r.that(l.SaturationThreshold > 0 && l.SaturationThreshold <= 1, "live.saturation_threshold", "must be in (0, 1], got %v", l.SaturationThreshold)
+	r.that(l.SaturationThreshold > 0 && l.SaturationThreshold <= 1, "live.saturation_threshold",
+		"must be in (0, 1], got %v", l.SaturationThreshold)
 }

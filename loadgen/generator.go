@@ -246,7 +246,8 @@ func ITLOf(now time.Time, generators ...*Generator) ITLWindow {
 func (g *Generator) oddUsage(said string) {
 	g.oddUsageSaid.Do(func() {
 		g.log.Warn().Str("completion_tokens", said).
-			Msg("the server's usage makes no sense, want a whole number of tokens that the answer can have: such chunks count as those without usage, and this is logged once")
+			Msg("the server's usage makes no sense, want a whole number of tokens that the answer can have: such chunks count as those " +
+				"without usage, and this is logged once")
 	})
 }
 

@@ -60,7 +60,8 @@ func CheckRange(rangeW []float64) []Problem {
 	if rangeW == nil || len(rangeW) == 2 && rangeW[0] >= 0 && rangeW[1] > rangeW[0] && rangeW[1] <= maxRangeW {
 		return nil
 	}
-	return []Problem{{"power_range_w", fmt.Sprintf("must be [least, most] in watts, 0 <= least < most <= %v, got %v", float64(maxRangeW), rangeW)}}
+	return []Problem{{"power_range_w", fmt.Sprintf("must be [least, most] in watts, 0 <= least < most <= %v, got %v",
+		float64(maxRangeW), rangeW)}}
 }
 
 // CheckAddress returns what is wrong with the address of an endpoint that is
@@ -76,7 +77,8 @@ func (e *Endpoint) CheckAddress() []Problem {
 	add(e.Host != "" || e.Socket != "", "", "needs host or socket, has neither")
 	add(e.Host == "" || e.Socket == "", "", "needs host or socket, has both")
 	if e.Host != "" {
-		add(validHost(e.Host), "host", "must be a name or an IP address alone, such as node1 or ::1, got %s; %s", QuoteAddress(e.Host), hostAdvice(e.Host))
+		add(validHost(e.Host), "host", "must be a name or an IP address alone, such as node1 or ::1, got %s; %s",
+			QuoteAddress(e.Host), hostAdvice(e.Host))
 	}
 	if add(e.Port >= 0 && e.Port <= math.MaxUint16, "port", "must be a port, 0 to %d, got %d", math.MaxUint16, e.Port) {
 		add(e.Socket == "" || e.Port == 0, "port", "a socket has no port; leave it out, got %d", e.Port)

@@ -202,7 +202,8 @@ func (v *VLLM) readChat(c *conn, req *http.Request) (r chatRequest, tokens int, 
 	case len(r.Messages) == 0:
 		c.answerVLLMError(http.StatusBadRequest, "BadRequestError", "messages: at least one is required")
 	case r.Model != "" && r.Model != v.cfg.ModelID:
-		c.answerVLLMError(http.StatusNotFound, "NotFoundError", fmt.Sprintf("The model `%s` does not exist. Valid aliases: %s.", r.Model, v.cfg.ModelID), "model")
+		c.answerVLLMError(http.StatusNotFound, "NotFoundError", fmt.Sprintf("The model `%s` does not exist. Valid aliases: %s.",
+			r.Model, v.cfg.ModelID), "model")
 	case tokens < 1 || tokens > maxOutputTokens:
 		c.answerVLLMError(http.StatusBadRequest, "BadRequestError",
 			fmt.Sprintf("max_completion_tokens must be 1 to %d, got %d", maxOutputTokens, tokens), "max_completion_tokens")

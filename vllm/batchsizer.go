@@ -147,7 +147,8 @@ func (s *Server) checkCommand(actuator Actuator, n int, rampUpRate float64) (b B
 	case !(rampUpRate >= 0) || math.IsInf(rampUpRate, 1):
 		return nil, fmt.Sprintf("the ramp-up rate is %v per second; want a finite number from 0 on", rampUpRate)
 	case rampUpRate != 0 && !b.Ramps():
-		return nil, fmt.Sprintf("the ramp-up rate is %v per second, which %s cannot do; want 0, or the actuator %s", rampUpRate, actuator, ActuatorSetMaxNumSeqs)
+		return nil, fmt.Sprintf("the ramp-up rate is %v per second, which %s cannot do; want 0, or the actuator %s",
+			rampUpRate, actuator, ActuatorSetMaxNumSeqs)
 	default:
 		return b, ""
 	}

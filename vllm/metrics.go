@@ -117,7 +117,8 @@ func parseMetrics(r io.Reader, modelID string) (MetricsPage, error) {
 	case err != nil:
 		return MetricsPage{}, fmt.Errorf("vLLM metrics: %w", err)
 	case !scan.ofVLLM:
-		return MetricsPage{}, fmt.Errorf("vLLM metrics: %s: %w, and so are all others of vLLM; the page begins with %q", MetricRunning, ErrMissingMetric, scan.start)
+		return MetricsPage{}, fmt.Errorf("vLLM metrics: %s: %w, and so are all others of vLLM; the page begins with %q",
+			MetricRunning, ErrMissingMetric, scan.start)
 	}
 	return scan.page(), nil
 }

@@ -295,7 +295,8 @@ func loadV02(dir string, measurements []measurement, queries []DataQuery, itl bo
 		}
 		data.Warnings = append(data.Warnings, versionWarning(m.dir, "0.2", m.manifest.OpenG2GVersion)...)
 		if v := m.manifest.SchemaVersion; v != 0 && v != manifestSchema {
-			data.Warnings = append(data.Warnings, fmt.Sprintf("%s: schema_version is %d, this program knows %d", filepath.Join(m.dir, manifestFile), v, manifestSchema))
+			data.Warnings = append(data.Warnings, fmt.Sprintf("%s: schema_version is %d, this program knows %d",
+				filepath.Join(m.dir, manifestFile), v, manifestSchema))
 		}
 		model := ModelData{Origin: filepath.Join(m.dir, traceFile)}
 		if model.Traces, err = readMeasurement(model.Origin, q.GPUsPerReplica); err != nil {
@@ -319,7 +320,8 @@ func choose(dir string, measurements []measurement, q DataQuery) (measurement, e
 	if q.Spec.Hash != "" {
 		i := slices.IndexFunc(measurements, func(m measurement) bool { return filepath.Base(m.dir) == q.Spec.Hash })
 		if i < 0 {
-			return measurement{}, fileErrorf(dir, 0, "has no measurement %s, which model %q asks for; it has:%s", q.Spec.Hash, q.ModelLabel, listing(measurements))
+			return measurement{}, fileErrorf(dir, 0, "has no measurement %s, which model %q asks for; it has:%s",
+				q.Spec.Hash, q.ModelLabel, listing(measurements))
 		}
 		return measurements[i], nil
 	}
@@ -342,9 +344,11 @@ func choose(dir string, measurements []measurement, q DataQuery) (measurement, e
 	case 1:
 		return found[0], nil
 	case 0:
-		return measurement{}, fileErrorf(dir, 0, "has no measurement of model %q (%s) as configured; it has:%s", q.ModelLabel, q.ModelID, listing(measurements))
+		return measurement{}, fileErrorf(dir, 0, "has no measurement of model %q (%s) as configured; it has:%s",
+			q.ModelLabel, q.ModelID, listing(measurements))
 	default:
-		return measurement{}, fileErrorf(dir, 0, "has several measurements of model %q; choose one with spec_hash or the fields that tell them apart:%s", q.ModelLabel, listing(found))
+		return measurement{}, fileErrorf(dir, 0,
+			"has several measurements of model %q; choose one with spec_hash or the fields that tell them apart:%s", q.ModelLabel, listing(found))
 	}
 }
 
@@ -379,7 +383,8 @@ func listing(measurements []measurement) string {
 	for _, m := range measurements {
 		fmt.Fprintf(&b, "\n  %s", filepath.Base(m.dir))
 		if s := m.manifest.Spec; s != nil {
-			fmt.Fprintf(&b, ": %s (%s), gpu_model %s, task %s, precision %s, gpus_per_replica %d, tensor_parallel %d, expert_parallel %d, batch_sizes %v, fit_exclude_batch_sizes %v",
+			fmt.Fprintf(&b, ": %s (%s), gpu_model %s, task %s, precision %s, gpus_per_replica %d, tensor_parallel %d, expert_parallel %d, "+
+				"batch_sizes %v, fit_exclude_batch_sizes %v",
 				s.ModelLabel, s.ModelID, s.GPUModel, s.Task, s.Precision, s.GPUsPerReplica, s.TensorParallel, s.ExpertParallel, s.BatchSizes, s.FitExcludeBatchSizes)
 		} else {
 			fmt.Fprintf(&b, ": no %s", manifestFile)

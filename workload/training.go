@@ -212,7 +212,8 @@ func WriteTrainingTrace(w io.Writer, trace datacenter.TrainingTrace) error {
 	var line []byte
 	for i, t := range trace.TS {
 		if p := trace.PowerW[i]; math.IsNaN(p) || math.IsInf(p, 0) {
-			return fmt.Errorf("%w: the power at t=%v s is not a finite number: check the magnitudes of the parameters", datacenter.ErrInvalidInput, t)
+			return fmt.Errorf("%w: the power at t=%v s is not a finite number: check the magnitudes of the parameters",
+				datacenter.ErrInvalidInput, t)
 		}
 		line = datacenter.AppendFloat(line[:0], t)
 		line = datacenter.AppendFloat(append(line, ','), trace.PowerW[i])

@@ -125,13 +125,15 @@ func (s *session) ask(ctx context.Context, r *read, indices []int, first bool) e
 	if err == nil {
 		at, ofNow := s.locateAnswer(ctx, trip)
 		if !ofNow {
-			return fmt.Errorf("%s: GET %s: %w: it says that it was measured at %v, where now is between 0s and %v", s.peer.endpoint, powerPath(r.kind, "get_power"), errBadAnswer,
+			return fmt.Errorf("%s: GET %s: %w: it says that it was measured at %v, where now is between 0s and %v",
+				s.peer.endpoint, powerPath(r.kind, "get_power"), errBadAnswer,
 				at.Sub(trip.sent).Round(time.Millisecond), trip.received.Sub(trip.sent).Round(time.Millisecond))
 		}
 		missed := s.answer(r.kind, indices, &answer, at, trip, first)
 		for _, i := range indices {
 			if !slices.ContainsFunc(answer.devices, func(p devicePower) bool { return p.index == i }) {
-				s.fail(deviceKey{r.kind, i}, fmt.Errorf("%s: GET %s: the answer lacks %s %d", s.peer.endpoint, powerPath(r.kind, "get_power"), r.kind, i))
+				s.fail(deviceKey{r.kind, i}, fmt.Errorf("%s: GET %s: the answer lacks %s %d",
+					s.peer.endpoint, powerPath(r.kind, "get_power"), r.kind, i))
 			}
 		}
 		return s.checkStream(r, missed)

@@ -24,7 +24,8 @@ func (s *Source) CapRangeW(ctx context.Context, index int) (leastW, mostW float6
 	}
 	leastW, mostW = says[index].MinMW/1e3, says[index].MaxMW/1e3
 	if !(leastW >= 0 && mostW > leastW && mostW <= mostGPUW) {
-		return 0, 0, fmt.Errorf("%s: GET %s: GPU %d can be limited to %v to %v W, want more than one value of at most %v", p.endpoint, path, index, leastW, mostW, mostGPUW)
+		return 0, 0, fmt.Errorf("%s: GET %s: GPU %d can be limited to %v to %v W, want more than one value of at most %v",
+			p.endpoint, path, index, leastW, mostW, mostGPUW)
 	}
 	return leastW, mostW, nil
 }

@@ -128,7 +128,8 @@ func (s *session) answers(r *read, devices []devicePower, at, arrived time.Time,
 	}
 	for _, i := range r.indices {
 		if !slices.ContainsFunc(devices, func(p devicePower) bool { return p.index == i }) {
-			s.fail(deviceKey{r.kind, i}, fmt.Errorf("%s: GET %s: the daemon cannot read %s %d", s.peer.endpoint, powerPath(r.kind, "stream_power"), r.kind, i))
+			s.fail(deviceKey{r.kind, i}, fmt.Errorf("%s: GET %s: the daemon cannot read %s %d",
+				s.peer.endpoint, powerPath(r.kind, "stream_power"), r.kind, i))
 		}
 	}
 	return true

@@ -360,7 +360,8 @@ func (p *peer) discover(ctx context.Context) (Discovery, error) {
 		}
 	}
 	if says.GPUs == nil && says.CPUs == nil && says.GPUIDs == nil && says.CPUIDs == nil {
-		return Discovery{}, fmt.Errorf("%s: GET /discover: the answer names neither gpus nor gpu_ids; is this a zeusd of 0.4 or later?", p.endpoint)
+		return Discovery{}, fmt.Errorf("%s: GET /discover: the answer names neither gpus nor gpu_ids; is this a zeusd of 0.4 or later?",
+			p.endpoint)
 	}
 	return d, nil
 }
@@ -434,7 +435,8 @@ func (p *peer) powerLimits(ctx context.Context, gpus []int) (mostW map[int]float
 	for _, gpu := range gpus {
 		limitW := says[gpu].MaxMW / 1e3
 		if !(limitW >= leastLimitW && limitW <= mostGPUW) {
-			err = fmt.Errorf("%s: GET %s: the largest power limit of GPU %d is %v W, want %v to %v", p.endpoint, path, gpu, limitW, leastLimitW, mostGPUW)
+			err = fmt.Errorf("%s: GET %s: the largest power limit of GPU %d is %v W, want %v to %v",
+				p.endpoint, path, gpu, limitW, leastLimitW, mostGPUW)
 			continue
 		}
 		mostW[gpu] = limitW

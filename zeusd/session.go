@@ -132,7 +132,8 @@ func (s *session) prepareCPUs(id *Identity) error {
 	case len(cpus) == 0:
 		err = fmt.Errorf("%s: %w", s.peer.endpoint, errNoCPU)
 	case len(cpus) > maxDevices || slices.Min(cpus) < 0:
-		err = fmt.Errorf("%s: GET /discover: %d CPUs with ids from %d, want at most %d from 0", s.peer.endpoint, len(cpus), slices.Min(cpus), maxDevices)
+		err = fmt.Errorf("%s: GET /discover: %d CPUs with ids from %d, want at most %d from 0",
+			s.peer.endpoint, len(cpus), slices.Min(cpus), maxDevices)
 	}
 	r := &read{kind: CPU, indices: cpus, optional: len(s.target.GPUs) > 0, opened: make(chan struct{})}
 	if err != nil && r.optional {

@@ -78,34 +78,13 @@ func TestTokensOverTheSocket(t *testing.T) {
 						for i, token := range []string{"", wrongToken, readToken, controlToken} {
 							s.forget() // so that wrong tokens do not add up
 							a := s.do(t, method, path, bearer(token))
-							if a.StatusCode != want[i] {
-								t.Errorf("%s %s with token %q: %d, want %d", method, path, token, a.StatusCode, want[i])
-								continue
-							}
-							challenge := a.Header.Get("WWW-Authenticate")
-							wantChallenge := map[int]string{200: "", 401: `Bearer realm="g2g-agent"`, 403: `Bearer realm="g2g-agent", error="insufficient_scope"`}[want[i]]
-							if want[i] == 401 && token != "" {
-								wantChallenge += `, error="invalid_token"`
-							}
-							if challenge != wantChallenge {
-								t.Errorf("%s %s with token %q: WWW-Authenticate %q, want %q", method, path, token, challenge, wantChallenge)
-							}
-							if method == "HEAD" {
-								continue
-							}
-							if want[i] != 200 {
-								a.problem(t)
-								continue
-							}
-							wantRole := roleAnyone
+							role := roleAnyone
 							if c.control != "" && token == c.control {
-								wantRole = roleControl
+								role = roleControl
 							} else if c.read != "" && token == c.read {
-								wantRole = roleRead
+								role = roleRead
 							}
-							if got := a.seen(t).Caller; got.Role != wantRole || got.Address != "127.0.0.1" || got.UserAgent != "Go-http-client/1.1" {
-								t.Errorf("%s %s with token %q: the API sees %+v, want role %q", method, path, token, got, wantRole)
-							}
+							a.wantFor(t, method+" "+path, token, want[i], role)
 						}
 					}
 				}
@@ -170,6 +149,33 @@ func TestHealthChecksAreOnlyThat(t *testing.T) {
 		}
 		if got := isHealthCheck(r); got != c.want {
 			t.Errorf("isHealthCheck(%s) = %v", fmt.Sprint(c.method, " ", c.path), got)
+		}
+	}
+}
+
+// wantFor: a token is answered with the status, the challenge that belongs to it, and,
+// where it is let in, in its role.
+func (a *answer) wantFor(t *testing.T, request, token string, status int, role string) {
+	t.Helper()
+	if a.StatusCode != status {
+		t.Errorf("%s with token %q: %d, want %d", request, token, a.StatusCode, status)
+		return
+	}
+	challenge := a.Header.Get("WWW-Authenticate")
+	wantChallenge := map[int]string{200: "", 401: `Bearer realm="g2g-agent"`, 403: `Bearer realm="g2g-agent", error="insufficient_scope"`}[status]
+	if status == 401 && token != "" {
+		wantChallenge += `, error="invalid_token"`
+	}
+	if challenge != wantChallenge {
+		t.Errorf("%s with token %q: WWW-Authenticate %q, want %q", request, token, challenge, wantChallenge)
+	}
+	switch {
+	case strings.HasPrefix(request, "HEAD "): // an answer without a body
+	case status != 200:
+		a.problem(t)
+	default:
+		if got := a.seen(t).Caller; got.Role != role || got.Address != "127.0.0.1" || got.UserAgent != "Go-http-client/1.1" {
+			t.Errorf("%s with token %q: the API sees %+v, want role %q", request, token, got, role)
 		}
 	}
 }

@@ -188,20 +188,25 @@ func TestSecretsStaySecret(t *testing.T) {
 			answers.WriteString(err.Error())
 		}
 		answers.WriteString(strings.Join(s.Warnings(), "\n"))
-		for what, text := range map[string]string{"log": s.log.String(), "answers": answers.String()} {
-			if text == "" {
-				t.Errorf("no %s to look into", what)
-			}
-			for _, token := range []string{controlToken, readToken, wrongToken} {
-				d := digestOf(token)
-				for _, form := range []string{
-					token, url.QueryEscape(token), base64.RawURLEncoding.EncodeToString([]byte(token)), base64.StdEncoding.EncodeToString([]byte(token)),
-					hex.EncodeToString(d[:]), string(d[:]),
-				} {
-					if i := strings.Index(text, form); i >= 0 {
-						t.Errorf("a token is in the %s: …%s…", what, text[max(0, i-100):min(len(text), i+100)])
-					}
-				}
+		wantNoTokens(t, "log", s.log.String())
+		wantNoTokens(t, "answers", answers.String())
+	}
+}
+
+// wantNoTokens: none of the tokens is in the text, in any form.
+func wantNoTokens(t *testing.T, what, text string) {
+	t.Helper()
+	if text == "" {
+		t.Errorf("no %s to look into", what)
+	}
+	for _, token := range []string{controlToken, readToken, wrongToken} {
+		d := digestOf(token)
+		for _, form := range []string{
+			token, url.QueryEscape(token), base64.RawURLEncoding.EncodeToString([]byte(token)), base64.StdEncoding.EncodeToString([]byte(token)),
+			hex.EncodeToString(d[:]), string(d[:]),
+		} {
+			if i := strings.Index(text, form); i >= 0 {
+				t.Errorf("a token is in the %s: …%s…", what, text[max(0, i-100):min(len(text), i+100)])
 			}
 		}
 	}

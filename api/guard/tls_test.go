@@ -16,34 +16,43 @@ import (
 )
 
 func TestTLS(t *testing.T) {
-	dir := t.TempDir()
-	soon := time.Now().AddDate(0, 6, 0)
-	certFile, keyFile := writePair(t, dir, "first", soon)
+	certFile, keyFile := writePair(t, t.TempDir(), "first", time.Now().AddDate(0, 6, 0))
 	s := serve(t, Config{Token: controlToken, TLSCertFile: certFile, TLSKeyFile: keyFile}, nil)
 	if a := s.do(t, "POST", "/v1/steps", bearer(controlToken)); a.StatusCode != 200 || a.TLS == nil || a.Proto != "HTTP/1.1" {
 		t.Errorf("over TLS: %d %s, TLS %v", a.StatusCode, a.Proto, a.TLS != nil)
-	}
-	handshake := func(config *tls.Config) (name string, err error) {
-		config.InsecureSkipVerify = true
-		conn, err := (&tls.Dialer{Config: config}).DialContext(t.Context(), "tcp", s.address)
-		if err != nil {
-			return "", err
-		}
-		defer conn.Close()
-		state := conn.(*tls.Conn).ConnectionState()
-		return state.PeerCertificates[0].Subject.CommonName, nil
 	}
 	for _, c := range []struct {
 		version uint16
 		ok      bool
 	}{{tls.VersionTLS10, false}, {tls.VersionTLS11, false}, {tls.VersionTLS12, true}, {tls.VersionTLS13, true}} {
-		if _, err := handshake(&tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: c.version}); (err == nil) != c.ok {
+		if _, err := s.handshake(t, &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: c.version}); (err == nil) != c.ok {
 			t.Errorf("handshake with %s: %v", tls.VersionName(c.version), err)
 		}
 	}
+}
+
+// handshake does one, and returns whose certificate the server has.
+func (s *served) handshake(t *testing.T, config *tls.Config) (name string, err error) {
+	t.Helper()
+	config.InsecureSkipVerify = true
+	conn, err := (&tls.Dialer{Config: config}).DialContext(t.Context(), "tcp", s.address)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	state := conn.(*tls.Conn).ConnectionState()
+	return state.PeerCertificates[0].Subject.CommonName, nil
+}
+
+// TestTLSReload: a new pair is taken with the tokens beside it, or nothing is.
+func TestTLSReload(t *testing.T) {
+	dir := t.TempDir()
+	soon := time.Now().AddDate(0, 6, 0)
+	certFile, keyFile := writePair(t, dir, "first", soon)
+	s := serve(t, Config{Token: controlToken, TLSCertFile: certFile, TLSKeyFile: keyFile}, nil)
 	expect := func(want string) {
 		t.Helper()
-		if name, err := handshake(&tls.Config{}); err != nil || name != want {
+		if name, err := s.handshake(t, &tls.Config{}); err != nil || name != want {
 			t.Errorf("the certificate is %q (%v), want %q", name, err, want)
 		}
 	}

@@ -101,7 +101,8 @@ func (v *visit) checkRate() bool {
 	}
 	v.setRetryAfter(v.wait)
 	return v.refuse(tooFast, http.StatusTooManyRequests,
-		fmt.Sprintf("each client may make %v requests a second (api.max_requests_per_s); to follow states, use the WebSocket", v.g.cfg.MaxRequestsPerS))
+		fmt.Sprintf("each client may make %v requests a second (api.max_requests_per_s); to follow states, use the WebSocket",
+			v.g.cfg.MaxRequestsPerS))
 }
 
 func (v *visit) checkOrigin() bool {
@@ -179,7 +180,8 @@ func (v *visit) checkSize() bool {
 	// Not refused, but failed: the client is gone or has stopped sending.
 	v.w.Header().Set("Connection", "close")
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		problem.New(http.StatusRequestTimeout, "the body did not come within %v", v.g.cfg.bodyTimeout).At("body", "did not come in time").Write(v.w)
+		problem.New(http.StatusRequestTimeout, "the body did not come within %v", v.g.cfg.bodyTimeout).
+			At("body", "did not come in time").Write(v.w)
 	} else {
 		problem.New(http.StatusBadRequest, "the body could not be read to its end").At("body", "did not come whole").Write(v.w)
 	}

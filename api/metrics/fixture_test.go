@@ -87,14 +87,8 @@ func (r *run) metrics(t *testing.T) *Metrics {
 // The label of the run's model.
 const llama = "Llama-3.1-8B"
 
-// liveRun is a live run of one model in which every value is known and differs
-// from the others.
-func liveRun(t *testing.T) *run {
-	t.Helper()
-	dt, err := datacenter.SecondsOf(0.1)
-	if err != nil {
-		t.Fatal(err)
-	}
+// liveLoad is the load of the model in [liveRun].
+func liveLoad() loadgen.Stats {
 	load := loadgen.Stats{
 		InFlight: 60, Workers: 61, Concurrency: 62, Started: 1000, Completed: 900, Cancelled: 7, Connects: 130, Reconnects: 8,
 		Chunks: 20_000, Tokens: 19_000, Reads: 18_000, MultiEventShare: 0.0005, MissingStamps: 3, DiscardedStamps: 2, OddUsages: 6,
@@ -104,6 +98,17 @@ func liveRun(t *testing.T) *run {
 	}
 	for kind := range load.FailedByKind {
 		load.FailedByKind[kind] = uint64(10 + kind)
+	}
+	return load
+}
+
+// liveRun is a live run of one model in which every value is known and differs
+// from the others.
+func liveRun(t *testing.T) *run {
+	t.Helper()
+	dt, err := datacenter.SecondsOf(0.1)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return &run{
 		status: agent.Status{
@@ -137,7 +142,7 @@ func liveRun(t *testing.T) *run {
 		guard: guard.Stats{Unauthorized: 1, Forbidden: 2, Rate: 3, Connections: 4, Origin: 5, Host: 6, TooLarge: 7, OpenConnections: 12},
 		live: &rig.Stats{
 			Models: []rig.ModelStats{{
-				ModelLabel: llama, ITLMethod: loadgen.MethodUsage, Load: load,
+				ModelLabel: llama, ITLMethod: loadgen.MethodUsage, Load: liveLoad(),
 				Servers: []rig.ServerStatus{{URL: "http://node1:8000", Answers: true}, {URL: "http://node2:8000"}},
 				History: buffer.Stats{Appended: 500, Disordered: 6, BeyondOldest: 4},
 			}},

@@ -23,19 +23,26 @@ func (c *catalog) addLoad() {
 			out.value(value(&m.Load), m.ModelLabel)
 		})).onlyLive()
 	}
-	c.gauge("g2g_load_info", "model_label itl_method", "1, labelled with how tokens are counted now: usage (the server says how many a chunk brings) or per_chunk (each chunk counts as one, or has turned out to have been counted wrongly).",
+	c.gauge("g2g_load_info", "model_label itl_method",
+		"1, labelled with how tokens are counted now: usage (the server says how many a chunk brings) or per_chunk "+
+			"(each chunk counts as one, or has turned out to have been counted wrongly).",
 		eachLoad(func(m *rig.ModelStats, out series) { out.value(1, m.ModelLabel, m.ITLMethod) })).onlyLive()
 	level("g2g_load_in_flight_requests", "Requests under way.", func(s *loadgen.Stats) float64 { return float64(s.InFlight) })
-	level("g2g_load_streams", "Streams kept, each with one request after the other.", func(s *loadgen.Stats) float64 { return float64(s.Workers) })
+	level("g2g_load_streams", "Streams kept, each with one request after the other.",
+		func(s *loadgen.Stats) float64 { return float64(s.Workers) })
 	level("g2g_load_wanted_streams", "Streams wanted.", func(s *loadgen.Stats) float64 { return float64(s.Concurrency) })
 	count("g2g_load_started_requests_total", "Requests begun.", func(s *loadgen.Stats) uint64 { return s.Started })
-	c.counter("g2g_load_requests_total", "model_label outcome", "Requests ended, by how: completed, failed, or cancelled by the end of the run.",
+	c.counter("g2g_load_requests_total", "model_label outcome",
+		"Requests ended, by how: completed, failed, or cancelled by the end of the run.",
 		eachLoad(func(m *rig.ModelStats, out series) {
 			out.count(m.Load.Completed, m.ModelLabel, "completed")
 			out.count(m.Load.Failed(), m.ModelLabel, "failed")
 			out.count(m.Load.Cancelled, m.ModelLabel, "cancelled")
 		})).onlyLive()
-	c.counter("g2g_load_errors_total", "model_label kind", "Requests failed, by the kind of failure: connect, status_4xx, status_5xx, error_event (an error after a status of 200), no_done, idle_timeout, total_timeout, cut, malformed, no_tokens, aborted (a finish reason such as abort).",
+	c.counter("g2g_load_errors_total", "model_label kind",
+		"Requests failed, by the kind of failure: connect, status_4xx, status_5xx, error_event (an error after a "+
+			"status of 200), no_done, idle_timeout, total_timeout, cut, malformed, no_tokens, aborted (a finish reason "+
+			"such as abort).",
 		eachLoad(func(m *rig.ModelStats, out series) {
 			for kind, n := range m.Load.FailedByKind {
 				out.count(n, m.ModelLabel, completion.ErrorKind(kind).String())
@@ -46,12 +53,21 @@ func (c *catalog) addLoad() {
 	count("g2g_load_connections_total", "Connections opened to the vLLM server.", func(s *loadgen.Stats) uint64 { return s.Connects })
 	count("g2g_load_reconnects_total", "Connections opened in place of another.", func(s *loadgen.Stats) uint64 { return s.Reconnects })
 	count("g2g_load_reads_total", "Reads from the network that brought tokens.", func(s *loadgen.Stats) uint64 { return s.Reads })
-	level("g2g_load_multi_event_reads_ratio", "Part of the reads that brought several events with tokens, or came right behind another read, since the start, a ratio. Their tokens share the gap before them: above 0.001, percentiles of latencies are blurred, above 0.1 they are those of bundles, as from a proxy that collects events. The mean stays right.",
+	level("g2g_load_multi_event_reads_ratio",
+		"Part of the reads that brought several events with tokens, or came right behind another read, since the "+
+			"start, a ratio. Their tokens share the gap before them: above 0.001, percentiles of latencies are blurred, "+
+			"above 0.1 they are those of bundles, as from a proxy that collects events. The mean stays right.",
 		func(s *loadgen.Stats) float64 { return s.MultiEventShare })
-	count("g2g_load_missing_stamps_total", "Reads without the kernel's receive time, as with TLS; they are stamped after the read.", func(s *loadgen.Stats) uint64 { return s.MissingStamps })
-	count("g2g_load_discarded_stamps_total", "Reads whose receive time was implausible because the clock was set; they are stamped after the read.", func(s *loadgen.Stats) uint64 { return s.DiscardedStamps })
-	count("g2g_load_odd_usages_total", "Events whose number of tokens made no sense; they count as those without one.", func(s *loadgen.Stats) uint64 { return s.OddUsages })
-	c.add(summary, "g2g_load_receive_lag_seconds", "model_label", "Time from the kernel's receive time to the return of the read, in seconds, since the start. It does not enter the latencies.",
+	count("g2g_load_missing_stamps_total", "Reads without the kernel's receive time, as with TLS; they are stamped after the read.",
+		func(s *loadgen.Stats) uint64 { return s.MissingStamps })
+	count("g2g_load_discarded_stamps_total",
+		"Reads whose receive time was implausible because the clock was set; they are stamped after the read.",
+		func(s *loadgen.Stats) uint64 { return s.DiscardedStamps })
+	count("g2g_load_odd_usages_total", "Events whose number of tokens made no sense; they count as those without one.",
+		func(s *loadgen.Stats) uint64 { return s.OddUsages })
+	c.add(summary, "g2g_load_receive_lag_seconds", "model_label",
+		"Time from the kernel's receive time to the return of the read, in seconds, since the start. It does not "+
+			"enter the latencies.",
 		eachLoad(func(m *rig.ModelStats, out series) { out.summary(&m.Load.Lag, m.ModelLabel) })).onlyLive()
 
 	c.section = "Power histories"
@@ -59,7 +75,8 @@ func (c *catalog) addLoad() {
 		eachLoad(func(m *rig.ModelStats, out series) { out.count(m.History.Appended, m.ModelLabel) })).onlyLive()
 	c.counter("g2g_power_history_disordered_readings_total", "model_label", "Readings whose time was before the last one's, or no number.",
 		eachLoad(func(m *rig.ModelStats, out series) { out.count(m.History.Disordered, m.ModelLabel) })).onlyLive()
-	c.counter("g2g_power_history_short_lookups_total", "model_label", "Looks back beyond the oldest reading kept: more than 0 says that the history is too short.",
+	c.counter("g2g_power_history_short_lookups_total", "model_label",
+		"Looks back beyond the oldest reading kept: more than 0 says that the history is too short.",
 		eachLoad(func(m *rig.ModelStats, out series) { out.count(m.History.BeyondOldest, m.ModelLabel) })).onlyLive()
 }
 

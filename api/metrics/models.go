@@ -178,17 +178,18 @@ func (c *catalog) addServers() {
 			}
 		}
 	}
-	c.gauge("g2g_server_up", "model_label server", "1 while the vLLM server, named by its URL, answers as it should, else 0.", func(s *snapshot, out series) {
-		if s.live == nil {
-			return
-		}
-		for i := range s.live.Models {
-			m := &s.live.Models[i]
-			for _, server := range m.Servers {
-				out.flag(server.Answers, m.ModelLabel, server.URL)
+	c.gauge("g2g_server_up", "model_label server", "1 while the vLLM server, named by its URL, answers as it should, else 0.",
+		func(s *snapshot, out series) {
+			if s.live == nil {
+				return
 			}
-		}
-	}).onlyLive()
+			for i := range s.live.Models {
+				m := &s.live.Models[i]
+				for _, server := range m.Servers {
+					out.flag(server.Answers, m.ModelLabel, server.URL)
+				}
+			}
+		}).onlyLive()
 	c.gauge("g2g_vllm_running_requests", "model_label", "Requests that the vLLM servers run at once (vllm:num_requests_running).",
 		server(func(l *datacenter.ServerLoad) float64 { return l.NumRequestsRunning })).onlyLive()
 	c.gauge("g2g_vllm_waiting_requests", "model_label", "Requests that wait in the vLLM servers (vllm:num_requests_waiting).",

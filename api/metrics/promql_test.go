@@ -213,26 +213,7 @@ func (p *parser) without(v vector, label string) vector {
 }
 
 func (p *parser) selector(name string) vector {
-	type matcher struct {
-		label, op, value string
-	}
-	var matchers []matcher
-	if p.peek() == "{" {
-		p.at++
-		for p.peek() != "}" {
-			m := matcher{label: p.next(), op: p.next()}
-			value, err := strconv.Unquote(p.next())
-			if err != nil || !slices.Contains([]string{"=", "!=", "=~", "!~"}, m.op) {
-				p.fail("no matcher: %v", m)
-			}
-			m.value = value
-			matchers = append(matchers, m)
-			if p.peek() != "}" {
-				p.want(",")
-			}
-		}
-		p.at++
-	}
+	matchers := p.matchers()
 	ranged := false
 	if p.peek() == "[" {
 		p.at++
@@ -250,23 +231,7 @@ func (p *parser) selector(name string) vector {
 		if s.rises != ranged {
 			p.fail("%s counts since the start: %v, in rate or increase: %v", name, s.rises, ranged)
 		}
-		matches := true
-		for _, m := range matchers {
-			got, ok := s.labels[m.label]
-			if !ok {
-				p.fail("%s has no label %s", name, m.label)
-			}
-			equal := got == m.value
-			if strings.Contains(m.op, "~") {
-				re, err := regexp.Compile("^(?:" + m.value + ")$")
-				if err != nil {
-					p.fail("%s", err)
-				}
-				equal = re.MatchString(got)
-			}
-			matches = matches && equal != strings.HasPrefix(m.op, "!")
-		}
-		if matches {
+		if p.matches(name, s.labels, matchers) {
 			v.series = append(v.series, s.labels)
 		}
 	}
@@ -274,4 +239,52 @@ func (p *parser) selector(name string) vector {
 		p.fail("no series is %s with %v", name, matchers)
 	}
 	return v
+}
+
+// matcher selects series by the value of one label.
+type matcher struct {
+	label, op, value string
+}
+
+// matchers takes those in braces, if there are any.
+func (p *parser) matchers() []matcher {
+	var matchers []matcher
+	if p.peek() == "{" {
+		p.at++
+		for p.peek() != "}" {
+			m := matcher{label: p.next(), op: p.next()}
+			value, err := strconv.Unquote(p.next())
+			if err != nil || !slices.Contains([]string{"=", "!=", "=~", "!~"}, m.op) {
+				p.fail("no matcher: %v", m)
+			}
+			m.value = value
+			matchers = append(matchers, m)
+			if p.peek() != "}" {
+				p.want(",")
+			}
+		}
+		p.at++
+	}
+	return matchers
+}
+
+// matches: a series of the name with these labels is selected by all matchers.
+func (p *parser) matches(name string, labels map[string]string, matchers []matcher) bool {
+	matches := true
+	for _, m := range matchers {
+		got, ok := labels[m.label]
+		if !ok {
+			p.fail("%s has no label %s", name, m.label)
+		}
+		equal := got == m.value
+		if strings.Contains(m.op, "~") {
+			re, err := regexp.Compile("^(?:" + m.value + ")$")
+			if err != nil {
+				p.fail("%s", err)
+			}
+			equal = re.MatchString(got)
+		}
+		matches = matches && equal != strings.HasPrefix(m.op, "!")
+	}
+	return matches
 }

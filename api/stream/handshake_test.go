@@ -15,22 +15,17 @@ import (
 	"github.com/g2g-agent/g2g-agent/api/problem"
 )
 
-// TestRefusedRequests: what is no handshake is told what would be one.
-func TestRefusedRequests(t *testing.T) {
-	handshake := map[string]string{
-		"Connection": "Upgrade", "Upgrade": "websocket",
-		"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
-	}
-	s := newSite(t, NewHub(1), func(s *Sockets, _ *http.Server) {
-		s.upgrader.CheckOrigin = func(r *http.Request) bool { return r.Header.Get("Origin") != "https://evil.example" }
-	})
-	cases := []struct {
-		name, path string
-		change     map[string]string // "-": not sent
-		status     int
-		location   string // of the error; empty: the detail says it
-		detail     string
-	}{
+// noHandshake is a request for a WebSocket that is refused.
+type noHandshake struct {
+	name, path string
+	change     map[string]string // "-": not sent
+	status     int
+	location   string // of the error; empty: the detail says it
+	detail     string
+}
+
+func noHandshakes() []noHandshake {
+	return []noHandshake{
 		{"no WebSocket", "/v1/stream", map[string]string{"Upgrade": "-", "Connection": "-"}, 426, "", "ws://"},
 		{"no WebSocket", "/v1/events?follow", map[string]string{"Upgrade": "-"}, 426, "", "ws://"},
 		{"HTTP/2", "/v1/stream", map[string]string{"Upgrade": "h2c"}, 426, "", "ws://"},
@@ -48,6 +43,18 @@ func TestRefusedRequests(t *testing.T) {
 		{"malformed query", "/v1/events?follow&after=%zz", nil, 422, "query.after", "malformed"},
 		{"long after", "/v1/events?follow&after=" + strings.Repeat("9", 5000), nil, 422, "query.after", "999…"},
 	}
+}
+
+// TestRefusedRequests: what is no handshake is told what would be one.
+func TestRefusedRequests(t *testing.T) {
+	handshake := map[string]string{
+		"Connection": "Upgrade", "Upgrade": "websocket",
+		"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+	}
+	s := newSite(t, NewHub(1), func(s *Sockets, _ *http.Server) {
+		s.upgrader.CheckOrigin = func(r *http.Request) bool { return r.Header.Get("Origin") != "https://evil.example" }
+	})
+	cases := noHandshakes()
 	for _, c := range cases {
 		t.Run(fmt.Sprintf("%s %.40s", c.name, c.path), func(t *testing.T) {
 			request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http"+strings.TrimPrefix(s.url, "ws")+c.path, nil)
@@ -68,31 +75,37 @@ func TestRefusedRequests(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer response.Body.Close()
-			var p problem.Problem
-			if err := json.NewDecoder(response.Body).Decode(&p); err != nil {
-				t.Fatal(err)
-			}
-			if response.StatusCode != c.status || p.Status != c.status || p.Title != http.StatusText(c.status) {
-				t.Errorf("status %d, want %d: %+v", response.StatusCode, c.status, p)
-			}
-			if got := response.Header.Get("Content-Type"); got != "application/problem+json" {
-				t.Errorf("Content-Type %q", got)
-			}
-			if c.status == http.StatusUpgradeRequired && (response.Header.Get("Upgrade") != "websocket" || response.Header.Get("Sec-WebSocket-Version") != "13") {
-				t.Errorf("headers %v do not say what to upgrade to", response.Header)
-			}
-			if !strings.Contains(p.Detail, c.detail) || len(p.Detail) > 500 {
-				t.Errorf("detail %q, want %q in it", p.Detail, c.detail)
-			}
-			switch {
-			case c.location == "" && len(p.Errors) != 0, c.location != "" && (len(p.Errors) != 1 || p.Errors[0].Location != c.location):
-				t.Errorf("errors %+v, want one at %q", p.Errors, c.location)
-			}
+			c.wantRefused(t, response)
 		})
 	}
 	http.DefaultClient.CloseIdleConnections()
 	if got := s.hub.Stats(); got.RefusedRequests != uint64(len(cases)) || got.ClientsTotal != 0 {
 		t.Errorf("stats %+v, want %d refused", got, len(cases))
+	}
+}
+
+// wantRefused: the problem says what is wrong, where, and what to upgrade to.
+func (c noHandshake) wantRefused(t *testing.T, response *http.Response) {
+	t.Helper()
+	var p problem.Problem
+	if err := json.NewDecoder(response.Body).Decode(&p); err != nil {
+		t.Fatal(err)
+	}
+	if response.StatusCode != c.status || p.Status != c.status || p.Title != http.StatusText(c.status) {
+		t.Errorf("status %d, want %d: %+v", response.StatusCode, c.status, p)
+	}
+	if got := response.Header.Get("Content-Type"); got != "application/problem+json" {
+		t.Errorf("Content-Type %q", got)
+	}
+	if c.status == http.StatusUpgradeRequired && (response.Header.Get("Upgrade") != "websocket" || response.Header.Get("Sec-WebSocket-Version") != "13") {
+		t.Errorf("headers %v do not say what to upgrade to", response.Header)
+	}
+	if !strings.Contains(p.Detail, c.detail) || len(p.Detail) > 500 {
+		t.Errorf("detail %q, want %q in it", p.Detail, c.detail)
+	}
+	switch {
+	case c.location == "" && len(p.Errors) != 0, c.location != "" && (len(p.Errors) != 1 || p.Errors[0].Location != c.location):
+		t.Errorf("errors %+v, want one at %q", p.Errors, c.location)
 	}
 }
 

@@ -185,6 +185,16 @@ type follower struct {
 	received, skipped int64
 }
 
+// read reads one message and takes it.
+func (f *follower) read(conn *websocket.Conn, pending *int64) error {
+	conn.SetReadDeadline(time.Now().Add(patience))
+	_, data, err := conn.ReadMessage()
+	if err != nil {
+		return err
+	}
+	return f.take(data, pending)
+}
+
 // take checks that a message goes on where the one before has ended.
 func (f *follower) take(data []byte, pending *int64) error {
 	if rest, ok := bytes.CutPrefix(data, []byte(`{"skipped":`)); ok {

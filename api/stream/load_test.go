@@ -13,6 +13,27 @@ import (
 	"github.com/gorilla/websocket"
 )
 
+// followAll reads the states to the last, wants each of them, and returns how many
+// came. The first one makes it ready.
+func followAll(t *testing.T, client int, conn *websocket.Conn, states int64, ready chan<- struct{}) int64 {
+	t.Helper()
+	var f follower
+	var pending int64
+	for f.last < states-1 {
+		if err := f.read(conn, &pending); err != nil {
+			t.Errorf("client %d after state %d: %v", client, f.last, err)
+			return f.received
+		}
+		if f.received == 1 {
+			ready <- struct{}{}
+		}
+	}
+	if f.skipped != 0 || f.received != states {
+		t.Errorf("client %d received %d and skipped %d, of %d", client, f.received, f.skipped, states)
+	}
+	return f.received
+}
+
 // TestFiveHundredClients, half of which never read, at 10 Hz: those that read get
 // every state, the step loop does not notice any of them, and memory is bounded.
 func TestFiveHundredClients(t *testing.T) {
@@ -36,26 +57,7 @@ func TestFiveHundredClients(t *testing.T) {
 			continue // it never reads
 		}
 		wg.Go(func() {
-			var f follower
-			var pending int64
-			for f.last < states-1 {
-				conn.SetReadDeadline(time.Now().Add(patience))
-				_, data, err := conn.ReadMessage()
-				if err == nil {
-					err = f.take(data, &pending)
-				}
-				if err != nil {
-					t.Errorf("client %d after state %d: %v", i, f.last, err)
-					return
-				}
-				if f.received == 1 {
-					ready <- struct{}{}
-				}
-			}
-			if f.skipped != 0 || f.received != states {
-				t.Errorf("client %d received %d and skipped %d, of %d", i, f.received, f.skipped, states)
-			}
-			got.Add(f.received)
+			got.Add(followAll(t, i, conn, states, ready))
 		})
 	}
 	for range clients - stalled {

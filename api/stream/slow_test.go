@@ -38,12 +38,7 @@ func TestSlowClientsAreTold(t *testing.T) {
 		var pending int64
 		for f.last < published {
 			beforeEach()
-			conn.SetReadDeadline(time.Now().Add(patience))
-			_, data, err := conn.ReadMessage()
-			if err == nil {
-				err = f.take(data, &pending)
-			}
-			if err != nil {
+			if err := f.read(conn, &pending); err != nil {
 				t.Errorf("client %d after state %d: %v", i, f.last, err)
 				return
 			}
@@ -83,22 +78,30 @@ func TestSlowClientsAreTold(t *testing.T) {
 		}
 	}
 	wg.Wait()
-	var skipped int64
-	for i, f := range sums {
-		if f.received+f.skipped != published+1 {
-			t.Errorf("client %d: %d received and %d skipped, of %d", i, f.received, f.skipped, published+1)
+	skipped := wantAllAccountedFor(t, sums, published+1)
+	if got := h.Stats(); got.SkippedStates != uint64(skipped) || got.SlowClientsClosed != 0 {
+		t.Errorf("stats %+v, want %d skipped", got, skipped)
+	}
+}
+
+// wantAllAccountedFor: each of the states came or was said to be skipped; the last
+// client missed none, the others some, which are counted together.
+func wantAllAccountedFor(t *testing.T, clients []follower, states int64) (skipped int64) {
+	t.Helper()
+	healthy := len(clients) - 1
+	for i, f := range clients {
+		if f.received+f.skipped != states {
+			t.Errorf("client %d: %d received and %d skipped, of %d", i, f.received, f.skipped, states)
 		}
-		if i < slow && f.skipped == 0 {
+		if i < healthy && f.skipped == 0 {
 			t.Errorf("client %d, which took nothing of the first third, skipped nothing", i)
 		}
 		skipped += f.skipped
 	}
-	if sums[slow].skipped != 0 {
-		t.Errorf("the healthy client missed %d", sums[slow].skipped)
+	if missed := clients[healthy].skipped; missed != 0 {
+		t.Errorf("the healthy client missed %d", missed)
 	}
-	if got := h.Stats(); got.SkippedStates != uint64(skipped) || got.SlowClientsClosed != 0 {
-		t.Errorf("stats %+v, want %d skipped", got, skipped)
-	}
+	return skipped
 }
 
 // TestStalledClientIsClosed when it takes nothing for the write timeout; meanwhile

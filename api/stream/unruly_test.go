@@ -11,16 +11,12 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestUnrulyClients are closed, each with the code that says why, and concern
-// nobody else.
-func TestUnrulyClients(t *testing.T) {
+// unruly are ways to break the rules, and the code of the close that follows.
+func unruly() map[string]unrulyCase {
 	text := func(c *websocket.Conn, n int) error {
 		return c.WriteMessage(websocket.TextMessage, bytes.Repeat([]byte("x"), n))
 	}
-	cases := map[string]struct {
-		send func(*websocket.Conn) error
-		code int
-	}{
+	return map[string]unrulyCase{
 		"too long": {func(c *websocket.Conn) error { return text(c, maxMessageBytes+1) }, websocket.CloseMessageTooBig},
 		"huge": {func(c *websocket.Conn) error { // a frame of 2^62 bytes is announced
 			_, err := c.NetConn().Write([]byte{0x82, 0xff, 0x40, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4})
@@ -54,11 +50,21 @@ func TestUnrulyClients(t *testing.T) {
 			return err
 		}, websocket.CloseProtocolError},
 	}
+}
+
+type unrulyCase struct {
+	send func(*websocket.Conn) error
+	code int
+}
+
+// TestUnrulyClients are closed, each with the code that says why, and concern
+// nobody else.
+func TestUnrulyClients(t *testing.T) {
 	s := newSite(t, NewHub(10), func(s *Sockets, _ *http.Server) { s.timing.goodbye = 100 * time.Millisecond })
 	s.hub.Publish(stateOf(0, 1))
 	bystander := s.dial(t, "/v1/stream")
 	wantSeq(t, bystander, 0)
-	for name, c := range cases {
+	for name, c := range unruly() {
 		t.Run(name, func(t *testing.T) {
 			before := s.hub.Stats().UnrulyClientsClosed
 			conn := s.dial(t, "/v1/stream")

@@ -53,7 +53,8 @@ func (cmd demoCmd) Run(ctx context.Context, term terminal) (err error) {
 	} else {
 		run.log = newLiveLogger(c.Log, term.stderr)
 	}
-	run.log.Info().Int("models", len(c.Models)).Msg("three models on simulated hosts; Ctrl-C ends it. The servers are loaded first, until they are warm")
+	run.log.Info().Int("models", len(c.Models)).
+		Msg("three models on simulated hosts; Ctrl-C ends it. The servers are loaded first, until they are warm")
 	script := demoScript{changed: make(chan struct{}, 1)}
 	run.onCommand = script.onCommand
 	run.beside = func(ctx context.Context, live *agent.Live) {

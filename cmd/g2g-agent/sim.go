@@ -30,7 +30,8 @@ type simCmd struct {
 // Run runs a simulated host until it is interrupted.
 func (cmd simCmd) Run(ctx context.Context, term terminal) (err error) {
 	if cmd.GPUs < 0 || cmd.CPUs < 0 || cmd.MaxNumSeqs < 1 || cmd.APIServers < 1 {
-		return invalidf("--gpus and --cpus must be >= 0, --max-num-seqs and --api-server-count >= 1, got %d, %d, %d and %d", cmd.GPUs, cmd.CPUs, cmd.MaxNumSeqs, cmd.APIServers)
+		return invalidf("--gpus and --cpus must be >= 0, --max-num-seqs and --api-server-count >= 1, got %d, %d, %d and %d",
+			cmd.GPUs, cmd.CPUs, cmd.MaxNumSeqs, cmd.APIServers)
 	}
 	servers, err := cmd.servers()
 	if err != nil {
@@ -88,7 +89,8 @@ func (cmd simCmd) servers() ([]simServer, error) {
 			return nil, invalidf("--vllm %s: want ADDRESS=MODEL_ID, such as 127.0.0.1:8000=meta-llama/Llama-3.1-8B-Instruct", flag)
 		}
 		if _, known := sim.LookUpProfile(modelID); !known {
-			return nil, invalidf("--vllm %s: unknown model; known are those with -8B, 70B or 405B in their name, such as meta-llama/Llama-3.1-8B-Instruct", flag)
+			return nil, invalidf("--vllm %s: unknown model; known are those with -8B, 70B or 405B in their name, such as "+
+				"meta-llama/Llama-3.1-8B-Instruct", flag)
 		}
 		s := simServer{address, modelID, next, next + gpusOf(modelID)}
 		if next = s.endGPU; next > cmd.GPUs {

@@ -216,8 +216,9 @@ func (s *Source) Kind() string { return kindName }
 // Probe implements [power.Source]: the file was read before.
 func (s *Source) Probe(context.Context) power.Report {
 	r := power.Report{
-		Findings: []string{fmt.Sprintf("%d readings of %d GPUs, %d of them used, over %v s", len(s.rows), len(s.indices()), len(s.ranges), s.period.Seconds())},
-		PowerW:   map[int]float64{}, Unread: map[int]error{},
+		Findings: []string{fmt.Sprintf("%d readings of %d GPUs, %d of them used, over %v s",
+			len(s.rows), len(s.indices()), len(s.ranges), s.period.Seconds())},
+		PowerW: map[int]float64{}, Unread: map[int]error{},
 	}
 	for index := range s.ranges {
 		first := slices.IndexFunc(s.rows, func(r row) bool { return r.index == index && s.plausible(r) })

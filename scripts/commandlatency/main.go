@@ -342,7 +342,8 @@ func (l *latencies) report() string {
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", row.name, ms(q[0]), ms(q[1]), ms(q[2]), required, verdict)
 	}
-	fmt.Fprintf(&b, "\nMeasured on %s, %d cores, %s: %d commands at random times within a step of %v s, over HTTP with kept connections; up to %d streams in flight, the simulated host and the client on the same cores.",
+	fmt.Fprintf(&b, "\nMeasured on %s, %d cores, %s: %d commands at random times within a step of %v s, over HTTP with kept "+
+		"connections; up to %d streams in flight, the simulated host and the client on the same cores.",
 		time.Now().Format(time.DateOnly), runtime.NumCPU(), runtime.Version(), len(l.serverS), dtS, 2*slices.Max(sizes()))
 	return b.String()
 }

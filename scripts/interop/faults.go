@@ -36,8 +36,8 @@ func (s *site) checkFaults(ctx context.Context, r *report) error {
 	return nil
 }
 
-// breakThings is the course of the run, which lasts some 70 s: long because it is one
-// after the other, as in a script.
+// breakThings is the course of the run, which lasts some 70 s.
+// It is long because it is one thing after the other, as in a script.
 func (s *site) breakThings(ctx context.Context, r *report) error {
 	steady := gpu{power: strconv.Itoa(steadyMW)}
 	well := gpu{power: "clock"}
@@ -60,7 +60,8 @@ func (s *site) breakThings(ctx context.Context, r *report) error {
 	}
 	s.hung = append(s.hung, span{from, time.Now()})
 	opened := s.connections(ctx) - connections
-	r.that(opened <= time.Since(from).Seconds()+1, "%s: the driver hangs for %.0f s: %v streams opened, %d descriptors in the daemon", s, time.Since(from).Seconds(), opened, descriptors)
+	r.that(opened <= time.Since(from).Seconds()+1, "%s: the driver hangs for %.0f s: %v streams opened, %d descriptors in the daemon",
+		s, time.Since(from).Seconds(), opened, descriptors)
 	if err := backoff.Sleep(ctx, 5*time.Second); err != nil {
 		return err
 	}
@@ -131,13 +132,15 @@ func (s *site) judgeStates(r *report, states []state) {
 	}
 	r.that(steadyOff == 0, "%s: constant power is %v W in all but %d of %d states", s, steadyMW/1e3, steadyOff, len(states))
 	r.that(steadyStale == 0, "%s: constant power is stale in %d states", s, steadyStale)
-	r.that(earlyFresh == 0 && stale > 100, "%s: with a driver that hangs or a GPU lost, stale after %v in %d states, fresh in %d", s, staleAfter+poll+step+late, stale, earlyFresh)
+	r.that(earlyFresh == 0 && stale > 100, "%s: with a driver that hangs or a GPU lost, stale after %v in %d states, fresh in %d",
+		s, staleAfter+poll+step+late, stale, earlyFresh)
 	r.that(freshLate == 0 && fresh > 200, "%s: otherwise fresh in %d states, stale in %d", s, fresh, freshLate)
 	worst := time.Duration(0)
 	for _, age := range ages {
 		worst = max(worst, age.Abs())
 	}
-	r.that(len(ages) > 100 && worst < poll+step+2*late, "%s: power to the milliwatt in %d states, of which the oldest by %v", s, len(ages), worst)
+	r.that(len(ages) > 100 && worst < poll+step+2*late,
+		"%s: power to the milliwatt in %d states, of which the oldest by %v", s, len(ages), worst)
 }
 
 // excused: while the driver of one GPU hangs, the older daemon reads none.

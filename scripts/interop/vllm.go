@@ -201,7 +201,8 @@ func (s *vllmServer) compare(ctx context.Context, agent, name, port string, r *r
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.RemoveAll(dir) }()                                                                              // what is left is temporary
+	defer func() { _ = os.RemoveAll(dir) }() // what is left is temporary
+
 	daemon, err := sim.StartZeusd(sim.ZeusdConfig{Listen: "127.0.0.1:0", GPUs: []*sim.GPU{sim.NewGPU("simulated", 300)}}) //nolint:contextcheck // it lives until it is closed
 	if err != nil {
 		return err

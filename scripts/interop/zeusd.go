@@ -219,7 +219,8 @@ func (s *site) config(port string, servers []string) string {
 	} else if !s.unix {
 		endpoint = "host: 127.0.0.1, port: " + s.address
 	}
-	config := fmt.Sprintf("dt_s: %v\napi: {listen: \"127.0.0.1:%s\"}\nlive: {stagger_s: 1, stale_after_s: %v}\nmodels:\n", step.Seconds(), port, staleAfter.Seconds())
+	config := fmt.Sprintf("dt_s: %v\napi: {listen: \"127.0.0.1:%s\"}\nlive: {stagger_s: 1, stale_after_s: %v}\nmodels:\n",
+		step.Seconds(), port, staleAfter.Seconds())
 	for i, label := range labels() {
 		config += fmt.Sprintf(`  - model_label: %s
     model_id: org/Llama-3.1-8B

@@ -99,7 +99,8 @@ func measure(ctx context.Context, batches string, seconds float64, write bool) (
 
 func report(results []result) string {
 	var b strings.Builder
-	b.WriteString("| steps a request | steps/s | required | mean request | slowest request | agent's CPU, µs/step | |\n| ---: | ---: | ---: | ---: | ---: | ---: | --- |\n")
+	b.WriteString("| steps a request | steps/s | required | mean request | slowest request | agent's CPU, µs/step | |\n" +
+		"| ---: | ---: | ---: | ---: | ---: | ---: | --- |\n")
 	for _, r := range results {
 		required, verdict := "", ""
 		if r.batch >= 100 {
@@ -115,7 +116,8 @@ func report(results []result) string {
 	for _, r := range results {
 		bytes, steps = bytes+r.bytes, steps+r.steps
 	}
-	fmt.Fprintf(&b, "\nMeasured on %s, %d cores, %s: three models on 288 servers, %.0f bytes a state, one client on the same cores that reads the states and does not parse them.",
+	fmt.Fprintf(&b, "\nMeasured on %s, %d cores, %s: three models on 288 servers, %.0f bytes a state, one client on the same cores "+
+		"that reads the states and does not parse them.",
 		time.Now().Format(time.DateOnly), runtime.NumCPU(), runtime.Version(), float64(bytes)/float64(steps))
 	return b.String()
 }

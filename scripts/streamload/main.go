@@ -142,7 +142,8 @@ func report(out io.Writer, readers []*reader, deaf []*deafClient) error {
 		len(readers), received, fewest, most, missed, skipped, failed)
 	if len(delays) > 0 {
 		q := measuring.Quantiles(delays, 0.5, 0.99, 0.999, 1)
-		fmt.Fprintf(out, "delay from a state's wall_time to its receipt: p50 %.2f ms, p99 %.2f ms, p99.9 %.2f ms, longest %.2f ms\n", 1e3*q[0], 1e3*q[1], 1e3*q[2], 1e3*q[3])
+		fmt.Fprintf(out, "delay from a state's wall_time to its receipt: p50 %.2f ms, p99 %.2f ms, p99.9 %.2f ms, longest %.2f ms\n",
+			1e3*q[0], 1e3*q[1], 1e3*q[2], 1e3*q[3])
 	}
 	fmt.Fprintf(out, "stalled: %d clients, closed by the agent and connected anew %d times\n", len(deaf), reconnects)
 	switch {
