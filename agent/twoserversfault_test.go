@@ -13,6 +13,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/logtest"
 	"github.com/g2g-agent/g2g-agent/rig"
 	"github.com/g2g-agent/g2g-agent/sim"
 )
@@ -283,7 +284,7 @@ func testCommandIsLateAtOne(t *testing.T) {
 
 // testOneOfTwoStandsStill: the run is not ready, and goes by the other's tokens.
 func testOneOfTwoStandsStill(t *testing.T) {
-	log := &logBuffer{}
+	log := &logtest.Buffer{}
 	s := newTwoServerSite(t, func(cfg *siteConfig) { patiently(cfg); cfg.Log, cfg.NoTokenLimit = zerolog.New(log), 2*time.Second })
 	w := watch(t, s)
 	w.until(t, "both batches", recoveryTime, s.bothRun(4))
@@ -301,7 +302,7 @@ func testOneOfTwoStandsStill(t *testing.T) {
 		m := &state.Models[0]
 		return !s.bothRun(4)(state) || m.Live.Stale || math.Abs(m.ObservedITLS-trueS) > 0.15*trueS
 	})
-	if n := log.count(`"vllm":"` + s.url(second) + `","model_label":"patched","no_token_s"`); n != 1 {
+	if n := strings.Count(log.String(), `"vllm":"`+s.url(second)+`","model_label":"patched","no_token_s"`); n != 1 {
 		w.untimely(t, "%d lines say that the server %s stands still, want one:\n%s", n, s.url(second), log)
 	}
 	s.setFaults(second, sim.VLLMFaults{})

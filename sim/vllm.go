@@ -268,8 +268,8 @@ func (v *VLLM) ITLBetween(from, to time.Time) ITL {
 	return v.itl.between(int64(from.Sub(v.base)), int64(to.Sub(v.base)))
 }
 
-// itlOver returns the true ITL of the latest window of that length.
-func (v *VLLM) itlOver(window time.Duration) ITL {
+// ITLOver returns the true ITL of the latest window of that length.
+func (v *VLLM) ITLOver(window time.Duration) ITL {
 	now := time.Now()
 	return v.ITLBetween(now.Add(-window), now)
 }

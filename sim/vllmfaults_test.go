@@ -138,7 +138,7 @@ func TestVLLMThatSlowsDown(t *testing.T) {
 	v.SetFaults(VLLMFaults{SlowDown: 25})
 	v.ResetTruth()
 	eventually(t, "slow samples", func() bool { return v.Truth().ITL.Tokens > 2 })
-	if itl := v.itlOver(time.Minute); itl.P999S < 0.04 {
+	if itl := v.ITLOver(time.Minute); itl.P999S < 0.04 {
 		t.Errorf("%+v", itl)
 	}
 }
@@ -175,7 +175,7 @@ func TestVLLMFreezes(t *testing.T) {
 	}
 	eventually(t, "it goes on", func() bool { return v.Truth().Chunks > chunks })
 	// The gap was real.
-	eventually(t, "the gap is known", func() bool { return v.itlOver(time.Minute).P999S > 0.045 })
+	eventually(t, "the gap is known", func() bool { return v.ITLOver(time.Minute).P999S > 0.045 })
 	v.SetFaults(VLLMFaults{Freeze: true}) // Close must not wait for the thaw
 }
 
