@@ -186,7 +186,9 @@ func (s *Server) shiftReplicas(ctx context.Context, raw []byte) (any, refusal) {
 	body := &replicaShiftBody{TimeS: status.TimeS, ModelLabel: command.ModelLabel, ReplicaDelta: command.ReplicaDelta}
 	for i := range status.Models {
 		if m := &status.Models[i]; m.Spec.ModelLabel == command.ModelLabel {
-			body.ReplicaShift, body.Replicas, body.FreeReplicas = m.ReplicaShift, m.Replicas, m.FreeReplicas
+			body.ReplicaShift = m.ReplicaShift
+			body.Replicas = m.Replicas
+			body.FreeReplicas = m.FreeReplicas
 			body.LeaseS = known(m.ReplicaLeaseS)
 		}
 	}

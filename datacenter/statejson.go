@@ -314,7 +314,9 @@ func (in *stateJSON) model(label string) (ModelState, error) {
 }
 
 func (in *stateJSON) liveModel(label string) (LiveModelState, error) {
-	measured, factor, p := in.ModelMeasuredPowerW.values[label], in.AugmentationFactor.values[label], in.ITLPercentilesS.values[label]
+	measured := in.ModelMeasuredPowerW.values[label]
+	factor := in.AugmentationFactor.values[label]
+	p := in.ITLPercentilesS.values[label]
 	server, known := in.Server.values[label]
 	if !measured.there || !factor.there || !known || server != nil && !server.complete() || !p.complete() {
 		return LiveModelState{}, fmt.Errorf("model %q lacks a measured power, an augmentation factor, metrics or latency percentiles", label)

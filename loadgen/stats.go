@@ -97,7 +97,9 @@ type measured struct {
 }
 
 func (m *measured) finish(s *Stats) {
-	s.TTFT, s.ITL, s.Lag = m.ttft.distribution(), m.itl.distribution(), m.lag.distribution()
+	s.TTFT = m.ttft.distribution()
+	s.ITL = m.itl.distribution()
+	s.Lag = m.lag.distribution()
 	s.MultiEventShare = math.NaN()
 	if s.Reads > 0 {
 		s.MultiEventShare = float64(m.multiEventReads) / float64(s.Reads)

@@ -36,7 +36,7 @@ type engine struct {
 	running  []*sequence
 	draining []*sequence
 	batch    []itlSample // of this iteration
-	told     int         // how many of batch the truth knows
+	inTruth  int         // how many of batch the truth knows
 	scratch  []byte
 	kvTokens int
 	powerW   float64
@@ -291,8 +291,8 @@ func (e *engine) generate(ctx context.Context, start, due time.Time) bool {
 
 // tell adds what was written to the true ITL.
 func (e *engine) tell() {
-	e.v.itl.add(e.batch[e.told:])
-	e.told = len(e.batch)
+	e.v.itl.add(e.batch[e.inTruth:])
+	e.inTruth = len(e.batch)
 }
 
 // settle tells the server's counters what was done, the metrics how things are,
@@ -303,7 +303,7 @@ func (e *engine) settle() {
 	e.v.mu.Lock()
 	defer e.v.mu.Unlock()
 	e.v.count(&e.tally, e.batch)
-	e.batch, e.told = e.batch[:0], 0
+	e.batch, e.inTruth = e.batch[:0], 0
 	e.tally = tally{ttftNS: e.tally.ttftNS[:0]}
 	e.publish()
 }

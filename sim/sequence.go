@@ -33,7 +33,7 @@ type sequence struct {
 	admitted bool     // runs, or has run
 	engine   int      // the data-parallel engine it is counted for, once admitted
 	sent     int      // tokens generated
-	told     int      // tokens the client knows of
+	written  int      // tokens the client knows of
 	lastNS   int64    // when the last chunk with tokens was written; 0: never
 	text     []byte   // what a request without a stream gets at the end
 	finished bool     // everything is written, if perhaps not yet taken by the kernel
@@ -104,9 +104,9 @@ func (e *engine) writeChunk(s *sequence, inc int, first, last bool, faults *VLLM
 	if s.lastNS == 0 {
 		e.tally.ttftNS = append(e.tally.ttftNS, nowNS-s.arrivedNS)
 	} else {
-		e.batch = append(e.batch, itlSample{nowNS, nowNS - s.lastNS, int32(s.sent - s.told)})
+		e.batch = append(e.batch, itlSample{nowNS, nowNS - s.lastNS, int32(s.sent - s.written)})
 	}
-	s.lastNS, s.told = nowNS, s.sent
+	s.lastNS, s.written = nowNS, s.sent
 	return true
 }
 

@@ -61,7 +61,9 @@ func (v *VLLM) layOutPage() []pageFamily {
 	}
 	if v.cfg.OldMetricNames {
 		i := slices.IndexFunc(families, func(f pageFamily) bool { return f.name == "vllm:kv_cache_usage_perc" })
-		families[i].name, families[i].lines[0].name = "vllm:gpu_cache_usage_perc", "vllm:gpu_cache_usage_perc"
+		const oldName = "vllm:gpu_cache_usage_perc"
+		families[i].name = oldName
+		families[i].lines[0].name = oldName
 	}
 	if v.cfg.APIServers > 1 {
 		families = multiprocess(families)

@@ -131,7 +131,9 @@ func (z *Zeusd) Faults() ZeusdFaults {
 
 func (f *ZeusdFaults) clone() ZeusdFaults {
 	c := *f
-	c.SilentGPUs, c.FailedGPUs, c.HungGPUs = slices.Clone(f.SilentGPUs), slices.Clone(f.FailedGPUs), slices.Clone(f.HungGPUs)
+	c.SilentGPUs = slices.Clone(f.SilentGPUs)
+	c.FailedGPUs = slices.Clone(f.FailedGPUs)
+	c.HungGPUs = slices.Clone(f.HungGPUs)
 	c.OddMW = maps.Clone(f.OddMW)
 	return c
 }

@@ -15,8 +15,8 @@ import (
 // pollers read the devices of one kind while somebody listens.
 type pollers struct {
 	devices []device
-	// told is the snapshot that was sent last, by a daemon that sends snapshots.
-	told *snapshot
+	// sent is the snapshot that was sent last, by a daemon that sends snapshots.
+	sent *snapshot
 }
 
 // device is one device and its poller.
@@ -26,8 +26,8 @@ type device struct {
 	// nobody listens any more.
 	last  [2]int64
 	known bool
-	// told is what was sent last, in an event of its own; it is never forgotten.
-	told *snapshot
+	// sent is what was sent last, in an event of its own; it is never forgotten.
+	sent *snapshot
 }
 
 // sensor is a true value, and noise of its own.
@@ -60,9 +60,9 @@ func (p *pollers) add(s [2]sensor) { p.devices = append(p.devices, device{sensor
 
 // forget is what the death of a daemon does.
 func (p *pollers) forget() {
-	p.told = nil
+	p.sent = nil
 	for id := range p.devices {
-		p.devices[id].told, p.devices[id].known = nil, false
+		p.devices[id].sent, p.devices[id].known = nil, false
 	}
 }
 
@@ -163,14 +163,14 @@ func (z *Zeusd) replay(l *listener) {
 	}
 	p := z.pollers(l.cpu)
 	if z.cfg.Version == Zeusd04 {
-		if p.told != nil {
-			z.send(l, p.told.only(l.ids).json(l.cpu))
+		if p.sent != nil {
+			z.send(l, p.sent.only(l.ids).json(l.cpu))
 		}
 		return
 	}
 	for _, id := range l.ids {
-		if told := p.devices[id].told; told != nil {
-			z.send(l, told.event(l.cpu))
+		if sent := p.devices[id].sent; sent != nil {
+			z.send(l, sent.event(l.cpu))
 		}
 	}
 }
@@ -283,10 +283,10 @@ func (z *Zeusd) pollEach(cpu bool) {
 			continue
 		}
 		d.last, d.known = mw, true
-		d.told = &snapshot{z.nowMS(), []int{id}, [][2]int64{mw}}
+		d.sent = &snapshot{z.nowMS(), []int{id}, [][2]int64{mw}}
 		for l := range z.listeners {
 			if l.cpu == cpu && slices.Contains(l.ids, id) {
-				z.send(l, d.told.event(cpu))
+				z.send(l, d.sent.event(cpu))
 			}
 		}
 	}
@@ -318,7 +318,7 @@ func (z *Zeusd) pollTogether(cpu bool) {
 	if !changed && !first {
 		return
 	}
-	p.told = now
+	p.sent = now
 	for l := range z.listeners {
 		switch {
 		case l.cpu != cpu:

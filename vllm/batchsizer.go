@@ -189,7 +189,9 @@ func (s *Server) send(ctx context.Context, c wireCommand, key string, failed *Co
 	if resp.StatusCode/100 == 2 {
 		return true
 	}
-	failed.Status, failed.Detail, failed.Outcome = resp.StatusCode, detail(resp), OutcomeRefused
+	failed.Status = resp.StatusCode
+	failed.Detail = detail(resp)
+	failed.Outcome = OutcomeRefused
 	if !answersNo(resp.StatusCode) {
 		failed.Outcome = OutcomeUnknown
 	}

@@ -271,7 +271,7 @@ func (f *metricFamily) add(series metricSeries, other bool) error {
 	}
 	first := &f.series[i]
 	if first.err == nil && series.err == nil && first.value != series.value {
-		series.err = fmt.Errorf("one series stands there twice, with %v and %v", first.value, series.value)
+		series.err = fmt.Errorf("duplicate series, with the values %v and %v", first.value, series.value)
 	}
 	if first.err == nil {
 		first.err = series.err

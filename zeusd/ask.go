@@ -139,7 +139,7 @@ func (s *session) ask(ctx context.Context, r *read, indices []int, first bool) e
 		return s.checkStream(r, missed)
 	}
 	if errors.Is(err, ErrRefused) {
-		return s.tolerate(r, err)
+		return s.ignoreIfOptional(r, err)
 	}
 	if ctx.Err() == nil || errors.Is(err, errNoAnswer) {
 		s.count(func(st *EndpointStatus) { st.FailedAsks++ })

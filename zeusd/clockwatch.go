@@ -85,7 +85,8 @@ func (s *session) within(at, oldest, newest time.Time) bool {
 func (s *session) locateAnswer(ctx context.Context, trip roundTrip) (at time.Time, ofNow bool) {
 	at = s.clock.at(trip.timestampMS)
 	clockError := s.clock.estimate.Load().roundTrip / 2 // at most
-	oldest, newest := trip.sent.Add(-replayMargin-clockError), trip.received.Add(aheadMost+clockError)
+	oldest := trip.sent.Add(-replayMargin - clockError)
+	newest := trip.received.Add(aheadMost + clockError)
 	if at.Before(oldest) || at.After(newest) {
 		s.recheckClock(ctx, trip.received)
 		at = s.clock.at(trip.timestampMS)

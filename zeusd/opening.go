@@ -141,7 +141,9 @@ func (s *session) noteEvent(r *read, devices []devicePower, at, arrived time.Tim
 	first := !o.hasReplay && !o.answered
 	if !ofNow || first && o.askedAt.Sub(at) > clockTolerance {
 		// A clock that was set since may have it in the future.
-		o.hasReplay, o.replayed, o.replayAge = true, slices.Clone(devices), o.askedAt.Sub(at).Abs()
+		o.hasReplay = true
+		o.replayed = slices.Clone(devices)
+		o.replayAge = o.askedAt.Sub(at).Abs()
 		return false
 	}
 	s.lastEvent[r.kind] = arrived // also of a snapshot without devices
@@ -152,9 +154,9 @@ func (s *session) noteEvent(r *read, devices []devicePower, at, arrived time.Tim
 	return all
 }
 
-// told leaves out of an event that was not read for us what a loop may only repeat,
-// of a device that was never read: it is the witness that confirms it.
-func (s *session) told(r *read, devices []devicePower) []devicePower {
+// withoutReplays leaves out of an event that was not read for us what a loop may only
+// repeat, of a device that was never read: it is the witness that confirms it.
+func (s *session) withoutReplays(r *read, devices []devicePower) []devicePower {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	o := &r.opening

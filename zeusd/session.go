@@ -61,7 +61,7 @@ func (c *conn) session(ctx context.Context) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	for _, r := range s.reads {
-		group.Go(func() error { return s.streamOrNote(ctx, r) })
+		group.Go(func() error { return s.runStream(ctx, r) })
 		group.Go(func() error { return s.confirm(ctx, r) })
 	}
 	group.Go(func() error { return s.keepWatch(ctx) })
@@ -166,8 +166,9 @@ func (s *session) setCPUError(err error) {
 	}
 }
 
-// tolerate turns a refusal of what is optional into a note.
-func (s *session) tolerate(r *read, err error) error {
+// ignoreIfOptional returns nil if err is a refusal of what is optional, and notes it
+// in the status; else it returns err.
+func (s *session) ignoreIfOptional(r *read, err error) error {
 	if status := (*StatusError)(nil); !r.optional || !errors.As(err, &status) {
 		return err
 	}

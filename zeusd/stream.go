@@ -12,16 +12,16 @@ import (
 	"github.com/g2g-agent/g2g-agent/internal/backoff"
 )
 
-// streamOrNote is stream, which never succeeds, but for one that was ended to be
-// opened anew, and an optional one that is refused: that is noted and, unless the
-// token is refused, tried again later.
-func (s *session) streamOrNote(ctx context.Context, r *read) error {
+// runStream reads the stream until it fails. One that was ended to be opened anew is
+// opened again; an optional one that is refused is no failure: it is tried again
+// later, unless the token is refused.
+func (s *session) runStream(ctx context.Context, r *read) error {
 	for {
 		err := s.stream(ctx, r)
 		if errors.Is(err, errAskedAnew) {
 			continue
 		}
-		if s.tolerate(r, err) != nil {
+		if s.ignoreIfOptional(r, err) != nil {
 			return err
 		}
 		r.openOnce.Do(func() { close(r.opened) })
@@ -98,7 +98,7 @@ func (s *session) readEvents(ctx context.Context, r *read, events *eventReader, 
 		at, ofNow := s.locate(ctx, event.timestampMS, askedAt, arrived, mayBeOld)
 		all := s.answers(r, event.devices, at, arrived, ofNow)
 		if ofNow && !all {
-			event.devices = s.told(r, event.devices)
+			event.devices = s.withoutReplays(r, event.devices)
 		}
 		if ofNow {
 			s.event(r.kind, event.devices, at, arrived, all)

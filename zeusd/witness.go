@@ -24,7 +24,7 @@ const (
 	markAgeMost   = 10 * time.Second
 )
 
-// meterMark is what an energy counter told once.
+// meterMark is an energy counter at one time.
 type meterMark struct {
 	mj float64
 	at time.Time
@@ -202,8 +202,8 @@ func (s *session) weighSilence(ctx context.Context, r *read) error {
 		if why := failures[gpu]; why != "" && !saysNoMeter(why) {
 			s.failEnergy(gpu, why)
 			asked = slices.DeleteFunc(asked, func(i int) bool { return i == gpu })
-		} else if told, ok := mj[gpu]; ok {
-			switch s.weigh(r, gpu, meterMark{told, now}) {
+		} else if counterMJ, ok := mj[gpu]; ok {
+			switch s.weigh(r, gpu, meterMark{counterMJ, now}) {
 			case meterRises:
 				rising++
 			case meterDiffers:
@@ -237,23 +237,23 @@ const (
 )
 
 // weigh compares a GPU's energy counter with its last power.
-func (s *session) weigh(r *read, gpu int, told meterMark) verdict {
+func (s *session) weigh(r *read, gpu int, current meterMark) verdict {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := s.devices[deviceKey{GPU, gpu}]
 	d.hasEnergy = true
 	last, known := s.lastPower(r, gpu)
-	age := told.at.Sub(d.mark.at)
+	age := current.at.Sub(d.mark.at)
 	switch {
 	case !known:
 		return meterNothing
 	case d.mark.at.IsZero() || age > markAgeMost:
-		d.mark = told
+		d.mark = current
 		return meterUnknown
 	case age < markAgeLeast:
 		return meterUnknown
 	}
-	meanMW := (told.mj - d.mark.mj) / age.Seconds()
+	meanMW := (current.mj - d.mark.mj) / age.Seconds()
 	if math.Abs(meanMW-last.powerMW) > meterFraction*last.powerMW+meterOffW*1e3 {
 		return meterDiffers
 	}

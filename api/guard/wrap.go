@@ -172,7 +172,9 @@ func (v *visit) checkSize() bool {
 	var large *http.MaxBytesError
 	switch {
 	case err == nil:
-		v.r.Body, v.r.ContentLength, v.r.TransferEncoding = io.NopCloser(bytes.NewReader(content)), int64(len(content)), nil
+		v.r.Body = io.NopCloser(bytes.NewReader(content))
+		v.r.ContentLength = int64(len(content))
+		v.r.TransferEncoding = nil
 		return true
 	case errors.As(err, &large):
 		return v.refuseTooLarge()

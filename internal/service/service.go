@@ -133,7 +133,8 @@ func (s *Notifier) OnDemand() {
 // Stopping says that the run is about to end.
 func (s *Notifier) Stopping() {
 	s.update(func(n *note) {
-		n.stopping, n.status = true, "Stopping: initial batch sizes are set again, outputs are completed"
+		n.stopping = true
+		n.status = "Stopping: initial batch sizes are set again, outputs are completed"
 	})
 }
 
@@ -178,61 +179,61 @@ func (s *Notifier) Run(ctx context.Context, reload func() error) error {
 	}
 	statuses := time.NewTicker(statusInterval)
 	defer statuses.Stop()
-	var told note
+	var sent note
 	for {
 		select {
 		case <-ctx.Done():
 			s.Stopping()
-			_, err := s.tellNote(told)
+			_, err := s.tellNote(sent)
 			return err
 		case <-s.wake:
-			told = s.retell(told)
+			sent = s.retell(sent)
 		case <-statuses.C:
-			told = s.retell(told)
+			sent = s.retell(sent)
 		case <-watchdog:
 			if s.alive() {
 				s.tell(daemon.SdNotifyWatchdog)
 			}
 		case <-hangups:
-			s.reload(reload, told.ready)
+			s.reload(reload, sent.ready)
 		}
 	}
 }
 
 // retell is tellNote for messages after which others follow: what did not arrive
-// is told again.
-func (s *Notifier) retell(told note) note {
-	now, err := s.tellNote(told)
-	if err != nil || now != told { // else there was nothing to tell
+// is sent again.
+func (s *Notifier) retell(sent note) note {
+	now, err := s.tellNote(sent)
+	if err != nil || now != sent { // else there was nothing to tell
 		s.logFailure(err)
 	}
 	return now
 }
 
-// tellNote tells what the manager has not been told yet, and returns what it
-// knows then.
-func (s *Notifier) tellNote(told note) (note, error) {
+// tellNote sends what has changed since the note that was sent, and returns what is
+// sent then.
+func (s *Notifier) tellNote(sent note) (note, error) {
 	s.mu.Lock()
 	now := s.note
 	s.mu.Unlock()
 	var lines []string
-	if now.startWithin != told.startWithin && !now.ready {
+	if now.startWithin != sent.startWithin && !now.ready {
 		lines = append(lines, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", now.startWithin.Microseconds()))
 	}
-	if now.ready && !told.ready {
+	if now.ready && !sent.ready {
 		lines = append(lines, daemon.SdNotifyReady)
 	}
-	if now.stopping && !told.stopping {
+	if now.stopping && !sent.stopping {
 		lines = append(lines, daemon.SdNotifyStopping)
 	}
-	if now.status != told.status {
+	if now.status != sent.status {
 		lines = append(lines, statusLine(now.status))
 	}
 	if len(lines) == 0 {
 		return now, nil
 	}
 	if err := s.send(strings.Join(lines, "\n")); err != nil {
-		return told, err
+		return sent, err
 	}
 	return now, nil
 }

@@ -186,15 +186,16 @@ func (h *host) commandAll(ctx context.Context, address string, commands int) (*l
 			return nil, err
 		}
 		answered := time.Since(sent)
-		told := h.vllm.Truth().Commands
-		if last := told[len(told)-1]; last.MaxNumSeqs != next || last.At.Before(sent) {
+		commands := h.vllm.Truth().Commands
+		last := commands[len(commands)-1]
+		if last.MaxNumSeqs != next || last.At.Before(sent) {
 			return nil, fmt.Errorf("the answer came and the server has not been told: its last command is %+v, want %d", last, next)
 		}
 		seen, err := shown.await(ctx, next)
 		if err != nil {
 			return nil, err
 		}
-		l.serverS = append(l.serverS, told[len(told)-1].At.Sub(sent).Seconds())
+		l.serverS = append(l.serverS, last.At.Sub(sent).Seconds())
 		l.answerS = append(l.answerS, answered.Seconds())
 		l.stateS = append(l.stateS, seen.Sub(sent).Seconds())
 	}

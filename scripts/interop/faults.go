@@ -105,7 +105,7 @@ func (s *site) breakThings(ctx context.Context, r *report) error {
 func (s *site) judgeStates(r *report, states []state) {
 	wrong := append(append([]span(nil), s.hung...), s.lost...)
 	var ages []time.Duration
-	steadyStale, steadyOff, fresh, freshLate, earlyFresh, stale := 0, 0, 0, 0, 0, 0
+	var steadyStale, steadyOff, fresh, freshLate, earlyFresh, stale int
 	for i := range states {
 		st := &states[i]
 		if st.MeasuredW["steady"] != steadyMW/1e3 {

@@ -274,7 +274,8 @@ func (s *vllmServer) watch(ctx context.Context, api, name string, r *report, who
 	if err := backoff.Sleep(ctx, 3*time.Second); err != nil {
 		return err
 	}
-	theirs, ours := latency(ctx, page, "vllm:inter_token_latency_seconds"), latency(ctx, api+"/metrics", "g2g_model_itl_seconds")
+	theirs := latency(ctx, page, "vllm:inter_token_latency_seconds")
+	ours := latency(ctx, api+"/metrics", "g2g_model_itl_seconds")
 	var medians []float64
 	for range 20 {
 		if err := backoff.Sleep(ctx, time.Second); err != nil {
@@ -286,7 +287,8 @@ func (s *vllmServer) watch(ctx context.Context, api, name string, r *report, who
 		}
 		medians = append(medians, median)
 	}
-	theirs, ours = latency(ctx, page, "vllm:inter_token_latency_seconds").since(theirs), latency(ctx, api+"/metrics", "g2g_model_itl_seconds").since(ours)
+	theirs = latency(ctx, page, "vllm:inter_token_latency_seconds").since(theirs)
+	ours = latency(ctx, api+"/metrics", "g2g_model_itl_seconds").since(ours)
 	ratio := ours.mean() / theirs.mean()
 	r.that(math.Abs(ratio-1) <= mostOff, "%s: mean latency %.4f ms over %.0f tokens, vLLM's own histogram has %.4f ms over %.0f: ratio %.4f",
 		name, 1e3*ours.mean(), ours.count, 1e3*theirs.mean(), theirs.count, ratio)

@@ -172,7 +172,9 @@ func (a *agent) drive(ctx context.Context, n int, during time.Duration) (result,
 		if steps != n {
 			return r, fmt.Errorf("asked for %d steps, got %d", n, steps)
 		}
-		r.steps, r.bytes, r.slowest = r.steps+int64(steps), r.bytes+size, max(r.slowest, time.Since(sent))
+		r.steps += int64(steps)
+		r.bytes += size
+		r.slowest = max(r.slowest, time.Since(sent))
 		requests++
 	}
 	r.request = r.took / time.Duration(requests)

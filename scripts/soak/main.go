@@ -281,7 +281,8 @@ func (r *run) checkGrowth(durationS float64) error {
 			problems = append(problems, fmt.Errorf("%s was not seen", q.name))
 			continue
 		}
-		early, late := measuring.Median(q.values[n:2*n])/q.scale, measuring.Median(q.values[len(q.values)-n:])/q.scale
+		early := measuring.Median(q.values[n:2*n]) / q.scale
+		late := measuring.Median(q.values[len(q.values)-n:]) / q.scale
 		fmt.Printf("%s: %.1f %s in the second quarter, %.1f %s in the last, at most %.1f\n",
 			q.name, early, q.unit, late, q.unit, slices.Max(q.values)/q.scale)
 		if late > 1.25*early+q.slack {

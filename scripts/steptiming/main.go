@@ -116,7 +116,7 @@ type timing struct {
 
 // step has the agent step, and returns the report.
 func step(ctx context.Context, binary, config string, durationS float64) (string, error) {
-	var told timing
+	var last timing
 	began := time.Now()
 	_, agent, err := measuring.Start(ctx, measuring.Program{
 		Binary: binary, Args: []string{"run", "--config", config, "--duration-s", strconv.FormatFloat(durationS, 'g', -1, 64)},
@@ -124,7 +124,7 @@ func step(ctx context.Context, binary, config string, durationS float64) (string
 		OnLog: func(line []byte) {
 			var t timing
 			if json.Unmarshal(line, &t) == nil && t.Message == "paced run done" {
-				told = t
+				last = t
 			}
 		},
 	})
@@ -138,10 +138,10 @@ func step(ctx context.Context, binary, config string, durationS float64) (string
 		return "", context.Cause(ctx)
 	case err != nil:
 		return "", err
-	case told.Steps == 0 || told.ElapsedS == nil:
+	case last.Steps == 0 || last.ElapsedS == nil:
 		return "", errors.New("the agent does not tell how many steps it made in what time")
 	}
-	return told.report(agent.CPU().Seconds() / took.Seconds()), nil
+	return last.report(agent.CPU().Seconds() / took.Seconds()), nil
 }
 
 func (t *timing) report(cores float64) string {
