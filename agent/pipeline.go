@@ -9,6 +9,7 @@ import (
 
 	"github.com/g2g-agent/g2g-agent/augment"
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 	"github.com/g2g-agent/g2g-agent/workload"
 )
 
@@ -230,11 +231,14 @@ func (p *Pipeline) emitBatchSizes() {
 	p.emit(now)
 }
 
+// maxLabelQuoted bounds how much of a label that is none a refusal repeats, in bytes.
+const maxLabelQuoted = 100
+
 // shiftReplicas checks a shift and applies it, as of the next step.
 func (p *Pipeline) shiftReplicas(c datacenter.ShiftReplicas) error {
 	m := p.modelIndex(c.ModelLabel)
 	if m < 0 {
-		return refuse("model_label", datacenter.ErrUnknownModel, "unknown model %q; the models are %q", c.ModelLabel, p.cfg.labels())
+		return refuse("model_label", datacenter.ErrUnknownModel, "unknown model %q; the models are %q", excerpt.Of(c.ModelLabel, maxLabelQuoted), p.cfg.labels())
 	}
 	if c.ReplicaDelta < -math.MaxInt32 || c.ReplicaDelta > math.MaxInt32 {
 		return refuse("replica_delta", datacenter.ErrOutOfRange, "%d is too large", c.ReplicaDelta)

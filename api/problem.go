@@ -46,5 +46,5 @@ func commandProblem(err error) *problem.Problem {
 	if refused.Field == "" || refused.Field == "command" {
 		location = "body"
 	}
-	return problem.New(status, "%v", refused).At(problem.Shorten(location), refused.Detail)
+	return problem.New(status, "%s: %s", problem.Shorten(refused.Field), refused.Detail).At(problem.Shorten(location), refused.Detail)
 }

@@ -25,8 +25,10 @@ import (
 const (
 	readHeaderTimeout = 5 * time.Second
 	readTimeout       = 10 * time.Second
-	idleTimeout       = 2 * time.Minute
-	maxHeaderBytes    = 16 << 10
+	idleTimeout       = 30 * time.Second
+	// maxHeaderBytes is what a request's headers may have; net/http grants slop more
+	// than it is told.
+	maxHeaderBytes, slop = 16 << 10, 4 << 10
 	// shutdownTimeout is for how long requests under way may go on at the end,
 	// abandonTimeout for how long those that were then told to end may take to.
 	shutdownTimeout = 3 * time.Second
@@ -88,7 +90,8 @@ func New(cfg Config) (*Server, error) {
 	g, err := guard.New(guard.Config{
 		Listen: cfg.Settings.Listen, Token: cfg.Token, ReadToken: cfg.ReadToken,
 		TLSCertFile: cfg.Settings.TLSCertFile, TLSKeyFile: cfg.Settings.TLSKeyFile, AllowedOrigins: cfg.Settings.AllowedOrigins,
-		MaxRequestsPerS: cfg.Settings.MaxRequestsPerS, MaxConnections: cfg.Settings.MaxConnections, Log: cfg.Log,
+		MaxRequestsPerS: cfg.Settings.MaxRequestsPerS, MaxConnections: cfg.Settings.MaxConnections,
+		MaxConnectionsPerAddress: cfg.Settings.MaxConnectionsPerAddress, AllowedHosts: cfg.Settings.AllowedHosts, Log: cfg.Log,
 	})
 	if err != nil {
 		return nil, err
@@ -175,12 +178,13 @@ func (s *Server) Serve(ctx context.Context) error {
 		return errors.New("the API does not listen yet")
 	}
 	server := &http.Server{
-		Handler: s.handler, ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+		Handler: s.handler, ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes - slop,
 		WriteTimeout: s.cfg.bodylessTimeout, // each write of a body begins it anew, see response
 		// Broken handshakes and the like are the client's concern.
 		ErrorLog:    log.New(debugLog{s.cfg.Log}, "", 0),
 		BaseContext: func(net.Listener) context.Context { return s.ending },
 	}
+	s.guard.Watch(server)
 	defer s.end()
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(s.listener) }()

@@ -220,11 +220,17 @@ type API struct {
 	// AllowedOrigins are those of web pages, beside the agent's own, that may use
 	// the API, such as https://grid.example.
 	AllowedOrigins []string `koanf:"allowed_origins"`
+	// AllowedHosts are names of the agent's host by which others may read where that
+	// needs no token, beside its addresses and its own name.
+	AllowedHosts []string `koanf:"allowed_hosts"`
 	// MaxRequestsPerS is the requests a second that each client address may make;
 	// 0: as many as it likes.
 	MaxRequestsPerS float64 `koanf:"max_requests_per_s"`
 	// MaxConnections bounds the connections open at once.
 	MaxConnections int `koanf:"max_connections"`
+	// MaxConnectionsPerAddress bounds those of one client address; 0 is half of
+	// MaxConnections, though at least 64 of them.
+	MaxConnectionsPerAddress int `koanf:"max_connections_per_address"`
 	// HistoryStates is the number of states kept in memory.
 	HistoryStates int `koanf:"history_states"`
 }

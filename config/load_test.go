@@ -120,7 +120,7 @@ func TestEveryKeyIsRead(t *testing.T) {
 			{&half, nil, &ShiftReplicas{"Llama-3.1-8B", whole(-20)}},
 		}},
 		Live: Live{"/r", 0, 100, 2, 3, 4, 0.5, 6, 7, false},
-		API:  API{"0.0.0.0:1", "/tok", "/rtok", "/c", "/k", []string{"https://grid.example"}, 50, 600, 1000},
+		API:  API{"0.0.0.0:1", "/tok", "/rtok", "/c", "/k", []string{"https://grid.example"}, []string{"agent.example"}, 50, 600, 300, 1000},
 		Log:  Log{"debug", "json"},
 	}
 	got, err := Load("testdata/every-key.yaml", nil, ForReplay)

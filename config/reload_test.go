@@ -100,6 +100,8 @@ var onReload = map[string]string{
 	"api.allowed_origins":                                      "restart",
 	"api.max_requests_per_s":                                   "restart",
 	"api.max_connections":                                      "restart",
+	"api.max_connections_per_address":                          "restart",
+	"api.allowed_hosts":                                        "restart",
 	"api.history_states":                                       "restart",
 	"log.level":                                                "reload",
 	"log.format":                                               "restart",

@@ -25,8 +25,14 @@ func (a *API) validate(r *rules) {
 		_, err := apirule.Origin(origin)
 		r.none(err, "api.allowed_origins["+strconv.Itoa(i)+"]")
 	}
+	for i, host := range a.AllowedHosts {
+		_, err := apirule.Host(host)
+		r.none(err, "api.allowed_hosts["+strconv.Itoa(i)+"]")
+	}
 	r.none(apirule.RequestsPerS(a.MaxRequestsPerS), "api.max_requests_per_s")
-	r.none(apirule.Connections(a.MaxConnections), "api.max_connections")
+	if r.none(apirule.Connections(a.MaxConnections), "api.max_connections") {
+		r.none(apirule.ConnectionsPerAddress(a.MaxConnectionsPerAddress, a.MaxConnections), "api.max_connections_per_address")
+	}
 	r.that(a.HistoryStates >= 1 && a.HistoryStates <= maxHistoryStates, "api.history_states",
 		"must be from 1 to %d, got %d", maxHistoryStates, a.HistoryStates)
 }

@@ -4,7 +4,6 @@ import (
 	"math"
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -19,12 +18,6 @@ const (
 	clientExpiry = time.Hour
 	// An address that sends wrong tokens is answered 401 so often, then 429.
 	failureBurst, failuresPerS = 10, 1
-	// An address may try so many different tokens before it has to wait for the
-	// next one to be looked at.
-	guessBurst, guessesPerS = 100, 1
-	// rememberedWrong is the wrong tokens that an address may send again without it
-	// counting as one more guess.
-	rememberedWrong = 4
 	// maxRetryAfter bounds how long a client is told to wait.
 	maxRetryAfter = time.Hour
 )
@@ -41,12 +34,11 @@ type clients struct {
 // client is one address, or one network of IPv6.
 type client struct {
 	lastSeen time.Time
-	// requests with a token of ours, and without.
-	known, unknown    *rate.Limiter
-	failures, guesses *rate.Limiter
-	wrong             []digest
-	// The tokens that were accepted from here.
-	control, read digest
+	// Requests with the control token, with the read token, and without one of ours:
+	// whoever shares the address cannot use up what is another's.
+	control, read, anyone *rate.Limiter
+	// failures are the wrong tokens that are still answered as such.
+	failures *rate.Limiter
 }
 
 func newClients(requestsPerS float64) *clients {
@@ -62,8 +54,8 @@ func (c *clients) visit(address netip.Addr, now time.Time, f func(*client)) {
 	visitor, ok := c.byAddress.Get(address)
 	if !ok {
 		visitor = &client{
-			known: rate.NewLimiter(c.perS, c.burst), unknown: rate.NewLimiter(c.perS, c.burst),
-			failures: rate.NewLimiter(failuresPerS, failureBurst), guesses: rate.NewLimiter(guessesPerS, guessBurst),
+			control: rate.NewLimiter(c.perS, c.burst), read: rate.NewLimiter(c.perS, c.burst), anyone: rate.NewLimiter(c.perS, c.burst),
+			failures: rate.NewLimiter(failuresPerS, failureBurst),
 		}
 		c.byAddress.Add(address, visitor)
 	}
@@ -74,39 +66,19 @@ func (c *clients) visit(address netip.Addr, now time.Time, f func(*client)) {
 	f(visitor)
 }
 
-// takeRequest counts a request; the time returned is how long to wait before the
-// next if this one is one too many, else 0.
-func (c *clients) takeRequest(of *client, known bool, now time.Time) time.Duration {
+// takeRequest counts a request of somebody in a role; the time returned is how long
+// to wait before the next if this one is one too many, else 0.
+func (c *clients) takeRequest(of *client, role string, now time.Time) time.Duration {
 	switch {
 	case c.perS == 0:
 		return 0
-	case known:
-		return take(of.known, now)
+	case role == roleControl:
+		return take(of.control, now)
+	case role == roleRead:
+		return take(of.read, now)
 	default:
-		return take(of.unknown, now)
+		return take(of.anyone, now)
 	}
-}
-
-// identify returns the role that comes with the token sent. To an address that has
-// guessed too often a token is wrong unless it was accepted from there before.
-func (c *client) identify(t *tokens, sent digest, now time.Time) string {
-	role := t.roleOf(sent)
-	accepted := &c.control
-	switch role {
-	case roleAnyone:
-		if !slices.Contains(c.wrong, sent) {
-			c.guesses.AllowN(now, 1)
-			c.wrong = append(c.wrong[max(0, len(c.wrong)-rememberedWrong+1):], sent)
-		}
-		return roleAnyone
-	case roleRead:
-		accepted = &c.read
-	}
-	if !accepted.equal(sent) && c.guesses.TokensAt(now) < 1 {
-		return roleAnyone
-	}
-	*accepted = sent
-	return role
 }
 
 // take takes one from the limiter; the time returned is how long there is none,

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,12 +32,18 @@ type Config struct {
 	// AllowedOrigins are the origins of web pages, beside the agent's own, that may
 	// use the API, such as https://grid.example.
 	AllowedOrigins []string
+	// AllowedHosts are names of this host, beside its addresses and its own name, by
+	// which reading is allowed where it needs no token.
+	AllowedHosts []string
 	// MaxRequestsPerS is the requests a second that each client address may make;
 	// 0: as many as it likes.
 	MaxRequestsPerS float64
 	// MaxConnections bounds the connections open at once; 0 is 2048.
 	MaxConnections int
-	Log            zerolog.Logger
+	// MaxConnectionsPerAddress bounds those of one client address; 0 is half of
+	// MaxConnections, though at least 64 of them.
+	MaxConnectionsPerAddress int
+	Log                      zerolog.Logger
 
 	// For tests.
 	now    func() time.Time
@@ -59,8 +66,11 @@ type Guard struct {
 	beyond       atomic.Bool
 	certificate  *certificate // nil without TLS
 	origins      *origins
+	hosts        hosts
 	clients      *clients
-	openConns    atomic.Int64
+	connections  *connections
+	acceptErrors atomic.Uint64
+	acceptLog    *throttle
 	rejected     [numReasons]atomic.Uint64
 	throttles    [numReasons]*throttle
 	refusedAudit *throttle
@@ -74,6 +84,8 @@ func New(cfg Config) (*Guard, error) {
 	address, err := apirule.ParseListen(cfg.Listen)
 	secrets, tokenErr := newTokens(cfg.Token, cfg.ReadToken)
 	trusted, originErr := newOrigins(cfg.AllowedOrigins)
+	own, _ := os.Hostname() // without one it has none
+	named, hostErr := newHosts(cfg.AllowedHosts, trusted, own)
 	wrong := func(key string, err error) error {
 		if err == nil {
 			return nil
@@ -83,8 +95,9 @@ func New(cfg Config) (*Guard, error) {
 	if cfg.MaxConnections == 0 {
 		cfg.MaxConnections = defaultMaxConnections
 	}
-	err = errors.Join(wrong("listen", err), tokenErr, originErr,
-		wrong("max_requests_per_s", apirule.RequestsPerS(cfg.MaxRequestsPerS)), wrong("max_connections", apirule.Connections(cfg.MaxConnections)))
+	err = errors.Join(wrong("listen", err), tokenErr, originErr, hostErr,
+		wrong("max_requests_per_s", apirule.RequestsPerS(cfg.MaxRequestsPerS)), wrong("max_connections", apirule.Connections(cfg.MaxConnections)),
+		wrong("max_connections_per_address", apirule.ConnectionsPerAddress(cfg.MaxConnectionsPerAddress, cfg.MaxConnections)))
 	var pair *certificate
 	if cfg.TLSCertFile != "" || cfg.TLSKeyFile != "" {
 		var pairErr error
@@ -107,8 +120,9 @@ func New(cfg Config) (*Guard, error) {
 	}
 	cfg.Token, cfg.ReadToken = "", "" // only their digests stay
 	g := &Guard{
-		cfg: cfg, address: listenAddress{address}, certificate: pair, origins: trusted,
+		cfg: cfg, address: listenAddress{address}, certificate: pair, origins: trusted, hosts: named,
 		clients: newClients(cfg.MaxRequestsPerS), refusedAudit: newThrottle(refusedAuditEvery, refusedAuditBurst),
+		connections: newConnections(cfg.MaxConnections, cfg.MaxConnectionsPerAddress), acceptLog: newThrottle(refusalLogEvery, 1),
 	}
 	for i := range g.throttles {
 		g.throttles[i] = newThrottle(refusalLogEvery, 1)

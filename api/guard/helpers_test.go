@@ -118,6 +118,7 @@ func serve(t *testing.T, cfg Config, handler http.HandlerFunc) *served {
 		handler = echo
 	}
 	server := &http.Server{Handler: g.Wrap(handler), ErrorLog: newStdLog(s.log)}
+	g.Watch(server)
 	var serving sync.WaitGroup
 	serving.Go(func() {
 		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {

@@ -2,6 +2,7 @@ package guard
 
 import (
 	"errors"
+	"os"
 	"strings"
 	"testing"
 
@@ -63,8 +64,59 @@ func TestHostOverTheSocket(t *testing.T) {
 	if got := open.Stats().Host; got != 5 {
 		t.Errorf("%d requests counted as for another host, want 5", got)
 	}
-	closed := serve(t, Config{Token: controlToken}, nil)
-	if a := closed.do(t, "GET", "/v1/state", host("grid.example")); a.StatusCode != 200 {
+	closed := serve(t, Config{Token: controlToken, ReadToken: readToken}, nil)
+	if a := closed.do(t, "GET", "/v1/state", host("grid.example"), bearer(readToken)); a.StatusCode != 200 {
 		t.Errorf("with a token, another host: %d, want 200", a.StatusCode)
+	}
+}
+
+// Where reading needs no token, a rebound page could read: only names of this host
+// are served, and whoever sends a token, which no such page has.
+func TestHostsWhereReadingIsOpen(t *testing.T) {
+	own, err := os.Hostname()
+	if err != nil {
+		t.Skip(err)
+	}
+	s := serve(t, Config{Token: controlToken, AllowedHosts: []string{"Agent.Example"}, AllowedOrigins: []string{"https://grid.example:8443"}}, nil)
+	for _, c := range []struct {
+		name string
+		want int
+	}{
+		{"localhost:8480", 200}, {"127.0.0.1", 200}, {"192.0.2.7:8480", 200}, {"[2001:db8::1]:8480", 200}, {own, 200}, {strings.ToUpper(own) + ":1", 200},
+		{"agent.example", 200}, {"agent.example.:8480", 200}, {"grid.example", 200}, {"grid.example:8443", 200},
+		{"evil.example", 403}, {"evil.example:8480", 403}, {"agent.example.evil.example", 403}, {"127.0.0.1.nip.io", 403}, {"agent.example:evil", 403},
+		{"localhost.evil.example", 403}, {"0x7f.0.0.1", 403}, {"2130706433", 403},
+	} {
+		for _, path := range []string{"/v1/state", "/v1/history", "/metrics"} {
+			if a := s.do(t, "GET", path, host(c.name)); a.StatusCode != c.want {
+				t.Errorf("%s of %s: %d, want %d", path, c.name, a.StatusCode, c.want)
+			}
+		}
+		page := "http://" + c.name
+		if a := s.do(t, "GET", "/v1/stream", host(c.name), socket(), header("Origin", page), header("Sec-Fetch-Site", "same-origin")); a.StatusCode != c.want {
+			t.Errorf("WebSocket of %s: %d, want %d", c.name, a.StatusCode, c.want)
+		}
+		if a := s.do(t, "GET", "/v1/state", host(c.name), bearer(controlToken)); a.StatusCode != 200 {
+			t.Errorf("with the token, of %s: %d, want 200", c.name, a.StatusCode)
+		}
+		if a := s.do(t, "GET", "/readyz", host(c.name)); a.StatusCode != 200 {
+			t.Errorf("probe of %s: %d, want 200", c.name, a.StatusCode)
+		}
+	}
+	a := s.do(t, "GET", "/v1/state", host("evil.example"), bearer(wrongToken))
+	if p := a.problem(t); a.StatusCode != 403 || !strings.Contains(p.Detail, "api.allowed_hosts") || !strings.Contains(p.Detail, "evil.example") {
+		t.Errorf("%d, %+v", a.StatusCode, p)
+	}
+	if a := s.do(t, "POST", "/v1/steps", host("evil.example")); a.StatusCode != 401 {
+		t.Errorf("a command without a token: %d, want 401", a.StatusCode)
+	}
+}
+
+func TestAllowedHostsThatCannotBe(t *testing.T) {
+	for _, name := range []string{"", "*", "a b", "https://grid.example", "grid.example:8480", "grid.example/page", "a,b"} {
+		_, err := New(Config{Listen: "127.0.0.1:0", AllowedHosts: []string{"fine.example", name}})
+		if !errors.Is(err, datacenter.ErrInvalidInput) || !strings.Contains(err.Error(), "api.allowed_hosts[1] must be") {
+			t.Errorf("host %q: %v", name, err)
+		}
 	}
 }

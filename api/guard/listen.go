@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"sync/atomic"
 	"syscall"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
@@ -17,9 +16,10 @@ import (
 // listenKeys is where to change what is listened on.
 const listenKeys = "api.listen (or G2G_AGENT_API__LISTEN)"
 
-// Listen binds the address. Connections beyond the limit are closed as soon as
-// they come; with a certificate, the others speak TLS 1.2 or later and HTTP/1.1,
-// which WebSockets need. Without a control token it refuses to listen where other
+// Listen binds the address. Beyond the limits, idle connections make room for
+// new ones, and where none is idle a few more are let in for probes and those with
+// a token; see [Guard.Watch]. With a certificate they speak TLS 1.2 or later and
+// HTTP/1.1, which WebSockets need. Without a control token it refuses to listen where other
 // hosts might reach it, with an error that wraps [datacenter.ErrInvalidInput]. The
 // caller closes the listener.
 func (g *Guard) Listen(ctx context.Context) (net.Listener, error) {
@@ -95,8 +95,8 @@ func (g *Guard) explain(err error) error {
 	return fmt.Errorf("cannot listen on %s: %w; %s", g.cfg.Listen, err, advice)
 }
 
-// limited bounds the connections open at once. One too many is closed rather than
-// left waiting: health checks and controllers then know, instead of hanging.
+// limited bounds the connections open at once. One for which there is no room is
+// closed rather than left waiting: who asks then knows, instead of hanging.
 type limited struct {
 	net.Listener
 	guard *Guard
@@ -107,35 +107,40 @@ func (l *limited) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.Listener.Accept()
 		if err != nil {
+			if !errors.Is(err, net.ErrClosed) {
+				g.acceptFailed(err)
+			}
 			return nil, err // net/http waits and tries again when files have run out
 		}
-		if g.openConns.Add(1) <= int64(g.cfg.MaxConnections) {
-			return &countedConn{Conn: conn, open: &g.openConns}, nil
+		admitted, evicted := g.connections.admit(conn)
+		if evicted != nil {
+			_ = evicted.Conn.Close() // it was counted out
 		}
-		g.openConns.Add(-1)
+		if admitted != nil {
+			return admitted, nil
+		}
 		g.rejected[tooManyConnections].Add(1)
 		if unlogged, ok := g.throttles[tooManyConnections].allow(g.cfg.now()); ok {
-			g.cfg.Log.Warn().Int("max_connections", g.cfg.MaxConnections).Str("address", conn.RemoteAddr().String()).Uint64("unlogged", unlogged).
-				Msg("connection refused: too many are open; raise api.max_connections if they are meant to be")
+			g.cfg.Log.Warn().Int("max_connections", g.cfg.MaxConnections).Int("max_connections_per_address", g.connections.perAddress).
+				Str("address", conn.RemoteAddr().String()).Uint64("unlogged", unlogged).
+				Msg("connection refused: too many are open and none is idle; raise api.max_connections if they are meant to be")
 		}
 		_ = conn.Close() // nothing was sent
 	}
 }
 
-// countedConn is a connection that counts as open until it is closed.
-type countedConn struct {
-	net.Conn
-	open   *atomic.Int64
-	closed atomic.Bool
-}
-
-func (c *countedConn) Close() error {
-	err := c.Conn.Close()
-	if c.closed.CompareAndSwap(false, true) {
-		c.open.Add(-1)
+// acceptFailed counts and tells that a connection could not be taken. If that is
+// for want of files, one that is idle gives up its own.
+func (g *Guard) acceptFailed(err error) {
+	g.acceptErrors.Add(1)
+	advice := ""
+	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+		advice = ": raise the limit of open files (LimitNOFILE= of the unit, ulimit -n)"
+		if idle := g.connections.evictOldest(); idle != nil {
+			_ = idle.Conn.Close() // it was counted out
+		}
 	}
-	return err
+	if unlogged, ok := g.acceptLog.allow(g.cfg.now()); ok {
+		g.cfg.Log.Error().Err(err).Uint64("unlogged", unlogged).Msg("API: connections cannot be accepted" + advice)
+	}
 }
-
-// NetConn returns the connection beneath, for what only TCP has.
-func (c *countedConn) NetConn() net.Conn { return c.Conn }

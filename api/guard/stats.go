@@ -15,7 +15,8 @@ type Stats struct {
 	// Rate is the requests beyond a client's rate, and the wrong tokens beyond what
 	// an address may try.
 	Rate uint64
-	// Connections is the connections closed at once since too many were open.
+	// Connections is the connections closed at once, and the requests refused on those
+	// in reserve, since too many were open.
 	Connections uint64
 	// Origin is the requests of web pages of other origins, Host those that named a
 	// host that is not this one.
@@ -24,14 +25,19 @@ type Stats struct {
 	TooLarge uint64
 	// OpenConnections is the connections open now.
 	OpenConnections int
+	// EvictedConnections is the idle connections that were closed to make room for new
+	// ones, AcceptErrors the times a connection could not be taken.
+	EvictedConnections, AcceptErrors uint64
 }
 
 // Stats returns the counts as they are now.
 func (g *Guard) Stats() Stats {
 	count := func(r reason) uint64 { return g.rejected[r].Load() }
+	open, evicted := g.connections.counts()
 	return Stats{
 		Unauthorized: count(unauthorized), Forbidden: count(forbidden), Rate: count(tooFast), Connections: count(tooManyConnections),
-		Origin: count(foreignOrigin), Host: count(foreignHost), TooLarge: count(tooLarge), OpenConnections: int(g.openConns.Load()),
+		Origin: count(foreignOrigin), Host: count(foreignHost), TooLarge: count(tooLarge), OpenConnections: open,
+		EvictedConnections: evicted, AcceptErrors: g.acceptErrors.Load(),
 	}
 }
 

@@ -20,6 +20,8 @@ const (
 	maxBody = 64 << 10
 	// defaultBodyTimeout bounds how long a body may take to come.
 	defaultBodyTimeout = 10 * time.Second
+	// lingerTime is how long the body of a request that was refused is still read.
+	lingerTime = time.Second
 )
 
 // Wrap returns a handler that hands on to next what passes the checks (see the
@@ -30,7 +32,7 @@ func (g *Guard) Wrap(next http.Handler) http.Handler {
 		setHeaders(w.Header())
 		g.origins.share(w.Header(), r)
 		v := g.newVisit(w, r)
-		if v.checkHost() && v.checkRate() && v.checkOrigin() && v.checkToken() && v.checkSize() {
+		if v.checkHost() && v.checkRoom() && v.checkRate() && v.checkOrigin() && v.checkToken() && v.checkSize() {
 			next.ServeHTTP(w, v.r)
 		}
 	})
@@ -62,6 +64,10 @@ type visit struct {
 	wait      time.Duration
 	// health and socket are the requests with rules of their own.
 	health, socket bool
+	// connection is what the request came by, nil for none; reserved says that there
+	// is no room for it but in the reserve.
+	connection *connection
+	reserved   bool
 }
 
 func (g *Guard) newVisit(w http.ResponseWriter, r *http.Request) *visit {
@@ -73,26 +79,60 @@ func (g *Guard) newVisit(w http.ResponseWriter, r *http.Request) *visit {
 	v.caller = caller{Role: roleAnyone, Address: address, UserAgent: printable(r.UserAgent())}
 	sent, found := credential(r)
 	v.sentToken = found && v.tokens.control != nil
-	g.clients.visit(counted, v.came, func(c *client) {
-		if v.sentToken {
-			v.caller.Role = c.identify(v.tokens, sent, v.came)
-		}
-		if !v.health {
-			v.wait = g.clients.takeRequest(c, v.caller.Role != roleAnyone, v.came)
-		}
-	})
+	if v.sentToken {
+		v.caller.Role = v.tokens.roleOf(sent)
+	}
+	v.connection, _ = r.Context().Value(connectionKey{}).(*connection)
+	if v.connection != nil {
+		v.reserved = v.connection.serve(v.caller.Role != roleAnyone)
+	}
+	if !v.health {
+		g.clients.visit(counted, v.came, func(c *client) { v.wait = g.clients.takeRequest(c, v.caller.Role, v.came) })
+	}
 	v.r = r.WithContext(context.WithValue(r.Context(), callerKey{}, v.caller))
 	v.r.Header = withoutCredentials(r.Header)
 	return v
 }
 
+// checkHost refuses names that a web page may have pointed at this host. Who sent a
+// token of ours is no such page, and probes have nothing to hide.
 func (v *visit) checkHost() bool {
-	if v.tokens.control != nil || v.g.address.namesThisHost(v.r.Host) {
+	host := printable(v.r.Host)
+	switch a := &v.g.address; {
+	case v.tokens.control == nil:
+		if a.namesThisHost(v.r.Host) {
+			return true
+		}
+		return v.refuse(foreignHost, http.StatusForbidden, fmt.Sprintf(
+			"without a control token only requests to localhost or a loopback address are served, this one is to %q: "+
+				"use http://127.0.0.1:PORT, or set api.token_file", host))
+	case v.tokens.read != nil || v.need != accessRead || v.caller.Role != roleAnyone || v.g.hosts.name(v.r.Host) || a.namesThisHost(v.r.Host):
 		return true
 	}
 	return v.refuse(foreignHost, http.StatusForbidden, fmt.Sprintf(
-		"without a control token only requests to localhost or a loopback address are served, this one is to %q: "+
-			"use http://127.0.0.1:PORT, or set api.token_file", printable(v.r.Host)))
+		"reading needs no token here, so that only requests that name this host are served, or those with a token; this one is to %q: "+
+			"list that name in api.allowed_hosts, or set api.read_token_file", host))
+}
+
+// checkRoom answers, on connections beyond the limits, probes and those who may
+// command or have a token. Such a connection is not used again.
+func (v *visit) checkRoom() bool {
+	if !v.reserved {
+		return true
+	}
+	if !v.socket {
+		v.w.Header().Set("Connection", "close")
+	}
+	if v.health {
+		return true
+	}
+	authorized := v.caller.Role != roleAnyone || v.need == accessControl && v.tokens.suffices(v.caller.Role, v.need)
+	if authorized && v.connection.keepBusy() {
+		return true
+	}
+	v.setRetryAfter(time.Second)
+	return v.refuse(tooManyConnections, http.StatusTooManyRequests,
+		"too many connections are open (api.max_connections, api.max_connections_per_address); those left are for probes, commands and who has a token")
 }
 
 func (v *visit) checkRate() bool {
@@ -158,6 +198,11 @@ func (v *visit) checkSize() bool {
 	if v.r.Body == nil || v.r.Body == http.NoBody {
 		return true
 	}
+	if len(v.r.TransferEncoding) > 0 {
+		// It may have had a Content-Length as well, which net/http hides: what follows it
+		// may be no request then (RFC 9112, section 6.1).
+		v.w.Header().Set("Connection", "close")
+	}
 	if v.r.ContentLength > maxBody {
 		v.w.Header().Set("Connection", "close") // rather than read on to the next request
 		return v.refuseTooLarge()
@@ -220,7 +265,10 @@ func (v *visit) refuse(why reason, status int, detail string) bool {
 			Str("user_agent", v.caller.UserAgent).Uint64("unlogged", unlogged).Msg("request refused")
 	}
 	if v.r.Body != nil && v.r.Body != http.NoBody {
-		v.limitReading() // net/http reads what little is left of the body before it answers
+		// The answer does not wait for a body that may be slow to come. What of it comes
+		// soon is read, so that the client gets to see the answer.
+		v.w.Header().Set("Connection", "close")
+		_ = http.NewResponseController(v.w).SetReadDeadline(time.Now().Add(min(lingerTime, v.g.cfg.bodyTimeout))) // what is no socket needs none
 	}
 	problem.New(status, "%s", detail).Write(v.w)
 	return false

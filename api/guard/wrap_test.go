@@ -125,6 +125,61 @@ func TestBodyThatDoesNotCome(t *testing.T) {
 	}
 }
 
+// The answer to who may not ask does not wait for the body.
+func TestRefusedBeforeTheBodyHasCome(t *testing.T) {
+	s := serve(t, Config{Token: controlToken}, func(http.ResponseWriter, *http.Request) { t.Error("it reached the API") })
+	for name, request := range map[string]string{
+		"no token":      "POST /v1/steps HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{",
+		"chunked":       "POST /v1/steps HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{",
+		"expecting":     "POST /v1/steps HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n",
+		"wrong token":   "POST /v1/steps HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer x\r\nContent-Length: 100\r\n\r\n",
+		"another page":  "POST /v1/steps HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\nContent-Length: 100\r\n\r\n",
+		"announced big": "POST /v1/steps HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer " + controlToken + "\r\nContent-Length: 100000\r\n\r\n",
+	} {
+		d := s.dial(t)
+		began := time.Now()
+		fmt.Fprint(d, request)
+		resp, err := http.ReadResponse(d.in, nil)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if resp.StatusCode < 400 || !resp.Close {
+			t.Errorf("%s: %d, closed %v", name, resp.StatusCode, resp.Close)
+		}
+		if took := time.Since(began); took > lingerTime/2 {
+			t.Errorf("%s: %d after %v", name, resp.StatusCode, took)
+		}
+	}
+}
+
+// Of a request with both a length and chunks, nobody knows where it ends: what
+// follows it is not answered (RFC 9112, section 6.1).
+func TestLengthAndChunks(t *testing.T) {
+	s := serve(t, Config{}, nil)
+	for name, headers := range map[string]string{
+		"length first": "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", "length last": "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+		"odd case": "CONTENT-LENGTH: 5\r\ntransfer-encoding: Chunked\r\n",
+	} {
+		for _, method := range []string{"POST", "GET"} {
+			d := s.dial(t)
+			fmt.Fprintf(d, "%s /v1/steps HTTP/1.1\r\nHost: localhost\r\n%s\r\n2\r\n{}\r\n0\r\n\r\nGET /v1/state HTTP/1.1\r\nHost: localhost\r\n\r\n", method, headers)
+			resp, err := http.ReadResponse(d.in, nil)
+			if err != nil {
+				t.Errorf("%s, %s: %v", name, method, err)
+				continue
+			}
+			io.Copy(io.Discard, resp.Body)
+			if !resp.Close {
+				t.Errorf("%s, %s: %d, and the connection stays open", name, method, resp.StatusCode)
+			}
+			if next, err := http.ReadResponse(d.in, nil); err == nil {
+				t.Errorf("%s, %s: what follows is answered: %d", name, method, next.StatusCode)
+			}
+		}
+	}
+}
+
 // What was read in time leaves the handler all the time it needs.
 func TestBodyTimeoutEndsWithTheBody(t *testing.T) {
 	const timeout = 250 * time.Millisecond

@@ -54,6 +54,12 @@ func (c *catalog) addStreams() {
 		})
 	c.gauge("g2g_http_open_connections", "",
 		"Connections open.", func(s *snapshot, out series) { out.value(float64(s.guard.OpenConnections)) })
+	c.counter("g2g_http_evicted_connections_total", "",
+		"Idle connections closed to make room for new ones, since too many were open.",
+		func(s *snapshot, out series) { out.count(s.guard.EvictedConnections) })
+	c.counter("g2g_http_accept_errors_total", "",
+		"Times that a connection could not be taken, as when no more files may be opened.",
+		func(s *snapshot, out series) { out.count(s.guard.AcceptErrors) })
 }
 
 // requestInstruments count requests and commands as they are answered.

@@ -81,6 +81,8 @@ g2g_http_rejections_total{reason="origin"} 5
 g2g_http_rejections_total{reason="host"} 6
 g2g_http_rejections_total{reason="too_large"} 7
 g2g_http_open_connections 12
+g2g_http_evicted_connections_total 13
+g2g_http_accept_errors_total 14
 g2g_http_requests_total{method="GET",route="/v1/state",status="200"} 1
 g2g_http_requests_total{method="GET",route="/v1/stream",status="101"} 1
 g2g_http_requests_total{method="POST",route="/v1/batch-sizes",status="502"} 1

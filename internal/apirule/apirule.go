@@ -101,6 +101,28 @@ func Connections(n int) error {
 	return nil
 }
 
+// ConnectionsPerAddress checks how many of most connections may be open from one
+// client address; 0 leaves that to the API.
+func ConnectionsPerAddress(n, most int) error {
+	if n < 0 || n > max(most, 1) {
+		return fmt.Errorf("must be from 1 to max_connections (%d), or 0 for half of it, got %d", most, n)
+	}
+	return nil
+}
+
+// Host returns a host name as it stands in requests, without a port.
+func Host(text string) (string, error) {
+	host := strings.ToLower(strings.TrimSuffix(text, "."))
+	bare := strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	if ip, err := netip.ParseAddr(bare); err == nil {
+		return ip.String(), nil
+	}
+	if host == "" || strings.ContainsAny(host, ":/@*,[]?# \t\r\n") {
+		return "", fmt.Errorf("must be a host name or an address without a port, such as agent.example, got %q", text)
+	}
+	return host, nil
+}
+
 // Unsendable returns the index of the first byte of a token or key that cannot stand
 // in a header as a part of it, -1 if all are visible ASCII characters.
 func Unsendable(text string) int {

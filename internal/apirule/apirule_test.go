@@ -73,3 +73,32 @@ func TestRules(t *testing.T) {
 		}
 	}
 }
+
+func TestHost(t *testing.T) {
+	for text, want := range map[string]string{
+		"Agent.Example": "agent.example", "agent.example.": "agent.example", "agent": "agent", "192.0.2.1": "192.0.2.1",
+		"[2001:DB8::1]": "2001:db8::1", "2001:db8::1": "2001:db8::1",
+	} {
+		if got, err := Host(text); err != nil || got != want {
+			t.Errorf("Host(%q) = %q, %v, want %q", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", ".", "*", "*.example", "a b", "a:1", "http://a", "a/b", "a@b", "a,b", "[::1]:80"} {
+		if got, err := Host(text); err == nil {
+			t.Errorf("Host(%q) = %q", text, got)
+		}
+	}
+}
+
+func TestConnectionsPerAddress(t *testing.T) {
+	for _, n := range []int{0, 1, 10} {
+		if err := ConnectionsPerAddress(n, 10); err != nil {
+			t.Errorf("%d of 10: %v", n, err)
+		}
+	}
+	for _, n := range []int{-1, 11} {
+		if err := ConnectionsPerAddress(n, 10); err == nil {
+			t.Errorf("%d of 10 is accepted", n)
+		}
+	}
+}
