@@ -35,6 +35,9 @@ type Datacenter struct {
 	BaseKWPerPhase   float64 `koanf:"base_kw_per_phase"`
 	PowerFactor      float64 `koanf:"power_factor"`
 	TotalGPUCapacity int     `koanf:"total_gpu_capacity"`
+	// AllowLabelsDifferingInCase lets models have labels such as M and m, as OpenG2G
+	// does.
+	AllowLabelsDifferingInCase bool `koanf:"allow_labels_differing_in_case"`
 }
 
 // Augmentation varies readings over servers.

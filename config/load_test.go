@@ -97,7 +97,7 @@ func TestEveryKeyIsRead(t *testing.T) {
 	half := seconds(t, "1/2")
 	want := &Config{
 		Seed: 42, DT: seconds(t, "1/10"),
-		Datacenter:   Datacenter{"east", 4, 500, 0.9, 2304},
+		Datacenter:   Datacenter{"east", 4, 500, 0.9, 2304, true},
 		Augmentation: Augmentation{[]float64{0.88, 1.12}, 0.02},
 		Models: []Model{{
 			ModelLabel: "Llama-3.1-8B", ModelID: "meta-llama/Llama-3.1-8B-Instruct", GPUsPerReplica: 1, ITLDeadlineS: 0.08,

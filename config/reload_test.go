@@ -21,6 +21,7 @@ var onReload = map[string]string{
 	"datacenter.base_kw_per_phase":                             "restart",
 	"datacenter.power_factor":                                  "restart",
 	"datacenter.total_gpu_capacity":                            "restart",
+	"datacenter.allow_labels_differing_in_case":                "restart",
 	"augmentation.amplitude_scale_range":                       "restart",
 	"augmentation.noise_fraction":                              "restart",
 	"models[0].model_label":                                    "restart",

@@ -84,15 +84,10 @@ func (c *Config) validate(r *rules, purpose Purpose) {
 	c.Datacenter.validate(r)
 	c.Augmentation.validate(r)
 	r.that(len(c.Models) > 0, "models", "must list at least one model")
-	labels := map[string]int{}
 	for i := range c.Models {
 		path := fmt.Sprintf("models[%d]", i)
 		m := &c.Models[i]
-		if first, dup := labels[m.ModelLabel]; dup && m.ModelLabel != "" {
-			r.that(false, path+".model_label", "%q is already the label of models[%d]", m.ModelLabel, first)
-		} else {
-			labels[m.ModelLabel] = i
-		}
+		c.validateLabel(r, i)
 		m.validate(r, path)
 	}
 	for i := range c.Training {

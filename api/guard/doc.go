@@ -5,7 +5,7 @@
 //
 //  1. Host. While no token is configured, only requests that name this host by a
 //     loopback name are served, so that a web page cannot reach the agent through
-//     a name of its own that it points at 127.0.0.1 (403).
+//     a name of its own that it points at 127.0.0.1. Health checks are exempt (403).
 //  2. Rate. Each client address may make so many requests a second; callers with
 //     a token of ours are counted apart from the rest of their address, so that
 //     others cannot use up what is theirs. Health checks are exempt (429).
