@@ -49,6 +49,9 @@ type Status struct {
 	// FreeGPUs is the part of the facility's capacity that no model asks for at
 	// the next step.
 	FreeGPUs int
+	// AvailableGPUCapacity is what OpenG2G calls so: the part of the capacity that is
+	// left by the models' initial replicas and their shifts, whatever the schedules.
+	AvailableGPUCapacity int
 	// Models are in config order.
 	Models []ModelStatus
 }
@@ -153,6 +156,7 @@ func (p *Pipeline) status() Status {
 		TimeS: t, Steps: p.step, DT: p.cfg.DT, Facility: *f,
 		FreeGPUs: max(f.TotalGPUCapacity-taken.gpus, 0), Models: make([]ModelStatus, len(p.cfg.Models)),
 	}
+	s.AvailableGPUCapacity = p.demand.availableGPUCapacity()
 	for m := range s.Models {
 		spec := &p.cfg.Models[m]
 		s.Models[m] = ModelStatus{
@@ -162,8 +166,11 @@ func (p *Pipeline) status() Status {
 		}
 		// A model's last server may have room of its own.
 		freeServers := f.NumServers() - taken.servers + f.ServersFor(spec, p.replicas[m])
-		s.Models[m].FreeReplicas = max(0, min(
-			freeServers*f.GPUsPerServer/spec.GPUsPerReplica-p.replicas[m], s.FreeGPUs/spec.GPUsPerReplica))
+		free := freeServers*f.GPUsPerServer/spec.GPUsPerReplica - p.replicas[m]
+		if !p.cfg.AllowShiftsPastCapacity {
+			free = min(free, s.FreeGPUs/spec.GPUsPerReplica)
+		}
+		s.Models[m].FreeReplicas = max(0, free)
 	}
 	return s
 }

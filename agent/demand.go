@@ -47,6 +47,16 @@ func (d *demand) gpusAt(tS float64) int {
 	return gpus
 }
 
+// availableGPUCapacity is OpenG2G's accounting, in which replicas that a schedule
+// adds or takes away do not show.
+func (d *demand) availableGPUCapacity() int {
+	left := d.cfg.Facility.TotalGPUCapacity
+	for m := range d.cfg.Models {
+		left -= max(0, d.cfg.Models[m].InitialReplicas()+d.shift[m]) * d.cfg.Models[m].GPUsPerReplica
+	}
+	return max(0, left)
+}
+
 // overload is a step at which more is asked for than there is.
 type overload struct {
 	timeS         float64
@@ -106,9 +116,10 @@ func (d *demand) fitsUntil(tS, endS float64, replicas []int) bool {
 			atStart[m]++
 		}
 	}
-	f := &d.cfg.Facility
 	for _, n := range [][]int{atStart, replicas} {
-		if o := d.measure(tS, n); o.gpus > f.TotalGPUCapacity || o.servers+changing > f.NumServers() {
+		o := d.measure(tS, n)
+		o.servers += changing
+		if d.isTooMuch(o) {
 			return false
 		}
 	}
@@ -127,10 +138,23 @@ func (d *demand) measure(tS float64, replicas []int) *overload {
 
 // overloadOf returns what replicas take at tS if that is more than there is.
 func (d *demand) overloadOf(tS float64, replicas []int) *overload {
-	if o := d.measure(tS, replicas); o.gpus > d.cfg.Facility.TotalGPUCapacity || o.servers > d.cfg.Facility.NumServers() {
+	if o := d.measure(tS, replicas); d.isTooMuch(o) {
 		return o
 	}
 	return nil
+}
+
+func (d *demand) isTooMuch(o *overload) bool {
+	f := &d.cfg.Facility
+	return o.servers > f.NumServers() || o.gpus > f.TotalGPUCapacity && !d.cfg.AllowShiftsPastCapacity
+}
+
+// wayOut says how an overload of GPUs that have servers can be had, if it is one.
+func (d *demand) wayOut(o *overload) string {
+	if o.unsure || o.servers > d.cfg.Facility.NumServers() {
+		return ""
+	}
+	return "; the servers would (control.allow_shifts_past_capacity)"
 }
 
 // nextChange is the next start or end of a ramp after tS, +Inf if there is none.

@@ -97,7 +97,10 @@ func equalCSV(t *testing.T, got, want []byte) {
 }
 
 func goldenRuns() []string {
-	return []string{"one_model", "ten_thousand_servers", "three_models_noise_ramps_training", "uneven_servers_exact_latency"}
+	return []string{
+		"one_model", "ten_thousand_servers", "three_models_noise_ramps_training", "uneven_servers_exact_latency",
+		"long_templates_ramp", "short_templates_shifts_past_capacity",
+	}
 }
 
 func golden(t *testing.T, name string) []byte {

@@ -80,7 +80,8 @@ func SetUpLive(c *config.Config, secrets Secrets, log zerolog.Logger, o Observer
 	cfg := LiveConfig{
 		Config: Config{
 			Seed: c.Seed, DT: c.DT, Facility: c.LiveFacility(), Augmentation: c.AugmentationConfig(), Models: models,
-			Training: training, AllowInfeasibleBatchSizes: c.Control.AllowInfeasibleBatchSizes, OnEvent: o.OnEvent,
+			Training: training, AllowInfeasibleBatchSizes: c.Control.AllowInfeasibleBatchSizes,
+			AllowShiftsPastCapacity: c.Control.AllowShiftsPastCapacity, OnEvent: o.OnEvent,
 		},
 		PrometheusPollInterval: duration(c.Live.PrometheusPollIntervalS),
 		ITLWindow:              duration(c.Live.ITLWindowS),

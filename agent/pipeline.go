@@ -27,6 +27,9 @@ type Config struct {
 	// AllowInfeasibleBatchSizes lets commands set batch sizes outside a model's
 	// feasible ones.
 	AllowInfeasibleBatchSizes bool
+	// AllowShiftsPastCapacity lets replicas take more GPUs than the facility's
+	// capacity as long as its servers, which it fills but for the last, suffice.
+	AllowShiftsPastCapacity bool
 	// OnEvent, if set, is called with each event, from the goroutine that
 	// applies the command.
 	OnEvent func(datacenter.Event)
@@ -160,7 +163,7 @@ func (p *Pipeline) power(due time.Time) (*augment.Power, error) {
 }
 
 // checkFinite refuses a state whose numbers have outgrown a double, which only
-// absurd input can bring about.
+// absurd input can bring about. A latency that is NaN is none.
 func checkFinite(s *datacenter.State) error {
 	outgrown := func(what string) error {
 		return fmt.Errorf("%w: %s at t=%v s is not a finite number: check the magnitudes in the config and the data",
@@ -281,8 +284,8 @@ func (p *Pipeline) checkRoom(m int, c datacenter.ShiftReplicas) error {
 			c.ReplicaDelta, c.ModelLabel, capacity, max(free, 0), over.timeS)
 	}
 	return refuse("replica_delta", datacenter.ErrNotPossible,
-		"%+d replicas of %q need %d GPUs; of %d GPUs %d are free now, and at t=%v s they would not suffice",
-		c.ReplicaDelta, c.ModelLabel, c.ReplicaDelta*p.cfg.Models[m].GPUsPerReplica, capacity, max(free, 0), over.timeS)
+		"%+d replicas of %q need %d GPUs; of %d GPUs %d are free now, and at t=%v s they would not suffice%s",
+		c.ReplicaDelta, c.ModelLabel, c.ReplicaDelta*p.cfg.Models[m].GPUsPerReplica, capacity, max(free, 0), over.timeS, p.demand.wayOut(over))
 }
 
 // shift applies a shift of model m.

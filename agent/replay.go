@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -17,7 +18,12 @@ import (
 // ReplayConfig is what a replay needs beside a pipeline's config.
 type ReplayConfig struct {
 	Config
-	Duration    datacenter.Seconds
+	Duration datacenter.Seconds
+	// TemplateDuration is the length of the power templates, which a longer run goes
+	// through again and again; zero: Duration.
+	TemplateDuration datacenter.Seconds
+	// Endless replays go on after Duration.
+	Endless     bool
 	SteadySkipS float64
 	// Data are the models' traces and fits, in the order of the models.
 	Data []workload.ModelData
@@ -45,7 +51,11 @@ type datedCommand struct {
 // stop it at a later one: batch sizes without data and, over the whole run with
 // its commands, the capacity. Its errors wrap [datacenter.ErrInvalidInput].
 func NewReplay(cfg ReplayConfig) (*Replay, error) {
-	store, err := workload.NewTemplateStore(workload.Grid{DT: cfg.DT, Duration: cfg.Duration, SteadySkipS: cfg.SteadySkipS}, cfg.labels(), cfg.Data)
+	grid := workload.Grid{DT: cfg.DT, Duration: cfg.TemplateDuration, SteadySkipS: cfg.SteadySkipS}
+	if grid.Duration.IsZero() {
+		grid.Duration = cfg.Duration
+	}
+	store, err := workload.NewTemplateStore(grid, cfg.labels(), cfg.Data)
 	if err != nil {
 		return nil, err
 	}
@@ -54,6 +64,9 @@ func NewReplay(cfg ReplayConfig) (*Replay, error) {
 		stagger = augment.StaggerSteps(int64(store.Len()))
 	}
 	r := &Replay{steps: cfg.DT.StepsWithin(cfg.Duration)}
+	if cfg.Endless {
+		r.steps = math.MaxInt64
+	}
 	for i, c := range cfg.Commands {
 		r.commands = append(r.commands, datedCommand{c.T.FirstStepAt(cfg.DT), i, c.Command})
 	}
@@ -91,12 +104,13 @@ func (r *Replay) checkCapacity(d *demand) error {
 	if over == nil {
 		return nil
 	}
-	blame := "models: the replica schedules need"
+	blame, wayOut := "models: the replica schedules need", ""
 	if shift != nil {
+		wayOut = d.wayOut(over)
 		blame = fmt.Sprintf("replay.commands[%d].shift_replicas: with this shift, before which %d GPUs are free, the models need",
 			shift.index, max(shift.freeGPUs, 0))
 	}
-	return fmt.Errorf("%w: %s %s", datacenter.ErrInvalidInput, blame, d.describe(over))
+	return fmt.Errorf("%w: %s %s%s", datacenter.ErrInvalidInput, blame, d.describe(over), wayOut)
 }
 
 // walkedShift is a scripted shift that asked for more, and what was free before it.
@@ -165,8 +179,12 @@ func (r *Replay) checkData(cfg *Config, source *replaySource) error {
 	return errors.Join(problems...)
 }
 
-// Steps is the number of steps of the whole run.
+// Steps is the number of steps of the whole run, the largest there is if it is
+// endless.
 func (r *Replay) Steps() int64 { return r.steps }
+
+// Endless reports whether the run goes on until it is ended.
+func (r *Replay) Endless() bool { return r.steps == math.MaxInt64 }
 
 // Reset returns the replay to its start; it then gives the same run again.
 func (r *Replay) Reset() error {

@@ -42,12 +42,17 @@ func SetUpReplay(c *config.Config, onEvent func(datacenter.Event)) (*Setup, erro
 	if err != nil {
 		return nil, err
 	}
+	templateDuration := c.Replay.Duration
+	if t := c.Replay.TemplateDuration; t != nil {
+		templateDuration = *t
+	}
 	replay, err := NewReplay(ReplayConfig{
 		Config: Config{
 			Seed: c.Seed, DT: c.DT, Facility: c.Facility(), Augmentation: c.AugmentationConfig(), Models: models,
-			Training: training, AllowInfeasibleBatchSizes: c.Control.AllowInfeasibleBatchSizes, OnEvent: onEvent,
+			Training: training, AllowInfeasibleBatchSizes: c.Control.AllowInfeasibleBatchSizes,
+			AllowShiftsPastCapacity: c.Control.AllowShiftsPastCapacity, OnEvent: onEvent,
 		},
-		Duration: c.Replay.Duration, SteadySkipS: c.Replay.SteadySkipS,
+		Duration: c.Replay.Duration, TemplateDuration: templateDuration, Endless: c.Replay.AtEnd == config.AtEndContinue, SteadySkipS: c.Replay.SteadySkipS,
 		Data: data.Models, ITL: c.Replay.ITL, Commands: c.ScriptedCommands(),
 	})
 	if err != nil {

@@ -52,7 +52,7 @@ func newFakeSite() *fakeSite {
 	return &fakeSite{status: agent.Status{
 		Phase: agent.PhaseStepping, TimeS: 1.5, Steps: 15, DT: dt,
 		Facility: datacenter.Facility{Name: "dc", GPUsPerServer: 8, BaseKWPerPhase: 500, PowerFactor: 0.95, TotalGPUCapacity: 64},
-		FreeGPUs: 14, Models: []agent.ModelStatus{model("small", 1), model("large", 4)},
+		FreeGPUs: 14, AvailableGPUCapacity: 21, Models: []agent.ModelStatus{model("small", 1), model("large", 4)},
 	}}
 }
 

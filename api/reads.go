@@ -38,9 +38,11 @@ type modelBody struct {
 	ReplicaShift       int      `json:"replica_shift"`
 	FreeReplicas       int      `json:"free_replicas"`
 	FreeGPUs           int      `json:"free_gpus"`
-	BatchSizeLeaseS    *float64 `json:"batch_size_lease_s"`
-	ReplicaLeaseS      *float64 `json:"replica_lease_s"`
-	Stale              bool     `json:"stale"`
+	// AvailableGPUCapacity is the whole site's, as OpenG2G accounts for it.
+	AvailableGPUCapacity int      `json:"available_gpu_capacity"`
+	BatchSizeLeaseS      *float64 `json:"batch_size_lease_s"`
+	ReplicaLeaseS        *float64 `json:"replica_lease_s"`
+	Stale                bool     `json:"stale"`
 	// Servers are its real servers, none in a replay.
 	Servers []serverBody `json:"servers"`
 }
@@ -80,11 +82,13 @@ type infoBody struct {
 	Steps            int64   `json:"steps"`
 	TotalGPUCapacity int     `json:"total_gpu_capacity"`
 	FreeGPUs         int     `json:"free_gpus"`
-	BaseKWPerPhase   float64 `json:"base_kw_per_phase"`
-	PowerFactor      float64 `json:"power_factor"`
-	GPUsPerServer    int     `json:"gpus_per_server"`
-	HistoryStates    int     `json:"history_states"`
-	NeedsToken       bool    `json:"control_needs_token"`
+	// AvailableGPUCapacity is as OpenG2G accounts for it.
+	AvailableGPUCapacity int     `json:"available_gpu_capacity"`
+	BaseKWPerPhase       float64 `json:"base_kw_per_phase"`
+	PowerFactor          float64 `json:"power_factor"`
+	GPUsPerServer        int     `json:"gpus_per_server"`
+	HistoryStates        int     `json:"history_states"`
+	NeedsToken           bool    `json:"control_needs_token"`
 }
 
 // known returns a pointer to f, nil for NaN.
@@ -159,7 +163,7 @@ func modelBodies(status *agent.Status) []modelBody {
 			ModelLabel: m.Spec.ModelLabel, ModelID: m.Spec.ModelID, GPUsPerReplica: m.Spec.GPUsPerReplica, ITLDeadlineS: m.Spec.ITLDeadlineS,
 			FeasibleBatchSizes: m.Spec.FeasibleBatchSizes, InitialBatchSize: m.Spec.InitialBatchSize, FailsafeBatchSize: m.Spec.Failsafe(),
 			BatchSize: m.BatchSize, AchievedBatchSize: known(m.AchievedBatchSize),
-			Replicas: m.Replicas, ReplicaShift: m.ReplicaShift, FreeReplicas: m.FreeReplicas, FreeGPUs: status.FreeGPUs,
+			Replicas: m.Replicas, ReplicaShift: m.ReplicaShift, FreeReplicas: m.FreeReplicas, FreeGPUs: status.FreeGPUs, AvailableGPUCapacity: status.AvailableGPUCapacity,
 			BatchSizeLeaseS: known(m.BatchSizeLeaseS), ReplicaLeaseS: known(m.ReplicaLeaseS), Stale: m.Stale, Servers: serversOf(m),
 		}
 		if m.Actuator != "" {
@@ -185,7 +189,8 @@ func (s *Server) info(query) (any, *problem.Problem) {
 	return infoBody{
 		Name: f.Name, Version: s.cfg.Version, Source: string(source), StartedAt: s.startedAt.Format(time.RFC3339Nano),
 		Phase: string(status.Phase), Pace: pace, DTS: status.DT.Float64(), TimeS: status.TimeS, Steps: status.Steps,
-		TotalGPUCapacity: f.TotalGPUCapacity, FreeGPUs: status.FreeGPUs, BaseKWPerPhase: f.BaseKWPerPhase, PowerFactor: f.PowerFactor,
+		TotalGPUCapacity: f.TotalGPUCapacity, FreeGPUs: status.FreeGPUs, AvailableGPUCapacity: status.AvailableGPUCapacity,
+		BaseKWPerPhase: f.BaseKWPerPhase, PowerFactor: f.PowerFactor,
 		GPUsPerServer: f.GPUsPerServer, HistoryStates: s.cfg.Settings.HistoryStates, NeedsToken: s.needsToken.Load(),
 	}, nil
 }

@@ -184,7 +184,7 @@ func TestModels(t *testing.T) {
 	s.get("/v1/models").want(t, http.StatusOK).into(t, &got)
 	actuator, achieved, lease := "runtime_config", 61.0, 12.5
 	common := modelBody{
-		ITLDeadlineS: 0.08, FeasibleBatchSizes: []int{8, 64, 128}, InitialBatchSize: 128, BatchSize: 128, Replicas: 10, FreeReplicas: 3, FreeGPUs: 14,
+		ITLDeadlineS: 0.08, FeasibleBatchSizes: []int{8, 64, 128}, InitialBatchSize: 128, BatchSize: 128, Replicas: 10, FreeReplicas: 3, FreeGPUs: 14, AvailableGPUCapacity: 21,
 		Servers: []serverBody{},
 	}
 	small, large := common, common
@@ -201,7 +201,7 @@ func TestModels(t *testing.T) {
 
 func TestInfo(t *testing.T) {
 	want := infoBody{
-		Name: "dc", Version: "test", Source: "replay", Phase: "stepping", Pace: "real_time", DTS: 0.1, TimeS: 1.5, Steps: 15, TotalGPUCapacity: 64, FreeGPUs: 14,
+		Name: "dc", Version: "test", Source: "replay", Phase: "stepping", Pace: "real_time", DTS: 0.1, TimeS: 1.5, Steps: 15, TotalGPUCapacity: 64, FreeGPUs: 14, AvailableGPUCapacity: 21,
 		BaseKWPerPhase: 500, PowerFactor: 0.95, GPUsPerServer: 8, HistoryStates: 3000,
 	}
 	var got infoBody

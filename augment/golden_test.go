@@ -269,3 +269,43 @@ func TestNoiseFloor(t *testing.T) {
 		}
 	}
 }
+
+// Below 1 W a server's noise is that of 1 W.
+func TestNoiseFloorMatchesOpenG2G(t *testing.T) {
+	c := readJSON[struct {
+		NumServers      int                `json:"num_servers"`
+		GPUsPerServer   int                `json:"gpus_per_server"`
+		PhaseList       []datacenter.Phase `json:"phase_list"`
+		AmplitudeScales []float64          `json:"amplitude_scales"`
+		NoiseFraction   float64            `json:"noise_fraction"`
+		Seed            uint64             `json:"seed"`
+		Steps           []struct {
+			PerGPUW       float64    `json:"per_gpu_w"`
+			PowerW        [3]float64 `json:"power_w"`
+			PowerByModelW float64    `json:"power_by_model_w"`
+		} `json:"steps"`
+	}](t, "components/noise_floor.json")
+	order := make([]int32, c.NumServers)
+	for i := range order {
+		order[i] = int32(i)
+	}
+	pool := &Pool{
+		cfg: PoolConfig{
+			NumServers: c.NumServers, GPUsPerServer: c.GPUsPerServer, ModelLabels: []string{"m"},
+			Augmentation: datacenter.Augmentation{NoiseFraction: c.NoiseFraction},
+		},
+		phases: c.PhaseList, amplitudeScales: c.AmplitudeScales, preferences: [][datacenter.NumPhases][]int32{byPhase(order, c.PhaseList)},
+	}
+	source := new(constant)
+	a := newSourced(pool, []int{c.GPUsPerServer}, source, c.Seed)
+	for i, step := range c.Steps {
+		*source = constant(step.PerGPUW)
+		power, err := a.Augment([]int{c.NumServers})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if power.PhaseW.Array() != step.PowerW || power.Models[0].PowerW != step.PowerByModelW {
+			t.Errorf("step %d, %v W a GPU: %v W, %v W in all; want %v, %v", i, step.PerGPUW, power.PhaseW, power.Models[0].PowerW, step.PowerW, step.PowerByModelW)
+		}
+	}
+}

@@ -35,6 +35,9 @@ type Datacenter struct {
 	BaseKWPerPhase   float64 `koanf:"base_kw_per_phase"`
 	PowerFactor      float64 `koanf:"power_factor"`
 	TotalGPUCapacity int     `koanf:"total_gpu_capacity"`
+	// AllowLabelsDifferingInCase lets models have labels such as M and m, as OpenG2G
+	// does.
+	AllowLabelsDifferingInCase bool `koanf:"allow_labels_differing_in_case"`
 }
 
 // Augmentation varies readings over servers.
@@ -166,16 +169,32 @@ type Control struct {
 	AllowInfeasibleBatchSizes bool `koanf:"allow_infeasible_batch_sizes"`
 	// DefaultLeaseS is the lease of commands that name none; 0: they hold for ever.
 	DefaultLeaseS float64 `koanf:"default_lease_s"`
+	// AllowShiftsPastCapacity lets replicas take more GPUs than there are as long as
+	// whole servers suffice, as OpenG2G does.
+	AllowShiftsPastCapacity bool `koanf:"allow_shifts_past_capacity"`
 }
 
 // Replay is the offline run.
 type Replay struct {
-	DataDir     string             `koanf:"data_dir"`
-	Duration    datacenter.Seconds `koanf:"duration_s"`
-	SteadySkipS float64            `koanf:"steady_skip_s"`
-	ITL         bool               `koanf:"itl"`
-	Commands    []Command          `koanf:"commands"`
+	DataDir  string             `koanf:"data_dir"`
+	Duration datacenter.Seconds `koanf:"duration_s"`
+	// TemplateDuration is the length of the power templates, which the run goes
+	// through again and again; nil: Duration.
+	TemplateDuration *datacenter.Seconds `koanf:"template_duration_s"`
+	// AtEnd is what comes after Duration: AtEndEnd or AtEndContinue.
+	AtEnd       string    `koanf:"at_end"`
+	SteadySkipS float64   `koanf:"steady_skip_s"`
+	ITL         bool      `koanf:"itl"`
+	Commands    []Command `koanf:"commands"`
 }
+
+// The values of replay.at_end.
+const (
+	// AtEndEnd ends the replay.
+	AtEndEnd = "end"
+	// AtEndContinue goes on until the replay is ended.
+	AtEndContinue = "continue"
+)
 
 // Command is a scripted command: exactly one of its two kinds.
 type Command struct {
@@ -254,7 +273,7 @@ func Default() Config {
 		DT:           seconds(0.1),
 		Datacenter:   Datacenter{Name: "dc", GPUsPerServer: 8, PowerFactor: 0.95},
 		Augmentation: Augmentation{AmplitudeScaleRange: []float64{1, 1}},
-		Replay:       Replay{Duration: seconds(600), ITL: true},
+		Replay:       Replay{Duration: seconds(600), AtEnd: AtEndEnd, ITL: true},
 		Live: Live{
 			PrometheusPollIntervalS: 0.5, MaxOutputTokens: 512, ITLWindowS: 1, StaggerS: 10,
 			WarmupTimeoutS: 60, SaturationThreshold: 0.95, StaleAfterS: 2, RestoreBatchSizes: true,

@@ -94,10 +94,10 @@ live: {requests_dir: null, stagger_s: ~}
 func TestEveryKeyIsRead(t *testing.T) {
 	ptr := func(f float64) *float64 { return &f }
 	whole := func(i int) *int { return &i }
-	half := seconds(t, "1/2")
+	half, tenMinutes := seconds(t, "1/2"), seconds(t, "600")
 	want := &Config{
 		Seed: 42, DT: seconds(t, "1/10"),
-		Datacenter:   Datacenter{"east", 4, 500, 0.9, 2304},
+		Datacenter:   Datacenter{"east", 4, 500, 0.9, 2304, true},
 		Augmentation: Augmentation{[]float64{0.88, 1.12}, 0.02},
 		Models: []Model{{
 			ModelLabel: "Llama-3.1-8B", ModelID: "meta-llama/Llama-3.1-8B-Instruct", GPUsPerReplica: 1, ITLDeadlineS: 0.08,
@@ -114,8 +114,8 @@ func TestEveryKeyIsRead(t *testing.T) {
 			},
 		}},
 		Training: []Training{{2400, "/t.csv", ptr(400), ptr(60), ptr(120)}},
-		Control:  Control{true, 45},
-		Replay: Replay{"/data", seconds(t, "300"), 5, false, []Command{
+		Control:  Control{true, 45, true},
+		Replay: Replay{"/data", seconds(t, "300"), &tenMinutes, AtEndContinue, 5, false, []Command{
 			{&half, map[string]int{"Llama-3.1-8B": 12}, nil},
 			{&half, nil, &ShiftReplicas{"Llama-3.1-8B", whole(-20)}},
 		}},

@@ -85,15 +85,10 @@ func (c *Config) validate(r *rules, purpose Purpose) {
 	c.Datacenter.validate(r)
 	c.Augmentation.validate(r)
 	r.that(len(c.Models) > 0, "models", "must list at least one model")
-	labels := map[string]int{}
 	for i := range c.Models {
 		path := fmt.Sprintf("models[%d]", i)
 		m := &c.Models[i]
-		if first, dup := labels[m.ModelLabel]; dup && m.ModelLabel != "" {
-			r.that(false, path+".model_label", "%q is already the label of models[%d]", m.ModelLabel, first)
-		} else {
-			labels[m.ModelLabel] = i
-		}
+		c.validateLabel(r, i)
 		m.validate(r, path)
 	}
 	for i := range c.Training {
@@ -390,6 +385,11 @@ func (p *Replay) validate(r *rules, c *Config) {
 		steps := c.DT.StepsWithin(p.Duration)
 		r.that(steps <= maxSteps, "replay.duration_s", "is %d steps of dt_s, at most %d are allowed", steps, maxSteps)
 	}
+	if t := p.TemplateDuration; t != nil && r.that(!t.IsZero(), "replay.template_duration_s", "must be > 0, got 0") && !c.DT.IsZero() && r.read("dt_s") {
+		steps := c.DT.StepsWithin(*t)
+		r.that(steps <= maxSteps, "replay.template_duration_s", "is %d steps of dt_s, at most %d are allowed", steps, maxSteps)
+	}
+	r.that(slices.Contains([]string{AtEndEnd, AtEndContinue}, p.AtEnd), "replay.at_end", "must be %s or %s, got %q", AtEndEnd, AtEndContinue, p.AtEnd)
 	r.that(finite(p.SteadySkipS) && p.SteadySkipS >= 0, "replay.steady_skip_s", "must be a finite number >= 0, got %v", p.SteadySkipS)
 	for i := range p.Commands {
 		p.Commands[i].validate(r, fmt.Sprintf("replay.commands[%d]", i), c)

@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// labelsKey is the file metadata that holds the model labels as a JSON array
-	// in config order, which the columns, sorted by name, do not keep.
+	// labelsKey is the file metadata that holds the model labels as a JSON array in
+	// config order, whatever program has since put the columns into another.
 	labelsKey = "g2g_agent.model_labels"
 	// rowsPerGroup bounds what the writer holds in memory: 8 bytes for each
 	// column and row, before compression.
@@ -97,7 +97,9 @@ func parquetColumns(labels []string) []parquetColumn {
 		},
 		wallTimeColumn(),
 		{
-			"source", parquet.String(),
+			// Without a word the library would take DELTA_LENGTH_BYTE_ARRAY, which several
+			// readers lack.
+			"source", parquet.Encoded(parquet.String(), &parquet.Plain),
 			func(s *datacenter.State) parquet.Value { return parquet.ByteArrayValue([]byte(s.Source)) },
 			func(s *datacenter.State, v parquet.Value) { s.Source = datacenter.SourceKind(v.ByteArray()) },
 		},
@@ -121,9 +123,10 @@ func parquetColumns(labels []string) []parquetColumn {
 }
 
 // parquetWriter writes states as the rows of a Parquet file, compressed with
-// Zstandard. Columns are sorted by name. Beside those of the CSV there are seq
-// (int64), wall_time (timestamp in ns UTC, null when there is none) and source
-// (string); the observed ITL is null when there is none.
+// Zstandard. Its columns are seq (int64), wall_time (timestamp in ns UTC, null when
+// there is none), source (string) and then those of the CSV in their order; the
+// observed ITL is null when there is none. What every reader has is all that it
+// uses: pages of version 1, values in the encoding PLAIN.
 type parquetWriter struct {
 	out     *parquet.GenericWriter[any]
 	labels  []string
@@ -144,24 +147,35 @@ func newParquetWriter(w io.Writer, models []string) (*parquetWriter, error) {
 		return nil, fmt.Errorf("%w: %d models need %d columns, Parquet has at most %d",
 			datacenter.ErrInvalidInput, len(models), len(columns), parquet.MaxColumnIndex)
 	}
-	group := parquet.Group{}
-	for _, c := range columns {
-		group[c.name] = c.node
-	}
 	labels, err := json.Marshal(models)
 	if err != nil {
 		return nil, err
 	}
-	p := &parquetWriter{labels: slices.Clone(models), columns: make([]parquetColumn, len(columns))}
-	schema := parquet.NewSchema("state", group)
-	for _, c := range columns {
-		leaf, _ := schema.Lookup(c.name)
-		p.columns[leaf.ColumnIndex] = c
-	}
-	p.out = parquet.NewGenericWriter[any](w, schema, parquet.Compression(&parquet.Zstd),
+	p := &parquetWriter{labels: slices.Clone(models), columns: columns}
+	p.out = parquet.NewGenericWriter[any](w, parquet.NewSchema("state", newRecordNode(columns)),
+		parquet.Compression(&parquet.Zstd), parquet.DataPageVersion(1),
 		parquet.MaxRowsPerRowGroup(rowsPerGroup), parquet.KeyValueMetadata(labelsKey, string(labels)))
 	return p, nil
 }
+
+// recordNode is a group whose fields keep their order, where the library's own
+// sorts them by name.
+type recordNode struct {
+	parquet.Group
+	fields []parquet.Field
+}
+
+func newRecordNode(columns []parquetColumn) recordNode {
+	n := recordNode{Group: parquet.Group{}}
+	for _, c := range columns {
+		n.fields = append(n.fields, parquet.Group{c.name: c.node}.Fields()...)
+		n.Group[c.name] = c.node
+	}
+	return n
+}
+
+// Fields implements [parquet.Node].
+func (n recordNode) Fields() []parquet.Field { return n.fields }
 
 // Write appends s as one row. It fails for a wall time that does not fit in 64
 // bits of nanoseconds (the years 1678 to 2261 do).

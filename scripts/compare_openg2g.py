@@ -21,7 +21,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import urllib.request
 from fractions import Fraction
 from pathlib import Path
 
@@ -51,9 +53,11 @@ def golden_config(name: str) -> dict:
         "augmentation": case.get("augmentation", {}),
         "models": models,
         "training": [{**t, "trace": str(DATA / t["trace"])} for t in case.get("training", [])],
+        "control": {"allow_shifts_past_capacity": True},  # as OpenG2G does
         "replay": {
             "data_dir": str(DATA),
             "duration_s": case["duration_s"],
+            "template_duration_s": case.get("template_duration_s", case["duration_s"]),
             "steady_skip_s": case.get("steady_skip_s", 0.0),
             "itl": True,
             "commands": case.get("commands", []),
@@ -119,7 +123,7 @@ class Reference:
         data = InferenceData.load(
             Path(replay["data_dir"]),
             tuple(specs),
-            duration_s=duration,
+            duration_s=Fraction(str(replay.get("template_duration_s", duration))),
             dt_s=self.dt,
             steady_skip_s=replay.get("steady_skip_s", 0.0),
         )
@@ -133,6 +137,11 @@ class Reference:
             power_augmentation=PowerAugmentationConfig(**config.get("augmentation", {})),
             total_gpu_capacity=config["datacenter"]["total_gpu_capacity"],
         )
+        self.specs, self.schedules = specs, schedules
+        # What OpenG2G tells of its capacity at each step, and whether more GPUs were
+        # asked for at one than there are.
+        self.available_gpu_capacity: list[int] = []
+        self.past_capacity = False
         self.clock = SimulationClock(self.dt)
         self.events = Silent()
         # The step before which each command is applied: the first with t <= its time.
@@ -154,8 +163,21 @@ class Reference:
             while due is not None and due[0] <= step:
                 self.datacenter.apply_control(due[1], self.events)
                 due = next(commands, None)
+            self.past_capacity |= self._gpus() > self.datacenter.total_gpu_capacity
+            self.available_gpu_capacity.append(self.datacenter.available_gpu_capacity())
             yield self.datacenter.do_step(self.clock, self.events)
             self.clock.advance()
+
+    def _gpus(self) -> int:
+        """The GPUs that the models ask for now."""
+        gpus = 0
+        for spec in self.specs:
+            schedule = self.schedules.get(spec.model_label)
+            if schedule is None or schedule.initial == 0:
+                continue  # it never gets servers
+            shift = self.datacenter._replica_offset_by_model[spec.model_label]
+            gpus += max(0, int(round(schedule.count_at(self.clock.time_s))) + shift) * spec.gpus_per_replica
+        return gpus
 
     def header(self) -> list[str]:
         columns = ["time_s", "power_a_w", "power_b_w", "power_c_w"]
@@ -401,6 +423,12 @@ def random_config(rng: random.Random) -> dict:
     capacity = max(needed, 1) + rng.choice([0, 0, rng.randint(0, 3 * gpus_per_server), rng.randint(0, needed)])
     if rng.random() < 0.15:  # too little, or just enough because not all need it at once
         capacity = max(1, int(capacity * rng.uniform(0.5, 0.99)))
+    if rng.random() < 0.3:  # to just the capacity or the last server, or just past it
+        added, capacity = shifts_at_capacity(rng, models, gpus_per_server, exact_dt, steps)
+        commands = [c for c in commands if "shift_replicas" not in c] + added
+        for model in models:
+            model.get("replicas", {}).pop("ramps", None)
+        commands.sort(key=lambda command: Fraction(str(command["t"])))
 
     config = {
         "seed": rng.choice([0, 1, rng.randrange(2**32), rng.randrange(2**32, 2**40), rng.randrange(2**62)]),
@@ -419,7 +447,10 @@ def random_config(rng: random.Random) -> dict:
             "itl": True,
             "commands": commands,
         },
+        "control": {"allow_shifts_past_capacity": rng.random() < 0.6},
     }
+    if rng.random() < 0.6:  # else templates are as long as the run
+        config["replay"]["template_duration_s"] = random_template_duration(rng, exact_dt, steps)
     if rng.random() < 0.85:
         low, high = sorted(round(rng.uniform(0.5, 1.5), 2) for _ in range(2))
         noise = rng.choice([0, 0, 0.02, round(rng.uniform(0, 0.3), 3), 1.5])
@@ -431,6 +462,37 @@ def random_config(rng: random.Random) -> dict:
             run["target_peak_w_per_gpu"] = round(rng.uniform(50, 1000), 1)
         config["training"].append(run)
     return config
+
+
+def shifts_at_capacity(rng: random.Random, models: list, gpus_per_server: int, dt: Fraction, steps: int) -> tuple[list, int]:
+    """Shifts that fill the models' last servers, or one replica more, and a capacity short of them."""
+    commands, servers = [], 0
+    for model in models:
+        initial, per_replica = model.get("replicas", {}).get("initial", 0), model["gpus_per_replica"]
+        if initial == 0:
+            continue
+        taken = math.ceil(initial * per_replica / gpus_per_server) + rng.choice([0, 0, 1])
+        servers += taken
+        delta = taken * gpus_per_server // per_replica - initial + rng.choice([0, 0, 0, 0, 0, 1])
+        shift = {"model_label": model["model_label"], "replica_delta": delta}
+        step = rng.randrange(steps)
+        commands.append({"t": str(step * dt), "shift_replicas": shift})
+        if rng.random() < 0.3:
+            back = {"model_label": model["model_label"], "replica_delta": -delta}
+            commands.append({"t": str((step + rng.randint(1, 30)) * dt), "shift_replicas": back})
+    return commands, max(1, servers * gpus_per_server - rng.randrange(gpus_per_server))
+
+
+def random_template_duration(rng: random.Random, dt: Fraction, steps: int):
+    """Shorter or longer than the run, on steps or not; 600 s is OpenG2G's default."""
+    duration = rng.choice([
+        600,
+        rng.randint(1, steps) * dt,
+        dt,
+        steps * dt + dt * rng.randint(1, 50),
+        Fraction(round(rng.uniform(float(dt), 1.5 * steps * float(dt)), 3)).limit_denominator(1000),
+    ])
+    return duration if isinstance(duration, int) else str(duration)
 
 
 @dataclasses.dataclass
@@ -499,8 +561,9 @@ def compare_csv(want_path: Path, got_path: Path, noisy: bool) -> Comparison:
     return result
 
 
-def write_reference(config: dict, path: Path) -> str | None:
-    """Writes OpenG2G's CSV; returns why it raised, if it did."""
+def write_reference(config: dict, path: Path) -> tuple[Reference | None, str | None]:
+    """Writes OpenG2G's CSV; returns what was run, and why it raised, if it did."""
+    reference = None
     try:
         reference = Reference(config)
         with path.open("w", newline="") as file:
@@ -509,20 +572,98 @@ def write_reference(config: dict, path: Path) -> str | None:
             for state in reference.run():
                 out.writerow(reference.row(state))
     except (RuntimeError, ValueError) as err:
-        return f"{type(err).__name__}: {err}"
-    return None
+        return reference, f"{type(err).__name__}: {err}"
+    return reference, None
+
+
+def write_noise_floor() -> None:
+    """Writes servers' power around 1 W, below which noise is that of 1 W."""
+    import numpy as np
+    from openg2g.datacenter.layout import ServerPool
+    from openg2g.datacenter.workloads.inference import InferencePowerAugmenter
+
+    servers, gpus_per_server, seed = 12, 8, 17
+    case = {
+        "num_servers": servers,
+        "gpus_per_server": gpus_per_server,
+        "phase_list": [i % 3 for i in range(servers)],
+        "amplitude_scales": [0.75 + i / 16 for i in range(servers)],
+        "noise_fraction": 0.25,
+        "seed": seed,
+        "steps": [],
+    }
+    pool = ServerPool(
+        num_servers=servers,
+        gpus_per_server=gpus_per_server,
+        phase_list=np.array(case["phase_list"]),
+        stagger_offsets=np.zeros(servers, dtype=int),
+        amplitude_scales=np.array(case["amplitude_scales"]),
+        noise_fraction=case["noise_fraction"],
+        model_priorities={"m": np.arange(servers)},
+    )
+    augmenter = InferencePowerAugmenter(pool, {"m": gpus_per_server}, seed=seed)
+    for per_gpu_w in (0, 0.001, 0.1, 0.125, 0.2, 100, 0):
+        out = augmenter.augment({"m": np.full(servers, float(per_gpu_w))}, {"m": servers})
+        power = [out.power_w.a, out.power_w.b, out.power_w.c]
+        case["steps"].append({"per_gpu_w": per_gpu_w, "power_w": power, "power_by_model_w": out.power_by_model_w["m"]})
+    path = CASES.parent / "components/noise_floor.json"
+    path.write_text(json.dumps(case, indent=1) + "\n")
+
+
+def write_golden(name: str) -> None:
+    """Writes OpenG2G's output for a golden case, and its accounting of GPUs."""
+    if name == "noise_floor":
+        write_noise_floor()
+        return
+    reference, reason = write_reference(golden_config(name), CASES / f"{name}.csv")
+    if reason is not None:
+        sys.exit(reason)
+    text = json.dumps(reference.available_gpu_capacity)
+    (CASES / f"{name}.available_gpu_capacity.json").write_text(text + "\n")
+
+
+def capacity_problems(config_path: Path, reference: Reference) -> list[str]:
+    """Drives the replay step by step and compares the GPUs it tells to be left."""
+    environ = {**os.environ, "G2G_AGENT_API__LISTEN": "127.0.0.1:0", "G2G_AGENT_LOG__FORMAT": "json"}
+    command = [BINARY, "replay", "--config", config_path, "--pace", "step"]
+    process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        url = next((json.loads(line)["url"] for line in process.stderr if '"url"' in line), None)
+        if url is None:
+            return ["the API did not come up"]
+        process_log = threading.Thread(target=process.stderr.read, daemon=True)  # so that it never waits for us
+        process_log.start()
+
+        def ask(path: str, body: dict | None = None):
+            data = None if body is None else json.dumps(body).encode()
+            request = urllib.request.Request(url.rstrip("/") + path, data, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.load(answer)
+
+        changes = sorted({0, reference.steps - 1, *(step for step, _ in reference.commands if step < reference.steps)})
+        done, problems = 0, []
+        for step in changes:
+            ask("/v1/steps", {"steps": step + 1 - done})
+            done = step + 1
+            want, got = reference.available_gpu_capacity[step], ask("/v1/info")["available_gpu_capacity"]
+            if want != got:
+                problems.append(f"step {step}, available_gpu_capacity: want {want}, got {got}")
+        return problems
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def exactness(cases: int, seed: int, keep: Path | None, reference_only: bool) -> bool:
     folder = keep or Path(tempfile.mkdtemp(prefix="exactness-"))
     folder.mkdir(parents=True, exist_ok=True)
-    failures = raised = cells = noise_cells = 0
+    failures = raised = refused = past = cells = noise_cells = steps_compared = 0
     worst_itl = 0.0
     for i in range(cases):
         config = random_config(random.Random(f"{seed}/{i}"))
         config_path, want, got = (folder / f"{i:04}.{ending}" for ending in ("yaml", "openg2g.csv", "g2g-agent.csv"))
         config_path.write_text(json.dumps(config, indent=1) + "\n")  # JSON is YAML
-        reason = write_reference(config, want)
+        reference, reason = write_reference(config, want)
         raised += reason is not None
         if reference_only:
             print(f"case {i}: {reason or 'ok'}")
@@ -534,6 +675,10 @@ def exactness(cases: int, seed: int, keep: Path | None, reference_only: bool) ->
         if reason is not None:
             if result.returncode != 2:
                 problems.append(f"OpenG2G raised {reason}; g2g-agent must exit with 2, exited with {result.returncode}")
+        elif reference.past_capacity and not config["control"]["allow_shifts_past_capacity"]:
+            refused += 1
+            if result.returncode != 2:
+                problems.append(f"more GPUs are asked for than there are; g2g-agent must exit with 2, exited with {result.returncode}")
         elif result.returncode != 0:
             problems.append(f"OpenG2G ran; g2g-agent exited with {result.returncode}: {result.stderr.strip()}")
         else:
@@ -547,13 +692,19 @@ def exactness(cases: int, seed: int, keep: Path | None, reference_only: bool) ->
                     f"{len(found.differing)} of {found.cells} cells differ, "
                     f"and {found.noise_cells} of {found.power_cells} power cells in the last bit"
                 )
+            capacity = capacity_problems(config_path, reference)
+            steps_compared += reference.steps
+            past += reference.past_capacity
+            if capacity:
+                problems += capacity
         if problems:
             failures += 1
             print(f"case {i} FAILED ({config_path})")
             for problem in problems:
                 print(f"  {problem}")
     print(
-        f"{cases} cases with seed {seed}: {failures} failed; OpenG2G raised in {raised}; {cells} cells compared, "
+        f"{cases} cases with seed {seed}: {failures} failed; OpenG2G raised in {raised}; {refused} go past the capacity and were "
+        f"refused as they should be, {past} do and were not, as they were allowed to; {steps_compared} steps, {cells} cells compared, "
         f"{noise_cells} power cells differ in the last bit (tail of the normal distribution), "
         f"largest relative error of observed_itl_s {worst_itl:.1e}"
     )
@@ -575,6 +726,8 @@ def main() -> int:
     verb.add_argument("--seed", type=int, default=0)
     verb.add_argument("--keep", type=Path, help="leave configs and CSV files in this folder")
     verb.add_argument("--reference-only", action="store_true", help="write configs and OpenG2G's CSV only")
+    verb = verbs.add_parser("golden", help="write OpenG2G's output for a case of testdata/golden/offline, or noise_floor")
+    verb.add_argument("case")
     verb = verbs.add_parser("openg2g-steps", help="print OpenG2G's microseconds a step for a golden case")
     verb.add_argument("case")
     args = parser.parse_args()
@@ -583,6 +736,9 @@ def main() -> int:
         ok = speed(args.rounds, args.write)
     elif args.verb == "exactness":
         ok = exactness(args.cases, args.seed, args.keep, args.reference_only)
+    elif args.verb == "golden":
+        ok = True
+        write_golden(args.case)
     else:
         ok = True
         print_openg2g_us_per_step(args.case)

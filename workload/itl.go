@@ -85,7 +85,8 @@ func (s *ITLSampler) one(rng *nprand.Generator) float64 {
 const maxExactReplicas = 30
 
 // Avg draws the latency averaged over the given number of replicas, in seconds;
-// NaN for none.
+// NaN for none, and +Inf for a mixture whose mean or variance outgrows a double
+// where it is needed.
 func (s *ITLSampler) Avg(rng *nprand.Generator, replicas int) float64 {
 	switch {
 	case replicas <= 0:
@@ -96,6 +97,8 @@ func (s *ITLSampler) Avg(rng *nprand.Generator, replicas int) float64 {
 			draws[i] = s.one(rng)
 		}
 		return npmath.Mean(draws[:replicas])
+	case math.IsInf(s.mean, 0) || math.IsInf(s.variance, 0) || math.IsNaN(s.variance):
+		return math.Inf(1) // the draw would be NaN, or 0
 	default:
 		return max(rng.Normal(s.mean, math.Sqrt(max(s.variance/float64(replicas), 0))), 0)
 	}

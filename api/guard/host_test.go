@@ -1,7 +1,11 @@
 package guard
 
 import (
+	"bufio"
 	"errors"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"strings"
 	"testing"
@@ -48,7 +52,7 @@ func TestNamesThisHost(t *testing.T) {
 // same origin as far as the browser can tell.
 func TestHostOverTheSocket(t *testing.T) {
 	open := serve(t, Config{}, nil)
-	for _, path := range []string{"/", "/livez", "/v1/state", "/metrics"} {
+	for _, path := range []string{"/", "/openapi.yaml", "/v1/state", "/metrics"} {
 		if a := open.do(t, "GET", path, host("evil.example:8480")); a.StatusCode != 403 {
 			t.Errorf("without a token, %s of another host: %d, want 403", path, a.StatusCode)
 		} else if p := a.problem(t); !strings.Contains(p.Detail, "api.token_file") || !strings.Contains(p.Detail, "evil.example") {
@@ -117,6 +121,53 @@ func TestAllowedHostsThatCannotBe(t *testing.T) {
 		_, err := New(Config{Listen: "127.0.0.1:0", AllowedHosts: []string{"fine.example", name}})
 		if !errors.Is(err, datacenter.ErrInvalidInput) || !strings.Contains(err.Error(), "api.allowed_hosts[1] must be") {
 			t.Errorf("host %q: %v", name, err)
+		}
+	}
+}
+
+// Supervisors ask by the address they know, and the oldest name no host at all.
+func TestHealthChecksAreAnsweredWhoeverAsks(t *testing.T) {
+	open := serve(t, Config{}, nil)
+	raw := func(request string) int {
+		t.Helper()
+		conn, err := net.Dial("tcp", open.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := io.WriteString(conn, request); err != nil {
+			t.Fatal(err)
+		}
+		answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer answer.Body.Close()
+		return answer.StatusCode
+	}
+	for _, path := range []string{"/livez", "/healthz", "/readyz"} {
+		for _, method := range []string{"GET", "HEAD"} {
+			for _, named := range []string{"", "Host: 10.1.2.3:8480\r\n", "Host: [fd00::7]:8480\r\n", "Host: agent.cluster.local\r\n", "Host: \r\n"} {
+				for _, version := range []string{"1.0", "1.1"} {
+					if named == "" && version == "1.1" {
+						continue // not HTTP
+					}
+					request := method + " " + path + " HTTP/" + version + "\r\n" + named + "Connection: close\r\n\r\n"
+					if status := raw(request); status != 200 {
+						t.Errorf("%q: %d, want 200", request, status)
+					}
+				}
+			}
+		}
+	}
+	// Nothing else is open by that.
+	for _, request := range []string{
+		"GET / HTTP/1.0\r\n\r\n", "GET /v1/state HTTP/1.0\r\n\r\n", "GET /metrics HTTP/1.0\r\n\r\n", "POST /livez HTTP/1.0\r\n\r\n",
+		"POST /v1/steps HTTP/1.0\r\n\r\n", "GET /livez/../v1/state HTTP/1.0\r\n\r\n", "GET /livez/x HTTP/1.0\r\n\r\n", "OPTIONS /livez HTTP/1.0\r\n\r\n",
+		"GET /v1/state HTTP/1.1\r\nHost: 10.1.2.3:8480\r\nConnection: close\r\n\r\n",
+	} {
+		if status := raw(request); status != 403 {
+			t.Errorf("%q: %d, want 403", request, status)
 		}
 	}
 }

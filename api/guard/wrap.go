@@ -97,6 +97,9 @@ func (g *Guard) newVisit(w http.ResponseWriter, r *http.Request) *visit {
 // checkHost refuses names that a web page may have pointed at this host. Who sent a
 // token of ours is no such page, and probes have nothing to hide.
 func (v *visit) checkHost() bool {
+	if v.health { // supervisors ask by whatever address they know, or name no host at all
+		return true
+	}
 	host := printable(v.r.Host)
 	switch a := &v.g.address; {
 	case v.tokens.control == nil:

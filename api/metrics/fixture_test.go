@@ -113,7 +113,7 @@ func liveRun(t *testing.T) *run {
 	return &run{
 		status: agent.Status{
 			Phase: agent.PhaseStepping, TimeS: 12.3, Steps: 123, LastStepAt: time.UnixMilli(1_700_000_000_250), DT: dt,
-			Facility: datacenter.Facility{Name: "dc", GPUsPerServer: 8, BaseKWPerPhase: 500, PowerFactor: 0.95, TotalGPUCapacity: 720}, FreeGPUs: 40,
+			Facility: datacenter.Facility{Name: "dc", GPUsPerServer: 8, BaseKWPerPhase: 500, PowerFactor: 0.95, TotalGPUCapacity: 720}, FreeGPUs: 40, AvailableGPUCapacity: 50,
 			Models: []agent.ModelStatus{{
 				Spec: datacenter.ModelSpec{
 					ModelLabel: llama, ModelID: "meta-llama/Llama-3.1-8B-Instruct", GPUsPerReplica: 2, ITLDeadlineS: 0.08,

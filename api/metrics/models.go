@@ -156,6 +156,10 @@ func (c *catalog) addModels() {
 	c.gauge("g2g_capacity_gpus", "", "GPUs that the datacenter can host.", func(s *snapshot, out series) {
 		out.value(float64(s.status.Facility.TotalGPUCapacity))
 	})
+	c.gauge("g2g_available_gpus", "", "GPUs of the capacity that the models' initial replicas and their shifts leave, whatever their schedules: "+
+		"OpenG2G's available_gpu_capacity.", func(s *snapshot, out series) {
+		out.value(float64(s.status.AvailableGPUCapacity))
+	})
 	c.gauge("g2g_free_gpus", "", "GPUs of the capacity that no model asks for at the next step.", func(s *snapshot, out series) {
 		out.value(float64(s.status.FreeGPUs))
 	})

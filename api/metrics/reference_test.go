@@ -69,7 +69,7 @@ scrape_configs:
 	}
 	b.WriteString(`
 ## The agent's own cost
-What client_golang's collectors tell of the process (` + "`process_*`" + `: on Linux among others ` + "`process_cpu_seconds_total`, `process_resident_memory_bytes`, `process_open_fds`, `process_start_time_seconds`" + `) and of Go's runtime (` + "`go_*`: `go_goroutines`, `go_memstats_heap_inuse_bytes`, `go_gc_duration_seconds`, …" + `), and ` + "`promhttp_metric_handler_errors_total`" + `, the scrapes of which a part failed. OpenTelemetry has ` + "`process.cpu.time`, `process.memory.usage`, `go.goroutine.count`" + ` for them.
+What client_golang's collectors tell of the process (` + "`process_*`" + `: on Linux among others ` + "`process_cpu_seconds_total`, `process_resident_memory_bytes`, `process_open_fds`, `process_start_time_seconds`" + `) and of Go's runtime (` + "`go_*`: `go_goroutines`, `go_memstats_heap_inuse_bytes`, `go_gc_duration_seconds`, …" + `; all that client_golang has but the gauge ` + "`go_memstats_alloc_bytes`, which is `go_memstats_heap_alloc_bytes` under a name that OpenMetrics has for a counter" + `), and ` + "`promhttp_metric_handler_errors_total`" + `, the scrapes of which a part failed. OpenTelemetry has ` + "`process.cpu.time`, `process.memory.usage`, `go.goroutine.count`" + ` for them.
 `)
 	return b.Bytes()
 }

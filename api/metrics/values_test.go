@@ -60,6 +60,7 @@ g2g_model_shifted_replicas{LLAMA} -20
 g2g_model_free_replicas{LLAMA} 19
 g2g_model_replica_gpus{LLAMA} 2
 g2g_capacity_gpus 720
+g2g_available_gpus 50
 g2g_free_gpus 40
 g2g_stream_clients{stream="states"} 5
 g2g_stream_clients{stream="events"} 6

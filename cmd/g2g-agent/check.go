@@ -32,7 +32,11 @@ func (cmd checkCmd) Run(ctx context.Context, term terminal) error {
 			return fmt.Errorf("%s: %w", cmd.Config, err)
 		}
 		warnings = append(warnings, setup.Warnings...)
-		verdicts = append(verdicts, fmt.Sprintf("ok for replay, %d models, %d steps of %s s", len(setup.Models), setup.Replay.Steps(), c.DT))
+		steps := fmt.Sprintf("%d steps of %s s", setup.Replay.Steps(), c.DT)
+		if setup.Replay.Endless() {
+			steps = fmt.Sprintf("steps of %s s without end", c.DT)
+		}
+		verdicts = append(verdicts, fmt.Sprintf("ok for replay, %d models, %s", len(setup.Models), steps))
 	}
 	if slices.ContainsFunc(c.Models, func(m config.Model) bool { return m.Live != nil }) {
 		setup, err := cmd.setUpLive(term, io.Discard)

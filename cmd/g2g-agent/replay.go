@@ -30,6 +30,9 @@ func (cmd replayCmd) Run(ctx context.Context, term terminal) error {
 	if cmd.Pace != "0" {
 		return cmd.runServed(ctx, term, c, load)
 	}
+	if c.Replay.AtEnd == config.AtEndContinue {
+		return invalidf("%s: replay.at_end: is continue, and nothing would end the run: use --pace 1 or --pace step, or a longer duration_s", cmd.Config)
+	}
 	log := newLogger(c.Log, term.stderr)
 	setup, err := agent.SetUpReplay(c, logEventTo(log))
 	if err != nil {

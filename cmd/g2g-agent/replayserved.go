@@ -29,7 +29,13 @@ func (cmd replayCmd) runServed(ctx context.Context, term terminal, c *config.Con
 		return err
 	}
 	defer out.Abort()
-	run := servedReplay{cmd: cmd, serving: serving, out: out, steps: setup.Replay.Steps()}
+	outer := ctx
+	run := servedReplay{
+		cmd: cmd, serving: serving, out: out, steps: setup.Replay.Steps(),
+		ended: func(err error) bool {
+			return setup.Replay.Endless() && outer.Err() != nil && errors.Is(err, context.Cause(outer))
+		},
+	}
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	defer func() { err = errors.Join(err, serving.close()) }()
@@ -45,6 +51,8 @@ type servedReplay struct {
 	serving *serving
 	out     *replayOutput
 	steps   int64
+	// ended tells whether the error is just how a replay without end comes to one.
+	ended func(error) bool
 }
 
 func (r *servedReplay) emit(s *datacenter.State) error {
@@ -61,7 +69,7 @@ func (r *servedReplay) inRealTime(ctx context.Context, end context.CancelCauseFu
 		return err
 	}
 	timing, err := agent.RunPaced(ctx, replay, c.DT, r.emit, observer.OnStep)
-	if err == nil {
+	if err == nil || r.ended(err) {
 		err = r.out.Commit()
 	}
 	if err != nil {
