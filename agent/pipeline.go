@@ -9,6 +9,7 @@ import (
 
 	"github.com/g2g-agent/g2g-agent/augment"
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 	"github.com/g2g-agent/g2g-agent/workload"
 )
 
@@ -175,8 +176,13 @@ func checkFinite(s *datacenter.State) error {
 	return nil
 }
 
+// maxQuoted bounds what an error repeats of a command, in bytes.
+const maxQuoted = 100
+
+// refuse is what is wrong with a command. The field may end with what the command
+// calls a model.
 func refuse(field string, reason error, format string, args ...any) error {
-	return &datacenter.CommandError{Field: field, Reason: reason, Detail: fmt.Sprintf(format, args...)}
+	return &datacenter.CommandError{Field: excerpt.Of(field, 2*maxQuoted), Reason: reason, Detail: fmt.Sprintf(format, args...)}
 }
 
 func (p *Pipeline) modelIndex(label string) int {
@@ -233,7 +239,7 @@ func (p *Pipeline) emitBatchSizes() {
 func (p *Pipeline) shiftReplicas(c datacenter.ShiftReplicas) error {
 	m := p.modelIndex(c.ModelLabel)
 	if m < 0 {
-		return refuse("model_label", datacenter.ErrUnknownModel, "unknown model %q; the models are %q", c.ModelLabel, p.cfg.labels())
+		return refuse("model_label", datacenter.ErrUnknownModel, "unknown model %s; the models are %q", excerpt.Quote(c.ModelLabel, maxQuoted), p.cfg.labels())
 	}
 	if c.ReplicaDelta < -math.MaxInt32 || c.ReplicaDelta > math.MaxInt32 {
 		return refuse("replica_delta", datacenter.ErrOutOfRange, "%d is too large", c.ReplicaDelta)

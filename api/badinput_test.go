@@ -138,7 +138,7 @@ func TestEveryFieldWrong(t *testing.T) {
 		content := s.doc.at("paths", path, "post", "requestBody", "content", "application/json").(map[string]any)
 		root := s.doc.schemaOf(content["schema"])
 		for _, whole := range []string{
-			"", " ", "null", "true", "8", `"x"`, "[]", "[{}]", "{", "}", "{}{}", "{} x", "{}\x00", "\ufeff{}", "{\"a\":1,}", "{'a':1}", "{a:1}", "{\"a\"}", "{\"a\":}", "// x\n{}",
+			"", " ", "null", "true", "8", `"x"`, "[]", "[{}]", "{", "}", "{}{}", "{} x", "{}\x00", "\ufeff\ufeff{}", "\xff\xfe{\x00}\x00", "{\x00}\x00", "{\"a\":1,}", "{'a':1}", "{a:1}", "{\"a\"}", "{\"a\":}", "// x\n{}",
 			"{\"\xff\":1}", "{\"a\":\"\xc3\"}", strings.Repeat("[", 30_000), strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000),
 			strings.Repeat(`{"a":`, 5_000) + "1" + strings.Repeat("}", 5_000),
 		} {
