@@ -30,14 +30,15 @@ type Secrets struct {
 
 // SecretsFrom takes the secrets from the environment, as os.Environ gives it:
 // ZEUSD_TOKEN, which zeusd's own clients read, and VLLM_API_KEY, which vLLM does.
+// They are trimmed as those in files are.
 func SecretsFrom(environ []string) Secrets {
 	var s Secrets
 	for _, variable := range environ {
 		switch name, value, _ := strings.Cut(variable, "="); name {
 		case "ZEUSD_TOKEN":
-			s.ZeusdToken = value
+			s.ZeusdToken = credential.Trim(value)
 		case "VLLM_API_KEY":
-			s.VLLMAPIKey = value
+			s.VLLMAPIKey = credential.Trim(value)
 		}
 	}
 	return s

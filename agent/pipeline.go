@@ -180,8 +180,13 @@ func checkFinite(s *datacenter.State) error {
 	return nil
 }
 
+// maxQuoted bounds what an error repeats of a command, in bytes.
+const maxQuoted = 100
+
+// refuse is what is wrong with a command. The field may end with what the command
+// calls a model.
 func refuse(field string, reason error, format string, args ...any) error {
-	return &datacenter.CommandError{Field: field, Reason: reason, Detail: fmt.Sprintf(format, args...)}
+	return &datacenter.CommandError{Field: excerpt.Of(field, 2*maxQuoted), Reason: reason, Detail: fmt.Sprintf(format, args...)}
 }
 
 func (p *Pipeline) modelIndex(label string) int {
@@ -234,14 +239,11 @@ func (p *Pipeline) emitBatchSizes() {
 	p.emit(now)
 }
 
-// maxLabelQuoted bounds how much of a label that is none a refusal repeats, in bytes.
-const maxLabelQuoted = 100
-
 // shiftReplicas checks a shift and applies it, as of the next step.
 func (p *Pipeline) shiftReplicas(c datacenter.ShiftReplicas) error {
 	m := p.modelIndex(c.ModelLabel)
 	if m < 0 {
-		return refuse("model_label", datacenter.ErrUnknownModel, "unknown model %q; the models are %q", excerpt.Of(c.ModelLabel, maxLabelQuoted), p.cfg.labels())
+		return refuse("model_label", datacenter.ErrUnknownModel, "unknown model %s; the models are %q", excerpt.Quote(c.ModelLabel, maxQuoted), p.cfg.labels())
 	}
 	if c.ReplicaDelta < -math.MaxInt32 || c.ReplicaDelta > math.MaxInt32 {
 		return refuse("replica_delta", datacenter.ErrOutOfRange, "%d is too large", c.ReplicaDelta)

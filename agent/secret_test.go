@@ -43,3 +43,17 @@ func TestSecretIsReadAgain(t *testing.T) {
 	}
 	fails("is no regular file")
 }
+
+// TestSecretsOfTheEnvironment: they are trimmed as those in files are.
+func TestSecretsOfTheEnvironment(t *testing.T) {
+	for _, around := range []string{"%", "%\n", "%\r\n", " % ", "\xef\xbb\xbf%\n", "\t%\n\n"} {
+		value := func(secret string) string { return strings.ReplaceAll(around, "%", secret) }
+		got := SecretsFrom([]string{"PATH=/bin", "ZEUSD_TOKEN=" + value("a=b"), "VLLM_API_KEY=" + value("sk-1")})
+		if want := (Secrets{ZeusdToken: "a=b", VLLMAPIKey: "sk-1"}); got != want {
+			t.Errorf("%q: %+v", around, got)
+		}
+	}
+	if got := SecretsFrom([]string{"ZEUSD_TOKEN=\n", "VLLM_API_KEY="}); got != (Secrets{}) {
+		t.Errorf("blank variables: %+v", got)
+	}
+}

@@ -113,7 +113,7 @@ func (c *contract) eachField(schema map[string]any, location string, body func(p
 // wrongBodies are no JSON objects, or such as no command's body is.
 func wrongBodies() []string {
 	return []string{
-		"", " ", "null", "true", "8", `"x"`, "[]", "[{}]", "{", "}", "{}{}", "{} x", "{}\x00", "\ufeff{}", "{\"a\":1,}", "{'a':1}", "{a:1}", "{\"a\"}", "{\"a\":}", "// x\n{}",
+		"", " ", "null", "true", "8", `"x"`, "[]", "[{}]", "{", "}", "{}{}", "{} x", "{}\x00", "\ufeff\ufeff{}", "\xff\xfe{\x00}\x00", "{\x00}\x00", "{\"a\":1,}", "{'a':1}", "{a:1}", "{\"a\"}", "{\"a\":}", "// x\n{}",
 		"{\"\xff\":1}", "{\"a\":\"\xc3\"}", strings.Repeat("[", 30_000), strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000),
 		strings.Repeat(`{"a":`, 5_000) + "1" + strings.Repeat("}", 5_000),
 	}

@@ -148,8 +148,8 @@ func auditBody(body []byte) any {
 	switch {
 	case len(body) == 0:
 		return nil
-	case json.Valid(body):
-		return json.RawMessage(body)
+	case json.Valid(bytes.TrimPrefix(body, []byte("\ufeff"))):
+		return json.RawMessage(bytes.TrimPrefix(body, []byte("\ufeff")))
 	}
 	return string(body)
 }

@@ -7,7 +7,7 @@ import (
 	"net/http"
 	"strings"
 
-	"go.yaml.in/yaml/v3"
+	"go.yaml.in/yaml/v4"
 
 	"github.com/g2g-agent/g2g-agent/config"
 )

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -9,16 +8,15 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/go-viper/mapstructure/v2"
-	"github.com/knadh/koanf/parsers/yaml"
-	"github.com/knadh/koanf/providers/rawbytes"
-	"github.com/knadh/koanf/v2"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 )
 
 // envPrefix begins the environment variables that set keys; levels are parted
@@ -28,9 +26,8 @@ const envPrefix = "G2G_AGENT_"
 
 const (
 	envLevels = "__"
-	// pathDelim parts the levels of a key inside koanf. It must not occur in a
-	// key, and a model label may well hold a dot.
-	pathDelim = "\x1f"
+	// maxQuoted bounds what a message repeats of a value, in bytes.
+	maxQuoted = 100
 	// maxFileBytes bounds the config file.
 	maxFileBytes = 16 << 20
 )
@@ -50,11 +47,16 @@ type Problem struct {
 	Message string
 }
 
+// maxMessage bounds what is said of a problem, and its path, in bytes.
+const maxMessage = 4096
+
+// String is bounded and fit for a terminal, whatever the file holds.
 func (p Problem) String() string {
+	message := excerpt.Printable(p.Message, maxMessage, '\n')
 	if p.Path == "" {
-		return p.Message
+		return message
 	}
-	return p.Path + ": " + p.Message
+	return excerpt.Printable(p.Path, maxMessage) + ": " + message
 }
 
 func (e *Error) Error() string {
@@ -125,19 +127,24 @@ func readFile(file string) ([]byte, error) {
 // parse turns a config file's text and the environment into a valid config or
 // the problems that prevent it.
 func parse(raw []byte, environ []string, purpose Purpose) (*Config, []Problem) {
-	k := koanf.New(pathDelim)
-	if err := k.Load(rawbytes.Provider(raw), yaml.Parser()); err != nil {
-		return nil, yamlProblems(err)
+	tree, numbers, problems := readYAML(raw)
+	if len(problems) > 0 {
+		return nil, problems
 	}
-	if line := secondDocument(raw); line > 0 {
-		return nil, []Problem{{"", fmt.Sprintf("line %d: a second YAML document begins; a config is a single one", line)}}
+	if tree == nil {
+		tree = map[string]any{}
 	}
-	tree := k.Raw()
-	problems := applyEnv(tree, environ)
+	problems = slices.Concat(numbers, applyEnv(tree, environ))
 	var t tidier
 	t.tidy(tree, reflect.TypeFor[Config](), "")
 	c := Default()
-	r := &rules{unread: slices.Concat(problems, t.missing, decode(tree, &c))}
+	problems = slices.Concat(problems, t.unread)
+	for _, p := range decode(tree, &c) {
+		if !slices.ContainsFunc(problems, func(before Problem) bool { return before.Path == p.Path }) {
+			problems = append(problems, p)
+		}
+	}
+	r := &rules{unread: problems}
 	c.validate(r, purpose)
 	problems = slices.Concat(r.unread, t.unknown, r.problems)
 	if len(problems) > 0 {
@@ -146,48 +153,12 @@ func parse(raw []byte, environ []string, purpose Purpose) (*Config, []Problem) {
 	return &c, nil
 }
 
-// yamlProblems words the YAML parser's errors: a sentence each, with its line.
-func yamlProblems(err error) []Problem {
-	text := strings.TrimPrefix(strings.TrimPrefix(err.Error(), "yaml: "), "unmarshal errors:\n")
-	// The value quoted in this one may itself span lines.
-	if at, _, found := strings.Cut(text, ": cannot unmarshal "); found && strings.HasSuffix(strings.TrimSpace(text), " into map[string]interface {}") {
-		return []Problem{{"", strings.TrimSpace(at) + ": a config is a map of keys, such as \"seed: 42\"; this file holds something else"}}
-	}
-	var problems []Problem
-	for line := range strings.Lines(text) {
-		if line = strings.TrimSpace(line); line != "" {
-			problems = append(problems, Problem{"", line})
-		}
-	}
-	return problems
-}
-
-// secondDocument returns the line where a YAML stream's second document begins,
-// 0 if there is none. Three hyphens at the start of a line mean nothing else.
-func secondDocument(raw []byte) int {
-	n, begun := 0, false
-	for line := range bytes.Lines(raw) {
-		n++
-		line = bytes.TrimRight(line, "\r\n")
-		marker, rest := bytes.HasPrefix(line, []byte("---")), bytes.TrimPrefix(line, []byte("---"))
-		switch {
-		case marker && (len(rest) == 0 || rest[0] == ' ' || rest[0] == '\t'):
-			if begun {
-				return n
-			}
-			begun = true
-		case len(bytes.TrimSpace(line)) > 0 && line[0] != '#' && line[0] != '%':
-			begun = true
-		}
-	}
-	return 0
-}
-
 // envValue is a value from the environment: text that is also read as YAML,
 // whichever the key asks for.
 type envValue struct {
 	name, text string
 	parsed     any
+	numbers    []Problem // what readYAML tells of numbers, with paths below the key
 }
 
 // plain returns the value without envValues in it.
@@ -208,28 +179,58 @@ func plain(value any) any {
 }
 
 // applyEnv sets the keys that the environment names in tree, outer ones first.
-// (koanf's own provider for this knows no elements of lists.)
 func applyEnv(tree map[string]any, environ []string) []Problem {
 	var problems []Problem
 	for _, variable := range slices.Sorted(slices.Values(environ)) {
 		name, text, _ := strings.Cut(variable, "=")
 		key, ours := strings.CutPrefix(name, envPrefix)
-		if !ours {
+		if !ours || isServiceLink(key, text) {
 			continue
 		}
 		path := strings.Split(strings.ToLower(key), envLevels)
 		if err := setKey(tree, path, parseEnvValue(name, text)); err != nil {
-			problems = append(problems, Problem{strings.Join(path, "."), fmt.Sprintf("%s: %v", name, err)})
+			problems = append(problems, Problem{strings.Join(path, "."), fmt.Sprintf("%s: %v", excerpt.Printable(name, maxQuoted), err)})
 		}
 	}
 	return problems
 }
 
-func parseEnvValue(name, text string) envValue {
-	if m, err := yaml.Parser().Unmarshal([]byte("value: " + text)); err == nil && len(m) == 1 {
-		return envValue{name, text, m["value"]}
+// isServiceLink reports whether a variable is one that a cluster puts into the
+// containers of a namespace for each Service in it: for one of the name g2g-agent,
+// those that begin with our prefix, and for g2g-agent-metrics as well. The latter must
+// look it, since they might be keys that are mistyped.
+func isServiceLink(key, text string) bool {
+	if strings.Contains(key, envLevels) {
+		return false // no name of a Service gives this
 	}
-	return envValue{name, text, text}
+	const own = `^(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_[A-Z]+(_[A-Z_]+)?)?)$`
+	if regexp.MustCompile(own).MatchString(key) {
+		return true
+	}
+	for name, value := range map[string]string{
+		`_SERVICE_HOST$`:                           `^[0-9a-fA-F.:]+$`,
+		`_SERVICE_PORT(_[A-Z0-9_]+)?$`:             `^[0-9]+$`,
+		`_PORT(_[0-9]+_(TCP|UDP|SCTP))?$`:          `^(tcp|udp|sctp)://`,
+		`_PORT_[0-9]+_(TCP|UDP|SCTP)_PROTO$`:       `^(tcp|udp|sctp)$`,
+		`_PORT_[0-9]+_(TCP|UDP|SCTP)_(PORT|ADDR)$`: `^[0-9a-fA-F.:]+$`,
+	} {
+		if regexp.MustCompile(name).MatchString(key) && regexp.MustCompile(value).MatchString(text) {
+			return true
+		}
+	}
+	return false
+}
+
+func parseEnvValue(name, text string) envValue {
+	const key = "value"
+	m, numbers, problems := readYAML([]byte(key + ": " + text))
+	if len(problems) > 0 || len(m) != 1 {
+		return envValue{name: name, text: text, parsed: text}
+	}
+	for i := range numbers {
+		numbers[i].Path = strings.TrimPrefix(numbers[i].Path, key)
+	}
+	return envValue{name, text, m[key], numbers}
 }
 
 // setKey sets the value at path, making maps on the way; a number indexes a list
@@ -251,7 +252,7 @@ func setKey(node any, path []string, value envValue) error {
 	case []any:
 		i, err := strconv.Atoi(key)
 		if err != nil || i < 0 || i >= len(node) {
-			return fmt.Errorf("%q does not index a list of %d; elements count from 0", key, len(node))
+			return fmt.Errorf("%s does not index a list of %d; elements count from 0", excerpt.Quote(key, maxQuoted), len(node))
 		}
 		if last {
 			node[i] = value
@@ -259,35 +260,44 @@ func setKey(node any, path []string, value envValue) error {
 		}
 		return setKey(node[i], path[1:], value)
 	default:
-		return fmt.Errorf("%q lies below a key that holds a single value", key)
+		return fmt.Errorf("%s lies below a key that holds a single value", excerpt.Quote(key, maxQuoted))
 	}
 }
 
 // tidier walks a tree along the type it is meant for.
-type tidier struct{ unknown, missing []Problem }
+type tidier struct{ unknown, unread []Problem }
 
 // tidy takes keys without a value out of the tree, so that they keep their
-// defaults, and notes unknown keys and numbers left out of lists and maps.
+// defaults, and notes unknown keys, numbers left out of lists and maps, and those
+// in the environment that could be meant in two ways.
 func (w *tidier) tidy(node any, t reflect.Type, path string) {
-	if v, ok := node.(envValue); ok {
-		node = v.parsed
-	}
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
+	}
+	if v, ok := node.(envValue); ok {
+		node = v.parsed
+		for _, p := range v.numbers {
+			if t.Kind() != reflect.String {
+				w.unread = append(w.unread, Problem{path + p.Path, p.Message})
+			}
+		}
 	}
 	switch node := node.(type) {
 	case nil:
 		if k := t.Kind(); k == reflect.Int || k == reflect.Float64 {
-			w.missing = append(w.missing, Problem{path, "want " + kindWord(t) + ", got nothing"})
+			w.unread = append(w.unread, Problem{path, "want " + kindWord(t) + ", got nothing"})
 		}
 	case map[string]any:
 		switch {
 		case t == reflect.TypeFor[datacenter.Seconds](): // a single value, which decode complains of
 		case t.Kind() == reflect.Struct:
 			w.tidySection(node, t, path)
-		case t.Kind() == reflect.Map:
+		case t.Kind() == reflect.Map, t.Kind() == reflect.Interface:
+			if t.Kind() == reflect.Map {
+				t = t.Elem()
+			}
 			for _, key := range slices.Sorted(maps.Keys(node)) {
-				w.tidy(node[key], t.Elem(), path+"."+key)
+				w.tidy(node[key], t, path+"."+key)
 			}
 		}
 	case []any:
@@ -305,6 +315,7 @@ func (w *tidier) tidySection(node map[string]any, t reflect.Type, path string) {
 		at := strings.TrimPrefix(path+"."+key, ".")
 		switch field, known := fields[key]; {
 		case !known:
+			at = strings.TrimPrefix(path+"."+excerpt.Printable(key, maxQuoted), ".")
 			w.unknown = append(w.unknown, Problem{at, "unknown key" + origin(node[key]) + "; " + suggestion(key, fields)})
 		case node[key] == nil, isEmptyEnv(node[key]) && field.Kind() != reflect.String:
 			delete(node, key)
@@ -322,7 +333,7 @@ func isEmptyEnv(value any) bool {
 // origin names the environment variable a value came from.
 func origin(value any) string {
 	if v, ok := value.(envValue); ok {
-		return " from " + v.name
+		return " from " + excerpt.Printable(v.name, maxQuoted)
 	}
 	return ""
 }
@@ -464,7 +475,7 @@ func describe(v any) string {
 	case nil:
 		return "nothing"
 	case string:
-		return strconv.Quote(v)
+		return excerpt.Quote(v, maxQuoted)
 	case map[string]any, map[any]any:
 		return "a map"
 	case []any:

@@ -4,16 +4,17 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 
 	"github.com/g2g-agent/g2g-agent/internal/apirule"
+	"github.com/g2g-agent/g2g-agent/internal/credential"
+	"github.com/g2g-agent/g2g-agent/internal/textfile"
 )
 
 // maxSecretBytes bounds the files of tokens and keys.
 const maxSecretBytes = 16 << 10
 
-// ReadSecret reads a token or key from a file of its own, without the white space
-// around it. A secret has visible ASCII characters only, so that it can stand in
+// ReadSecret reads a token or key from a file of its own, as [credential.Trim] leaves
+// it. A secret has visible ASCII characters only, so that it can stand in
 // an HTTP header.
 func ReadSecret(file string) (string, error) {
 	f, err := os.Open(file)
@@ -25,7 +26,10 @@ func ReadSecret(file string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	secret := strings.TrimSpace(string(raw))
+	if _, err := textfile.Strip(raw); err != nil {
+		return "", fmt.Errorf("%s %w", file, err)
+	}
+	secret := credential.Trim(string(raw))
 	switch {
 	case len(raw) > maxSecretBytes:
 		return "", fmt.Errorf("%s has more than %d bytes", file, maxSecretBytes)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/internal/baseurl"
+	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 	"github.com/g2g-agent/g2g-agent/power"
 	"github.com/g2g-agent/g2g-agent/power/kinds"
 	"github.com/g2g-agent/g2g-agent/vllm"
@@ -41,9 +42,37 @@ type rules struct {
 // it could not be read.
 func (r *rules) that(ok bool, path, format string, args ...any) bool {
 	if !ok && r.read(path) {
-		r.problems = append(r.problems, Problem{path, fmt.Sprintf(format, args...)})
+		r.problems = append(r.problems, Problem{path, fmt.Sprintf(format, bounded(args)...)})
 	}
 	return ok
+}
+
+// sentence is what a leaf's check says, which is not cut.
+type sentence string
+
+// bounded cuts long texts and lists, so that what a message says of them is seen.
+func bounded(args []any) []any {
+	const most = 20 // elements
+	for i, arg := range args {
+		switch arg := arg.(type) {
+		case string:
+			args[i] = excerpt.Of(arg, maxQuoted)
+		case []string:
+			short := []string{}
+			for _, text := range arg[:min(len(arg), most)] {
+				short = append(short, excerpt.Of(text, maxQuoted))
+			}
+			if len(arg) > most {
+				short = append(short, excerpt.Sign)
+			}
+			args[i] = short
+		case []int:
+			args[i] = excerpt.Of(fmt.Sprint(arg), maxQuoted)
+		case []float64:
+			args[i] = excerpt.Of(fmt.Sprint(arg), maxQuoted)
+		}
+	}
+	return args
 }
 
 // read reports whether the key at path was read, with all above and below it.
@@ -123,7 +152,7 @@ func (c *Config) validateCapacity(r *rules) {
 		err = datacenter.CheckScheduleCapacity(&f, models)
 	}
 	if err != nil {
-		r.that(false, "models", "%s", withoutKind(err))
+		r.that(false, "models", "%s", sentence(withoutKind(err)))
 	}
 }
 
@@ -169,7 +198,7 @@ func (c *Config) validateForLive(r *rules) {
 		err = datacenter.CheckScheduleCapacity(&f, models)
 	}
 	if err != nil {
-		r.that(false, "models", "%s (in a live run, the sum of simulated_num_replicas times gpus_per_replica)", withoutKind(err))
+		r.that(false, "models", "%s (in a live run, the sum of simulated_num_replicas times gpus_per_replica)", sentence(withoutKind(err)))
 	}
 }
 
@@ -262,7 +291,7 @@ func (p *Replicas) validate(r *rules, path string) {
 		with := append(slices.Clip(valid), datacenter.Ramp{Target: *ramp.Target, TStartS: *ramp.TStart, TEndS: *ramp.TEnd})
 		if _, err := datacenter.NewReplicaSchedule(0, with...); err != nil {
 			_, what, _ := strings.Cut(withoutKind(err), ": ") // the ramp's place among the valid ones is of no use
-			r.that(false, at, "%s", what)
+			r.that(false, at, "%s", sentence(what))
 			continue
 		}
 		valid = with
@@ -320,7 +349,7 @@ func validBaseURL(r *rules, path, raw string) {
 	switch {
 	case !errors.As(err, &flawed):
 	case flawed.Flaw == baseurl.NoAddress:
-		r.that(false, path, "must be an http or https URL such as http://node1:8000, got %s", power.QuoteAddress(raw))
+		r.that(false, path, "must be an http or https URL such as http://node1:8000, got %s", sentence(power.QuoteAddress(raw)))
 	case flawed.Flaw == baseurl.WithUser:
 		r.that(false, path, "must have no user name or password in it; the key of a server goes into api_key_file")
 	default:
@@ -339,7 +368,7 @@ func (e *GPUEndpoint) validate(r *rules, path string) {
 		if p.Key != "" {
 			at += "." + p.Key
 		}
-		r.that(false, at, "%s", p.Text)
+		r.that(false, at, "%s", sentence(p.Text))
 	}
 }
 

@@ -25,7 +25,7 @@ func ParseSeconds(text string) (Seconds, error) {
 	}
 	switch num, den := r.Num(), r.Denom(); {
 	case r.Sign() < 0:
-		return Seconds{}, fmt.Errorf("%q is negative, want a number of seconds >= 0", text)
+		return Seconds{}, fmt.Errorf("%.64q is negative, want a number of seconds >= 0", text)
 	case num.BitLen() > 53 || den.BitLen() > 53:
 		return Seconds{exact: r}, nil
 	default:

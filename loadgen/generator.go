@@ -17,6 +17,7 @@ import (
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/internal/backoff"
 	"github.com/g2g-agent/g2g-agent/internal/credential"
+	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 )
 
 // Config says what load to keep on which server.
@@ -129,7 +130,7 @@ func prepare(cfg *Config) ([]preparedRequest, error) {
 	for key, value := range cfg.ExtraBody {
 		raw, err := json.Marshal(value)
 		if err != nil {
-			return nil, fmt.Errorf("%w: extra body of requests: %s: %w", datacenter.ErrInvalidInput, key, err)
+			return nil, fmt.Errorf("%w: extra body of requests: %s: %w", datacenter.ErrInvalidInput, excerpt.Printable(key, maxQuoted), err)
 		}
 		extra[key] = raw
 	}

@@ -11,12 +11,17 @@ import (
 	"os"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/excerpt"
+	"github.com/g2g-agent/g2g-agent/internal/textfile"
 )
 
 // Request is one chat completion request as a request file has it.
 type Request struct {
 	fields map[string]json.RawMessage
 }
+
+// maxQuoted bounds what a message repeats of a request, in bytes.
+const maxQuoted = 100
 
 // maxRequestBytes bounds a line of a request file.
 const maxRequestBytes = 16 << 20
@@ -35,7 +40,7 @@ func LoadRequests(path string) ([]Request, error) {
 
 // readRequests is [LoadRequests] for what r holds; errors call it name.
 func readRequests(r io.Reader, name string) ([]Request, error) {
-	lines := bufio.NewScanner(r)
+	lines := bufio.NewScanner(textfile.NewReader(r))
 	lines.Buffer(make([]byte, 0, 64<<10), maxRequestBytes)
 	var requests []Request
 	number := 1
@@ -50,6 +55,8 @@ func readRequests(r io.Reader, name string) ([]Request, error) {
 		requests = append(requests, request)
 	}
 	switch err := lines.Err(); {
+	case errors.Is(err, textfile.ErrUTF16):
+		return nil, fmt.Errorf("%w: %s: %w", datacenter.ErrInvalidInput, name, err)
 	case errors.Is(err, bufio.ErrTooLong):
 		return nil, fmt.Errorf("%w: %s:%d: the line is longer than %d bytes", datacenter.ErrInvalidInput, name, number, maxRequestBytes)
 	case err != nil:
@@ -87,7 +94,7 @@ func checkChoices(fields map[string]json.RawMessage) error {
 	}
 	var n int
 	if err := json.Unmarshal(raw, &n); err != nil || n != 1 {
-		return fmt.Errorf("n is %s, want 1: the tokens of several choices cannot be told apart", raw)
+		return fmt.Errorf("n is %s, want 1: the tokens of several choices cannot be told apart", excerpt.Printable(string(raw), maxQuoted))
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -123,6 +124,28 @@ func TestRequestFilesRefused(t *testing.T) {
 	}
 	if _, err := LoadRequests(filepath.Join(t.TempDir(), "none.jsonl")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("error for no file is %v", err)
+	}
+}
+
+// TestEncodingsOfRequestFiles: a mark does no harm, and what is no UTF-8 is refused in
+// words that can be printed.
+func TestEncodingsOfRequestFiles(t *testing.T) {
+	const line = `{"messages":[{"role":"user","content":"a"}]}` + "\n"
+	for _, text := range []string{"\xef\xbb\xbf" + line, "\xef\xbb\xbf\n" + line, "\xef\xbb\xbf" + strings.ReplaceAll(line+line, "\n", "\r\n")} {
+		if requests, err := readRequests(strings.NewReader(text), "f"); err != nil || len(requests) != strings.Count(text, "{\"messages") {
+			t.Errorf("%q: %d requests, %v", text, len(requests), err)
+		}
+	}
+	for text, want := range map[string]string{
+		"\xff\xfe{\x00":              "f: is text in UTF-16",
+		"\x1b[2J" + line:             "f:1: not a JSON object",
+		line + "\xef\xbb\xbf" + line: "f:2: not a JSON object",
+		`{"messages":[{}],"n":"` + strings.Repeat("x", 60_000) + `"}`: "f:1: n is \"xxx",
+	} {
+		_, err := readRequests(strings.NewReader(text), "f")
+		if !errors.Is(err, datacenter.ErrInvalidInput) || !strings.Contains(err.Error(), want) || len(err.Error()) > 300 || strings.ContainsFunc(err.Error(), unicode.IsControl) {
+			t.Errorf("%.40q: the error is %.300v, want %s", text, err, want)
+		}
 	}
 }
 

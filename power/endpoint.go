@@ -12,6 +12,7 @@ import (
 	"unicode"
 
 	"github.com/g2g-agent/g2g-agent/internal/credential"
+	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 )
 
 // Endpoint is where a source reads, and which GPUs. Each kind uses some of the
@@ -35,6 +36,9 @@ type Endpoint struct {
 
 // MaxGPUIndex bounds the index of a GPU on its host.
 const MaxGPUIndex = 65_535
+
+// maxQuoted bounds what a message repeats of an address, in bytes.
+const maxQuoted = 100
 
 // maxRangeW is more than one GPU will ever draw.
 const maxRangeW = 1_000_000
@@ -117,7 +121,7 @@ func validHost(host string) bool {
 func hostAdvice(host string) string {
 	inner, bracketed := strings.CutPrefix(host, "[")
 	if inner, closed := strings.CutSuffix(inner, "]"); bracketed && closed {
-		return "write " + inner + " without brackets"
+		return "write " + excerpt.Printable(inner, maxQuoted) + " without brackets"
 	}
 	if name, port, err := net.SplitHostPort(host); err == nil && validHost(name) && name != "" {
 		if _, err := strconv.ParseUint(port, 10, 16); err == nil {
@@ -133,5 +137,5 @@ func QuoteAddress(address string) string {
 	if strings.Contains(address, "@") {
 		return "something with an @ in it, which is not shown since it may hold a password"
 	}
-	return strconv.Quote(address)
+	return excerpt.Quote(address, maxQuoted)
 }

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 )
 
 // The files of OpenG2G's data directories.
@@ -142,7 +144,7 @@ func versionWarning(dir, layout, version string) []string {
 	if version == "" || version == layout || strings.HasPrefix(version, layout+".") {
 		return nil
 	}
-	return []string{fmt.Sprintf("%s: written by openg2g %s, while its layout is that of %s", dir, version, layout)}
+	return []string{fmt.Sprintf("%s: written by openg2g %s, while its layout is that of %s", dir, excerpt.Printable(version, maxQuoted), layout)}
 }
 
 // loadV01 reads the 0.1 layout: one table of traces, one of fits.
@@ -164,7 +166,7 @@ func loadV01(dir string, queries []DataQuery, itl bool) (*InferenceData, error) 
 	}
 	for i, q := range queries {
 		if len(data.Models[i].Traces) == 0 {
-			return nil, fileErrorf(summary, 0, "has no traces of model %q; it has %s", q.ModelLabel, quoted(labels))
+			return nil, fileErrorf(summary, 0, "has no traces of model %s; it has %s", quote(q.ModelLabel), quoted(labels))
 		}
 	}
 	if !itl {
@@ -178,7 +180,7 @@ func loadV01(dir string, queries []DataQuery, itl bool) (*InferenceData, error) 
 	for i, q := range queries {
 		data.Models[i].ITLOrigin = file
 		if data.Models[i].ITL = fits[q.ModelLabel]; data.Models[i].ITL == nil {
-			return nil, fileErrorf(file, 0, "has no ITL fits of model %q; it has %s", q.ModelLabel, quoted(sortedKeys(fits)))
+			return nil, fileErrorf(file, 0, "has no ITL fits of model %s; it has %s", quote(q.ModelLabel), quoted(sortedKeys(fits)))
 		}
 	}
 	return data, nil
@@ -208,7 +210,7 @@ func readSummary(file string, wanted map[string]*ModelData) ([]string, error) {
 			return row.errorf("trace_file is empty")
 		}
 		if first, dup := seen[place{label, batchSize}]; dup {
-			return row.errorf("a second trace for model %q at batch size %d; the first is in line %d", label, batchSize, first)
+			return row.errorf("a second trace for model %s at batch size %d; the first is in line %d", quote(label), batchSize, first)
 		}
 		seen[place{label, batchSize}] = row.line
 		labels[label] = true
@@ -221,7 +223,7 @@ func readSummary(file string, wanted map[string]*ModelData) ([]string, error) {
 			path = filepath.Join(filepath.Dir(file), path)
 		}
 		if !exists(path) {
-			return row.errorf("trace_file: %s does not exist", path)
+			return row.errorf("trace_file: %s does not exist", excerpt.Printable(path, 4*maxQuoted))
 		}
 		trace := &InferenceTrace{MeasuredGPUs: gpus, Origin: path}
 		model.Traces[batchSize] = trace
@@ -291,7 +293,7 @@ func loadV02(dir string, measurements []measurement, queries []DataQuery, itl bo
 		}
 		if s := m.manifest.Spec; s != nil && s.GPUsPerReplica != q.GPUsPerReplica {
 			return nil, fileErrorf(filepath.Join(m.dir, manifestFile), 0,
-				"model %q was measured with gpus_per_replica %d, the config says %d", q.ModelLabel, s.GPUsPerReplica, q.GPUsPerReplica)
+				"model %s was measured with gpus_per_replica %d, the config says %d", quote(q.ModelLabel), s.GPUsPerReplica, q.GPUsPerReplica)
 		}
 		data.Warnings = append(data.Warnings, versionWarning(m.dir, "0.2", m.manifest.OpenG2GVersion)...)
 		if v := m.manifest.SchemaVersion; v != 0 && v != manifestSchema {
@@ -320,8 +322,8 @@ func choose(dir string, measurements []measurement, q DataQuery) (measurement, e
 	if q.Spec.Hash != "" {
 		i := slices.IndexFunc(measurements, func(m measurement) bool { return filepath.Base(m.dir) == q.Spec.Hash })
 		if i < 0 {
-			return measurement{}, fileErrorf(dir, 0, "has no measurement %s, which model %q asks for; it has:%s",
-				q.Spec.Hash, q.ModelLabel, listing(measurements))
+			return measurement{}, fileErrorf(dir, 0, "has no measurement %s, which model %s asks for; it has:%s",
+				excerpt.Printable(q.Spec.Hash, maxQuoted), quote(q.ModelLabel), listing(measurements))
 		}
 		return measurements[i], nil
 	}
@@ -344,11 +346,11 @@ func choose(dir string, measurements []measurement, q DataQuery) (measurement, e
 	case 1:
 		return found[0], nil
 	case 0:
-		return measurement{}, fileErrorf(dir, 0, "has no measurement of model %q (%s) as configured; it has:%s",
-			q.ModelLabel, q.ModelID, listing(measurements))
+		return measurement{}, fileErrorf(dir, 0, "has no measurement of model %s (%s) as configured; it has:%s",
+			quote(q.ModelLabel), excerpt.Printable(q.ModelID, maxQuoted), listing(measurements))
 	default:
 		return measurement{}, fileErrorf(dir, 0,
-			"has several measurements of model %q; choose one with spec_hash or the fields that tell them apart:%s", q.ModelLabel, listing(found))
+			"has several measurements of model %s; choose one with spec_hash or the fields that tell them apart:%s", quote(q.ModelLabel), listing(found))
 	}
 }
 
@@ -466,9 +468,13 @@ func quoted(names []string) string {
 	if len(names) == 0 {
 		return "none"
 	}
-	parts := make([]string, len(names))
-	for i, n := range names {
-		parts[i] = strconv.Quote(n)
+	const most = 20
+	var parts []string
+	for _, n := range names[:min(len(names), most)] {
+		parts = append(parts, quote(n))
+	}
+	if len(names) > most {
+		parts = append(parts, fmt.Sprintf("and %d more", len(names)-most))
 	}
 	return strings.Join(parts, ", ")
 }

@@ -13,6 +13,8 @@ import (
 	"strconv"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/excerpt"
+	"github.com/g2g-agent/g2g-agent/internal/textfile"
 )
 
 // ITLFits are ITL mixtures by model label and batch size.
@@ -87,7 +89,7 @@ func loadITLFits(file string) (ITLFits, error) {
 			return err
 		}
 		if dist := row.text(2); dist != itlDist {
-			return row.errorf("itl_dist is %q, want %q", dist, itlDist)
+			return row.errorf("itl_dist is %s, want %q", quote(dist), itlDist)
 		}
 		var m ITLMixture
 		for i, p := range itlParams() {
@@ -99,7 +101,7 @@ func loadITLFits(file string) (ITLFits, error) {
 			return row.errorf("%w", err)
 		}
 		if !fits.add(label, batchSize, m) {
-			return row.errorf("a second fit for model %q at batch size %d", label, batchSize)
+			return row.errorf("a second fit for model %s at batch size %d", quote(label), batchSize)
 		}
 		return nil
 	})
@@ -151,13 +153,13 @@ func loadITLFit(file string) (map[int]ITLMixture, error) {
 		return nil, err
 	}
 	if content.Schema != itlSchema {
-		return nil, fileErrorf(file, 0, "schema is %q, want %q", content.Schema, itlSchema)
+		return nil, fileErrorf(file, 0, "schema is %s, want %q", quote(content.Schema), itlSchema)
 	}
 	fits := map[int]ITLMixture{}
 	for _, key := range sortedKeys(content.PerBatch) {
 		batchSize, err := strconv.Atoi(key)
 		if err != nil || batchSize < 1 || strconv.Itoa(batchSize) != key {
-			return nil, fileErrorf(file, 0, "per_batch: %q is not a batch size", key)
+			return nil, fileErrorf(file, 0, "per_batch: %s is not a batch size", quote(key))
 		}
 		var m ITLMixture
 		for _, p := range itlParams() {
@@ -199,6 +201,9 @@ func readJSON(file string, v any) error {
 	if err != nil {
 		return openError(file, err)
 	}
+	if raw, err = textfile.Strip(raw); err != nil {
+		return &FileError{file, 0, err}
+	}
 	if err := json.Unmarshal(raw, v); err != nil {
 		return &FileError{file, jsonErrorLine(raw, err), jsonError(err)}
 	}
@@ -223,9 +228,9 @@ func jsonError(err error) error {
 		want = "an array"
 	}
 	if mismatch.Field == "" {
-		return fmt.Errorf("want %s, got %s", want, mismatch.Value)
+		return fmt.Errorf("want %s, got %s", want, excerpt.Of(mismatch.Value, maxQuoted))
 	}
-	return fmt.Errorf("%s: want %s, got %s", mismatch.Field, want, mismatch.Value)
+	return fmt.Errorf("%s: want %s, got %s", excerpt.Printable(mismatch.Field, maxQuoted), want, excerpt.Of(mismatch.Value, maxQuoted))
 }
 
 func jsonErrorLine(raw []byte, err error) int {

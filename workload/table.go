@@ -1,7 +1,6 @@
 package workload
 
 import (
-	"bufio"
 	"encoding/csv"
 	"errors"
 	"fmt"
@@ -12,7 +11,19 @@ import (
 	"strings"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/excerpt"
+	"github.com/g2g-agent/g2g-agent/internal/textfile"
 )
+
+// Bounds, in bytes: of what a message repeats of a file, and of all that it says of
+// one.
+const (
+	maxQuoted  = 100
+	maxMessage = 8192
+)
+
+// quote quotes a value of a file.
+func quote(text string) string { return excerpt.Quote(text, maxQuoted) }
 
 // FileError is something wrong in a data file. It wraps
 // [datacenter.ErrInvalidInput].
@@ -22,11 +33,13 @@ type FileError struct {
 	Err  error
 }
 
+// Error is fit for a terminal, whatever the file holds.
 func (e *FileError) Error() string {
+	what := excerpt.Printable(e.Err.Error(), maxMessage, '\n')
 	if e.Line == 0 {
-		return fmt.Sprintf("%s: %v", e.File, e.Err)
+		return fmt.Sprintf("%s: %s", e.File, what)
 	}
-	return fmt.Sprintf("%s:%d: %v", e.File, e.Line, e.Err)
+	return fmt.Sprintf("%s:%d: %s", e.File, e.Line, what)
 }
 
 // Unwrap makes errors.Is find both the cause and datacenter.ErrInvalidInput.
@@ -69,7 +82,7 @@ func readTable(file string, columns []string, row func(*table) error) error {
 }
 
 func readTableFrom(r io.Reader, file string, columns []string, row func(*table) error) error {
-	t := &table{file: file, names: columns, reader: csv.NewReader(skipByteOrderMark(r))}
+	t := &table{file: file, names: columns, reader: csv.NewReader(textfile.NewReader(r))}
 	t.reader.FieldsPerRecord = -1 // counted below, for a message of ours
 	t.reader.ReuseRecord = true
 	if err := t.readHeader(); err != nil {
@@ -88,14 +101,6 @@ func readTableFrom(r io.Reader, file string, columns []string, row func(*table) 
 	}
 }
 
-func skipByteOrderMark(r io.Reader) io.Reader {
-	b := bufio.NewReader(r)
-	if mark, _ := b.Peek(3); string(mark) == "\xef\xbb\xbf" {
-		_, _ = b.Discard(len(mark))
-	}
-	return b
-}
-
 func (t *table) readHeader() error {
 	header, err := t.reader.Read()
 	if errors.Is(err, io.EOF) {
@@ -112,7 +117,7 @@ func (t *table) readHeader() error {
 	for _, name := range t.names {
 		i := slices.Index(header, name)
 		if i < 0 {
-			return fileErrorf(t.file, 1, "column %q is missing; the columns are %s", name, strings.Join(header, ", "))
+			return fileErrorf(t.file, 1, "column %q is missing; %s", name, instead(header))
 		}
 		if slices.Contains(header[i+1:], name) {
 			return fileErrorf(t.file, 1, "column %q stands there twice", name)
@@ -120,6 +125,20 @@ func (t *table) readHeader() error {
 		t.at = append(t.at, i)
 	}
 	return nil
+}
+
+// instead says what a header has that lacks a column.
+func instead(header []string) string {
+	text := strings.Join(header, ", ")
+	switch {
+	case strings.Contains(text, "\r"):
+		return "the lines end with CR alone; want LF, or CR LF"
+	case strings.HasPrefix(text, "sep="):
+		return "the line " + quote(strings.Join(header, ",")) + " is for spreadsheets alone; take it out"
+	case len(header) == 1 && strings.ContainsAny(text, ";\t|"):
+		return "want commas between the columns, which are " + excerpt.Printable(text, maxQuoted)
+	}
+	return "the columns are " + excerpt.Printable(text, 4*maxQuoted)
 }
 
 func (t *table) next() error {
@@ -173,7 +192,7 @@ func (t *table) positiveInt(column int) (int, error) {
 	}
 	const most = 1 << 31
 	if v != float64(int(v)) || v < 1 || v > most {
-		return 0, t.errorf("%s: %q is not a whole number above 0", t.names[column], t.text(column))
+		return 0, t.errorf("%s: %s is not a whole number above 0", t.names[column], quote(t.text(column)))
 	}
 	return int(v), nil
 }
@@ -183,12 +202,12 @@ func (t *table) positiveInt(column int) (int, error) {
 func parseFinite(text string) (float64, error) {
 	for _, c := range []byte(text) {
 		if (c < '0' || c > '9') && !strings.ContainsRune("+-.eE", rune(c)) {
-			return 0, fmt.Errorf("%q is not a finite number", text)
+			return 0, fmt.Errorf("%s is not a finite number", quote(text))
 		}
 	}
 	v, err := strconv.ParseFloat(text, 64)
 	if err != nil {
-		return 0, fmt.Errorf("%q is not a finite number", text)
+		return 0, fmt.Errorf("%s is not a finite number", quote(text))
 	}
 	return v, nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 )
 
 // Exit statuses.
@@ -21,6 +22,9 @@ const (
 	exitFailed  = 1
 	exitInvalid = 2 // wrong flags, config or input data
 )
+
+// maxMessage bounds the program's last words, in bytes.
+const maxMessage = 64 << 10
 
 // version is set when the program is built.
 var version = "devel"
@@ -46,7 +50,7 @@ func main() {
 	if err != nil {
 		// That the input is at fault shows in the exit status and in the message itself.
 		message := strings.ReplaceAll(err.Error(), datacenter.ErrInvalidInput.Error()+": ", "")
-		fmt.Fprintf(os.Stderr, "g2g-agent: %s\n", message)
+		fmt.Fprintf(os.Stderr, "g2g-agent: %s\n", excerpt.Printable(message, maxMessage, '\n'))
 	}
 	os.Exit(exitStatus(err))
 }

@@ -11,12 +11,15 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 )
 
 // The bounds of the settings.
 const (
 	maxRequestsPerS = 1_000_000
 	maxConnections  = 1_000_000
+	maxQuoted       = 300 // bytes that a message repeats of a setting
 )
 
 // Address is what to listen on.
@@ -33,7 +36,7 @@ func ParseListen(listen string) (Address, error) {
 		_, err = strconv.ParseUint(port, 10, 16)
 	}
 	if err != nil || strings.ContainsAny(host, " \t\r\n/@,[]") {
-		return Address{}, fmt.Errorf("must be HOST:PORT such as 127.0.0.1:8480, or empty for no API, got %q", listen)
+		return Address{}, fmt.Errorf("must be HOST:PORT such as 127.0.0.1:8480, or empty for no API, got %s", excerpt.Quote(listen, maxQuoted))
 	}
 	a := Address{Host: strings.ToLower(host), Port: port}
 	if ip, err := netip.ParseAddr(host); err == nil {
@@ -52,7 +55,7 @@ func IsLoopback(ip netip.Addr) bool { return ip.Unmap().IsLoopback() }
 // OpenWithoutToken is what is wrong with listening where other hosts reach it
 // without a control token.
 func OpenWithoutToken(listen string) error {
-	return fmt.Errorf("%q is open to other machines, which needs a token: set api.token_file, or listen on 127.0.0.1", listen)
+	return fmt.Errorf("%s is open to other machines, which needs a token: set api.token_file, or listen on 127.0.0.1", excerpt.Quote(listen, maxQuoted))
 }
 
 // Origin returns the origin of web pages as browsers write it: without a port that
@@ -62,7 +65,7 @@ func Origin(text string) (string, error) {
 	u, err := url.Parse(origin)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || strings.ContainsAny(u.Host, "* ,") ||
 		origin != u.Scheme+"://"+u.Host {
-		return "", fmt.Errorf("must be a scheme, a host and perhaps a port, such as https://grid.example:8443, got %q", text)
+		return "", fmt.Errorf("must be a scheme, a host and perhaps a port, such as https://grid.example:8443, got %s", excerpt.Quote(text, maxQuoted))
 	}
 	usual := map[string]string{"http": ":80", "https": ":443"}
 	return strings.TrimSuffix(origin, usual[u.Scheme]), nil

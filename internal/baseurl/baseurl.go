@@ -9,6 +9,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 )
 
 // Flaw is a kind of what may be wrong with a base URL.
@@ -39,6 +41,9 @@ func (e *Error) Error() string { return e.text }
 // Unwrap is the error of reading the URL, if there was one.
 func (e *Error) Unwrap() error { return e.err }
 
+// maxQuoted bounds what a message repeats of a base URL, in bytes.
+const maxQuoted = 200
+
 // Parse reads a base URL such as http://node1:8000: with http or https and a host,
 // and, if it likes, a port and a path that all requests then begin with. It returns
 // it without slashes at its end. The error is an [*Error].
@@ -47,6 +52,7 @@ func Parse(raw string) (*url.URL, error) {
 	flawed := func(flaw Flaw, format string, args ...any) (*url.URL, error) {
 		return nil, &Error{Flaw: flaw, text: fmt.Sprintf(format, args...)}
 	}
+	shown := excerpt.Quote(raw, maxQuoted)
 	if raw == "" {
 		return flawed(NoAddress, "is empty; %s", want)
 	}
@@ -60,30 +66,30 @@ func Parse(raw string) (*url.URL, error) {
 		}
 		return flawed(flaw, "has a user name or password in it; want it without, and the key as API key")
 	case strings.HasPrefix(raw, "unix:"):
-		return flawed(NoAddress, "is %q, a socket; %s", raw, want)
+		return flawed(NoAddress, "is %s, a socket; %s", shown, want)
 	case !strings.Contains(raw, "://") && !strings.HasPrefix(raw, "http"):
-		return flawed(NoAddress, "is %q, without a scheme; is it http://%s?", raw, strings.TrimLeft(raw, "/"))
+		return flawed(NoAddress, "is %s, without a scheme; is it http://%s?", shown, excerpt.Printable(strings.TrimLeft(raw, "/"), maxQuoted))
 	case err != nil:
 		var parseErr *url.Error
 		if errors.As(err, &parseErr) {
 			err = parseErr.Err
 		}
-		return nil, &Error{NoAddress, fmt.Sprintf("is %q: %v; %s", raw, err, want), err}
+		return nil, &Error{NoAddress, fmt.Sprintf("is %s: %s; %s", shown, excerpt.Printable(err.Error(), maxQuoted), want), err}
 	case !isWeb(u):
-		return flawed(NoAddress, "is %q, with scheme %q; %s", raw, u.Scheme, want)
+		return flawed(NoAddress, "is %s, with scheme %s; %s", shown, excerpt.Quote(u.Scheme, maxQuoted), want)
 	case u.Hostname() == "":
-		return flawed(NoAddress, "is %q, without a host; %s", raw, want)
+		return flawed(NoAddress, "is %s, without a host; %s", shown, want)
 	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.HasSuffix(raw, "#"):
-		return flawed(TooMuch, "is %q, with a query or a fragment; want it to end before the ? or #", raw)
+		return flawed(TooMuch, "is %s, with a query or a fragment; want it to end before the ? or #", shown)
 	}
 	if port, err := strconv.Atoi(cmp.Or(u.Port(), "80")); err != nil || port < 1 || port > 65535 {
-		return flawed(TooMuch, "is %q, with port %s; want one from 1 to 65535", raw, u.Port())
+		return flawed(TooMuch, "is %s, with port %s; want one from 1 to 65535", shown, excerpt.Of(u.Port(), maxQuoted))
 	}
 	u.RawPath = strings.TrimRight(u.EscapedPath(), "/")
 	u.Path, _ = url.PathUnescape(u.RawPath) // what was unescaped before can be again
 	if base := u.String(); strings.HasSuffix(u.Path, "/v1") {
 		// The base URL of OpenAI's clients; health, metrics and commands lie beside it.
-		return flawed(TooMuch, "is %q; want it without the /v1: %s", raw, strings.TrimSuffix(base, "/v1"))
+		return flawed(TooMuch, "is %s; want it without the /v1: %s", shown, excerpt.Of(strings.TrimSuffix(base, "/v1"), maxQuoted))
 	}
 	return u, nil
 }

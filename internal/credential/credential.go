@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/g2g-agent/g2g-agent/internal/textfile"
 )
 
 // Credential is the key or token that a server wants as bearer token. One that is
@@ -51,6 +53,16 @@ func Renewable(read func() (string, error), every time.Duration, log zerolog.Log
 	c := Fixed(key)
 	c.read, c.every, c.log, c.readAt = read, every, log, time.Now()
 	return c, nil
+}
+
+// Trim takes away what is around a key or token in a file or a variable and is none
+// of it: white space, such as the line break at the end, and a byte-order mark.
+func Trim(raw string) string {
+	text, err := textfile.Strip([]byte(raw))
+	if err != nil {
+		return raw // it cannot be sent, which is said later
+	}
+	return strings.TrimSpace(string(text))
 }
 
 // check returns why a key cannot be sent, without naming it.

@@ -69,3 +69,24 @@ func TestCredential(t *testing.T) {
 		}
 	}
 }
+
+func TestTrim(t *testing.T) {
+	for raw, want := range map[string]string{
+		"":                        "",
+		" \n":                     "",
+		"key":                     "key",
+		"key\n":                   "key",
+		"key\r\n":                 "key",
+		"\t key \r\n\r\n":         "key",
+		"\xef\xbb\xbfkey\n":       "key",
+		"\xef\xbb\xbf key":        "key",
+		"\xef\xbb\xbf":            "",
+		"two words\n":             "two words",
+		"\u00a0key\u2003":         "key",
+		"\xff\xfek\x00e\x00y\x00": "\xff\xfek\x00e\x00y\x00",
+	} {
+		if got := Trim(raw); got != want {
+			t.Errorf("Trim(%q) = %q, want %q", raw, got, want)
+		}
+	}
+}

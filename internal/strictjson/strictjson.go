@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/g2g-agent/g2g-agent/internal/excerpt"
+	"github.com/g2g-agent/g2g-agent/internal/textfile"
 )
 
 const (
@@ -65,9 +66,14 @@ func malformed(path, format string, args ...any) *Error {
 }
 
 // Parse reads a text that must be one JSON object. It is stricter than
-// encoding/json: valid UTF-8, no name twice, nothing after it, not deeply nested.
+// encoding/json: valid UTF-8, no name twice, nothing after it, not deeply nested. A
+// byte-order mark before it is passed over.
 // Its error is an [*Error].
 func Parse(text []byte) (*Object, error) {
+	text, err := textfile.Strip(text)
+	if err != nil {
+		return nil, malformed("", "it %v", err)
+	}
 	if !utf8.Valid(text) {
 		return nil, malformed("", "it is not valid UTF-8")
 	}

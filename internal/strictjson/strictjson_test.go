@@ -86,3 +86,19 @@ func TestWholeNumber(t *testing.T) {
 		}
 	}
 }
+
+func TestByteOrderMark(t *testing.T) {
+	o, err := Parse([]byte("\xef\xbb\xbf {\"a\": 8}"))
+	if err != nil || o.Whole("a", 0, 9) != 8 {
+		t.Errorf("%v, %v", o, err)
+	}
+	for text, want := range map[string]string{
+		"\xff\xfe{\x00}\x00":         "it is text in UTF-16",
+		"{\x00}\x00":                 "it is text in UTF-16",
+		"\xef\xbb\xbf\xef\xbb\xbf{}": "malformed JSON",
+	} {
+		if _, err := Parse([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %s", text, err, want)
+		}
+	}
+}

@@ -24,6 +24,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/g2g-agent/g2g-agent/internal/excerpt"
+	"github.com/g2g-agent/g2g-agent/internal/textfile"
 	"github.com/g2g-agent/g2g-agent/power"
 )
 
@@ -33,6 +35,8 @@ const kindName = "file"
 const (
 	// maxFileBytes bounds what is read: 100 bytes a second for a week.
 	maxFileBytes = 64 << 20
+	// maxQuoted bounds what a message repeats of a file, in bytes.
+	maxQuoted = 100
 	// leastPeriod is the shortest time in which a file is played.
 	leastPeriod = time.Second
 )
@@ -123,6 +127,8 @@ func load(file string) ([]row, error) {
 	switch {
 	case limited.N == 0:
 		return nil, fmt.Errorf("%s: has more than %d bytes", file, maxFileBytes)
+	case errors.Is(err, textfile.ErrUTF16):
+		return nil, fmt.Errorf("%s: %w", file, textfile.ErrUTF16)
 	case err != nil:
 		return nil, fmt.Errorf("%s:%w", file, err)
 	}
@@ -135,7 +141,7 @@ func columns() []string { return []string{"time_s", "gpu_index", "power_w"} }
 
 // parse reads rows. Its errors begin with the line.
 func parse(r io.Reader) ([]row, error) {
-	table := csv.NewReader(r)
+	table := csv.NewReader(textfile.NewReader(r))
 	table.ReuseRecord = true
 	header, err := table.Read()
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -144,7 +150,7 @@ func parse(r io.Reader) ([]row, error) {
 	at := make([]int, len(columns()))
 	for i, name := range columns() {
 		if at[i] = slices.Index(header, name); at[i] < 0 || len(header) != len(columns()) {
-			return nil, fmt.Errorf("1: want the columns %v, got %q", columns(), header)
+			return nil, fmt.Errorf("1: want the columns %v, got %s", columns(), excerpt.Of(fmt.Sprintf("%q", header), maxQuoted))
 		}
 	}
 	var rows []row
@@ -159,7 +165,7 @@ func parse(r io.Reader) ([]row, error) {
 		line, _ := table.FieldPos(0)
 		next, err := parseRow(record[at[0]], record[at[1]], record[at[2]])
 		if err == nil && len(rows) > 0 && next.after < rows[len(rows)-1].after {
-			err = fmt.Errorf("time_s is %s, before the row above", record[at[0]])
+			err = fmt.Errorf("time_s is %s, before the row above", excerpt.Printable(record[at[0]], maxQuoted))
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%d: %w", line, err)
@@ -183,15 +189,15 @@ func atLine(err error) error {
 func parseRow(timeS, index, powerW string) (row, error) {
 	s, err := strconv.ParseFloat(timeS, 64)
 	if err != nil || !(s >= 0 && s <= math.MaxInt32) {
-		return row{}, fmt.Errorf("time_s is %q, want seconds from 0 to %d", timeS, math.MaxInt32)
+		return row{}, fmt.Errorf("time_s is %s, want seconds from 0 to %d", excerpt.Quote(timeS, maxQuoted), math.MaxInt32)
 	}
 	i, err := strconv.Atoi(index)
 	if err != nil || i < 0 || i > power.MaxGPUIndex {
-		return row{}, fmt.Errorf("gpu_index is %q, want 0 to %d", index, power.MaxGPUIndex)
+		return row{}, fmt.Errorf("gpu_index is %s, want 0 to %d", excerpt.Quote(index, maxQuoted), power.MaxGPUIndex)
 	}
 	w, err := strconv.ParseFloat(powerW, 64)
 	if err != nil || !(w >= 0) || math.IsInf(w, 0) {
-		return row{}, fmt.Errorf("power_w is %q, want a finite number of watts from 0 on", powerW)
+		return row{}, fmt.Errorf("power_w is %s, want a finite number of watts from 0 on", excerpt.Quote(powerW, maxQuoted))
 	}
 	return row{time.Duration(s * float64(time.Second)), i, w}, nil
 }

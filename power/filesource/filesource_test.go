@@ -131,31 +131,41 @@ func TestProbeTellsOfAGPUThatCannotBe(t *testing.T) {
 func TestBadFiles(t *testing.T) {
 	const header = "time_s,gpu_index,power_w\n"
 	for text, want := range map[string]string{
-		"":                            ":1: want the columns [time_s gpu_index power_w], got []",
-		header:                        ":2: there is no reading",
-		"time_s,gpu,power_w\n0,0,1\n": `:1: want the columns [time_s gpu_index power_w], got ["time_s" "gpu" "power_w"]`,
-		header + "0,0,1\nx,0,1\n":     `:3: time_s is "x", want seconds from 0 to`,
-		header + "-1,0,1\n":           ":2: time_s is",
-		header + "NaN,0,1\n":          ":2: time_s is",
-		header + "0,-1,1\n":           `:2: gpu_index is "-1", want 0 to 65535`,
-		header + "0,70000,1\n":        ":2: gpu_index is",
-		header + "0,0,-1\n":           `:2: power_w is "-1", want a finite number of watts from 0 on`,
-		header + "0,0,Inf\n":          ":2: power_w is",
-		header + "0,0,NaN\n":          ":2: power_w is",
-		header + "0,0\n":              ":2: wrong number of fields",
-		header + "1,0,1\n0.5,0,1\n":   ":3: time_s is 0.5, before the row above",
-		header + "0,1,1\n0,3,1\n":     ": has no reading of GPU 0; it has those of [1 3]",
-		header + "0,0,\"1\n":          ":2: extraneous or missing",
-		"\"time_s\n":                  ":1: ",
+		"":                                     ":1: want the columns [time_s gpu_index power_w], got []",
+		header:                                 ":2: there is no reading",
+		"time_s,gpu,power_w\n0,0,1\n":          `:1: want the columns [time_s gpu_index power_w], got ["time_s" "gpu" "power_w"]`,
+		header + "0,0,1\nx,0,1\n":              `:3: time_s is "x", want seconds from 0 to`,
+		header + "-1,0,1\n":                    ":2: time_s is",
+		header + "NaN,0,1\n":                   ":2: time_s is",
+		header + "0,-1,1\n":                    `:2: gpu_index is "-1", want 0 to 65535`,
+		header + "0,70000,1\n":                 ":2: gpu_index is",
+		"\xff\xfet\x00i\x00":                   ": is text in UTF-16",
+		"\x1b\a" + strings.Repeat("x", 60_000): `:1: want the columns [time_s gpu_index power_w], got ["\x1b\axx`,
+		header + "0,0,-1\n":                    `:2: power_w is "-1", want a finite number of watts from 0 on`,
+		header + "0,0,Inf\n":                   ":2: power_w is",
+		header + "0,0,NaN\n":                   ":2: power_w is",
+		header + "0,0\n":                       ":2: wrong number of fields",
+		header + "1,0,1\n0.5,0,1\n":            ":3: time_s is 0.5, before the row above",
+		header + "0,1,1\n0,3,1\n":              ": has no reading of GPU 0; it has those of [1 3]",
+		header + "0,0,\"1\n":                   ":2: extraneous or missing",
+		"\"time_s\n":                           ":1: ",
 	} {
 		file := write(t, text)
 		_, err := SourceKind().Open([]power.Endpoint{{File: file, GPUIndices: []int{0}}}, power.Options{})
-		if err == nil || !strings.HasPrefix(err.Error(), file+want) {
-			t.Errorf("%q: the error is %v, want %s%s…", text, err, file, want)
+		if err == nil || !strings.HasPrefix(err.Error(), file+want) || len(err.Error()) > len(file)+300 {
+			t.Errorf("%.40q: the error is %.300v, want %s%s…", text, err, file, want)
 		}
 	}
 	if _, err := SourceKind().Open([]power.Endpoint{{File: t.TempDir() + "/none", GPUIndices: []int{0}}}, power.Options{}); err == nil {
 		t.Error("a file that is not there was opened")
+	}
+}
+
+// TestByteOrderMarkDoesNoHarm: programs on Windows write one.
+func TestByteOrderMarkDoesNoHarm(t *testing.T) {
+	sources, err := SourceKind().Open([]power.Endpoint{{File: write(t, "\xef\xbb\xbftime_s,gpu_index,power_w\n0,0,1\n"), GPUIndices: []int{0}}}, power.Options{})
+	if err != nil || len(sources) != 1 {
+		t.Errorf("%v, %v", sources, err)
 	}
 }
 
