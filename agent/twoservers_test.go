@@ -218,6 +218,7 @@ func testTwoActuators(t *testing.T) {
 	if err := s.vllms[first].Restart(); err != nil {
 		t.Fatal(err)
 	}
+	w.until(t, "the restarted server to be told", recoveryTime, func(*datacenter.State) bool { return slices.Contains(s.told(first), 2) })
 	w.until(t, "both batches of 2", recoveryTime, s.bothRun(2))
 	w.finish(t)
 	w.wantEvents(t, nil)

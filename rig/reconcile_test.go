@@ -245,7 +245,7 @@ func TestServersAgreeInTheEnd(t *testing.T) {
 			upTo := func(d time.Duration) time.Duration { return time.Duration(rng.Int64N(int64(d))) }
 			var acts sync.WaitGroup
 			for range 30 {
-				time.Sleep(upTo(1500 * time.Millisecond))
+				<-time.After(upTo(1500 * time.Millisecond))
 				f := m.memory[rng.IntN(2)]
 				switch rng.IntN(8) {
 				case 0, 1, 2:
@@ -270,7 +270,7 @@ func TestServersAgreeInTheEnd(t *testing.T) {
 				}
 				f.become(well)
 			}
-			time.Sleep(20 * time.Second)
+			<-time.After(20 * time.Second)
 			m.wantAgreement(t)
 			if err := m.stop(); err != nil {
 				t.Error(err)
@@ -302,13 +302,13 @@ func TestCommandWhileOneIsBeingReset(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			r := m.SetBatchSize(ctx, testRefused, 0, func(r Result) {
-				time.Sleep(time.Second) // others hold him up
+				<-time.After(time.Second) // others hold him up
 				m.commit(testRefused, r)
 			})
 			if !r.Accepted {
 				t.Fatalf("the command was not accepted: %+v", r)
 			}
-			time.Sleep(20 * time.Second)
+			<-time.After(20 * time.Second)
 			m.wantAgreement(t)
 			if runs, _, _ := m.memory[0].state(); runs.batchSize != testRefused {
 				t.Errorf("given up after %v, the command of %d ended with %d", patience, testRefused, runs.batchSize)
@@ -372,7 +372,7 @@ func TestResults(t *testing.T) {
 			for _, f := range m.memory {
 				f.become(well)
 			}
-			time.Sleep(20 * time.Second)
+			<-time.After(20 * time.Second)
 			m.wantAgreement(t)
 			_ = m.stop()
 		})
@@ -399,7 +399,7 @@ func TestChangeIsToldOf(t *testing.T) {
 			t.Errorf("the server was told %v", told)
 		}
 		b.become(well)
-		time.Sleep(20 * time.Second)
+		<-time.After(20 * time.Second)
 		m.wantAgreement(t)
 		if r := m.command(t.Context(), testInitial); !r.Accepted || r.Told || r.Err != nil {
 			t.Errorf("the same once more: %+v", r)
@@ -438,7 +438,7 @@ func TestRefusalIsOfOneSetting(t *testing.T) {
 		fussy := m.memory[1]
 		fussy.fussy = true
 		m.command(t.Context(), testRefused)
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		if _, _, asked := fussy.state(); asked != 2 {
 			t.Errorf("a server that refuses was asked %d times in a minute, want twice", asked)
 		}
@@ -446,7 +446,7 @@ func TestRefusalIsOfOneSetting(t *testing.T) {
 		fussy.become(dead)
 		m.command(t.Context(), 16)
 		fussy.become(well)
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		m.wantAgreement(t)
 	})
 }
@@ -463,7 +463,7 @@ func TestEndWaitsForNoServerTwice(t *testing.T) {
 		for _, n := range []int{testRefused, 16, testRefused} {
 			go func() { results <- m.command(t.Context(), n) }()
 		}
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		began := time.Now()
 		err := m.stop()
 		if took := time.Since(began); took > commandTimeout+10*time.Millisecond {

@@ -118,7 +118,7 @@ func TestWhoMakesRoom(t *testing.T) {
 		t.Errorf("the controller's connection: %d", status)
 	}
 	release()
-	if resp, err := http.ReadResponse(served.in, nil); err != nil || resp.StatusCode != 200 {
+	if resp, err := http.ReadResponse(served.in, nil); err != nil || resp.StatusCode != 200 { //nolint:bodyclose // the connection is closed in the end, and with it the body
 		t.Errorf("the request under way: %v", err)
 	}
 }

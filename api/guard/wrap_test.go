@@ -139,7 +139,7 @@ func TestRefusedBeforeTheBodyHasCome(t *testing.T) {
 		d := s.dial(t)
 		began := time.Now()
 		fmt.Fprint(d, request)
-		resp, err := http.ReadResponse(d.in, nil)
+		resp, err := http.ReadResponse(d.in, nil) //nolint:bodyclose // the connection is closed in the end, and with it the body
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -164,7 +164,7 @@ func TestLengthAndChunks(t *testing.T) {
 		for _, method := range []string{"POST", "GET"} {
 			d := s.dial(t)
 			fmt.Fprintf(d, "%s /v1/steps HTTP/1.1\r\nHost: localhost\r\n%s\r\n2\r\n{}\r\n0\r\n\r\nGET /v1/state HTTP/1.1\r\nHost: localhost\r\n\r\n", method, headers)
-			resp, err := http.ReadResponse(d.in, nil)
+			resp, err := http.ReadResponse(d.in, nil) //nolint:bodyclose // the connection is closed in the end, and with it the body
 			if err != nil {
 				t.Errorf("%s, %s: %v", name, method, err)
 				continue
@@ -173,7 +173,7 @@ func TestLengthAndChunks(t *testing.T) {
 			if !resp.Close {
 				t.Errorf("%s, %s: %d, and the connection stays open", name, method, resp.StatusCode)
 			}
-			if next, err := http.ReadResponse(d.in, nil); err == nil {
+			if next, err := http.ReadResponse(d.in, nil); err == nil { //nolint:bodyclose // the connection is closed in the end, and with it the body
 				t.Errorf("%s, %s: what follows is answered: %d", name, method, next.StatusCode)
 			}
 		}
