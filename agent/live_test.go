@@ -241,6 +241,7 @@ func (s *liveSite) drain() {
 }
 
 func TestLiveRun(t *testing.T) {
+	// In one piece: one run, from its start to its end.
 	s := newLiveSite(t, nil)
 	s.start(t)
 	state := s.await(t, "full measurements", func(state *datacenter.State) bool {

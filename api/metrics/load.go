@@ -9,8 +9,7 @@ import (
 	"github.com/g2g-agent/g2g-agent/rig"
 )
 
-// addLoad declares what the load generators do, how well they measure, and what
-// the power histories have taken in.
+// addLoad declares what the load generators do, and how well they measure.
 func (c *catalog) addLoad() {
 	c.section = "Load generators"
 	count := func(name, help string, value func(*loadgen.Stats) uint64) {
@@ -70,6 +69,10 @@ func (c *catalog) addLoad() {
 			"enter the latencies.",
 		eachLoad(func(m *rig.ModelStats, out series) { out.summary(&m.Load.Lag, m.ModelLabel) })).onlyLive()
 
+}
+
+// addHistories declares what the power histories have taken in.
+func (c *catalog) addHistories() {
 	c.section = "Power histories"
 	c.counter("g2g_power_history_readings_total", "model_label", "Power readings taken into the model's history.",
 		eachLoad(func(m *rig.ModelStats, out series) { out.count(m.History.Appended, m.ModelLabel) })).onlyLive()

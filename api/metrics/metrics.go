@@ -71,6 +71,7 @@ func New(cfg Config) (*Metrics, error) {
 	c.addModels()
 	c.addServers()
 	c.addLoad()
+	c.addHistories()
 	c.addSources()
 	c.addStreams()
 	m.requests = c.addRequests()
