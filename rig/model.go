@@ -135,6 +135,9 @@ func (m *Model) SetBatchSize(ctx context.Context, batchSize int, rampUpRate floa
 		return Result{Err: fmt.Errorf("not sent: the server has not answered the command before: %w", err)}
 	}
 	defer m.end()
+	if (*commands).Err() != nil { // ctx may not have heard of it yet
+		return Result{Err: fmt.Errorf("not sent: %w", context.Cause(*commands))}
+	}
 	result := m.tell(ctx, setting{batchSize, rampUpRate})
 	if commit != nil {
 		commit(result)
