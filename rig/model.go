@@ -136,7 +136,7 @@ func (m *Model) SetBatchSize(ctx context.Context, batchSize int, rampUpRate floa
 	}
 	defer m.end()
 	if (*commands).Err() != nil { // ctx may not have heard of it yet
-		return Result{Err: fmt.Errorf("not sent: %w", context.Cause(*commands))}
+		return Result{Err: errors.New("not sent: the run is over")}
 	}
 	result := m.tell(ctx, setting{batchSize, rampUpRate})
 	if commit != nil {
