@@ -29,7 +29,7 @@ func TestServersAgreeInTheEnd(t *testing.T) {
 			upTo := func(d time.Duration) time.Duration { return time.Duration(rng.Int64N(int64(d))) }
 			var acts sync.WaitGroup
 			for range 30 {
-				time.Sleep(upTo(1500 * time.Millisecond))
+				<-time.After(upTo(1500 * time.Millisecond))
 				f := m.memory[rng.IntN(2)]
 				switch rng.IntN(8) {
 				case 0, 1, 2:
@@ -54,7 +54,7 @@ func TestServersAgreeInTheEnd(t *testing.T) {
 				}
 				f.become(well)
 			}
-			time.Sleep(20 * time.Second)
+			<-time.After(20 * time.Second)
 			m.wantAgreement(t)
 			if err := m.stop(); err != nil {
 				t.Error(err)
@@ -86,13 +86,13 @@ func TestCommandWhileOneIsBeingReset(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			r := m.SetBatchSize(ctx, testRefused, 0, func(r Result) {
-				time.Sleep(time.Second) // others hold him up
+				<-time.After(time.Second) // others hold him up
 				m.commit(testRefused, r)
 			})
 			if !r.Accepted {
 				t.Fatalf("the command was not accepted: %+v", r)
 			}
-			time.Sleep(20 * time.Second)
+			<-time.After(20 * time.Second)
 			m.wantAgreement(t)
 			if runs, _, _ := m.memory[0].state(); runs.batchSize != testRefused {
 				t.Errorf("given up after %v, the command of %d ended with %d", patience, testRefused, runs.batchSize)
@@ -108,10 +108,10 @@ func TestLeaseEndsWhileACommandIsAccepted(t *testing.T) {
 		defer func() { _ = m.stop() }()
 		m.SetBatchSize(t.Context(), 16, 0, func(r Result) {
 			m.endLease()
-			time.Sleep(2 * time.Second)
+			<-time.After(2 * time.Second)
 			m.commit(16, r)
 		})
-		time.Sleep(20 * time.Second)
+		<-time.After(20 * time.Second)
 		m.wantAgreement(t)
 		for i, f := range m.memory {
 			if _, told, _ := f.state(); !slices.Equal(told, []int{16}) {
@@ -128,21 +128,22 @@ func TestLeaseEndsWithAllAway(t *testing.T) {
 		m := newTestModel(t)
 		defer func() { _ = m.stop() }()
 		m.command(t.Context(), 16)
+		synctest.Wait()
 		for _, f := range m.memory {
 			f.become(failing)
 		}
 		m.endLease()
-		time.Sleep(3*time.Second + lookEvery)
+		<-time.After(3*time.Second + lookEvery)
 		for i, f := range m.memory {
 			if _, _, asked := f.state(); asked != 1+4 {
 				t.Errorf("server %d was asked %d times to take its failsafe batch size, want once a second", i, asked-1)
 			}
 			f.become(well)
 		}
-		time.Sleep(20 * time.Second)
+		<-time.After(20 * time.Second)
 		m.wantAgreement(t)
 		for i, f := range m.memory {
-			if _, told, _ := f.state(); !slices.Equal(slices.Compact(told[1:]), []int{testFailsafe}) {
+			if _, told, _ := f.state(); !slices.Equal(slices.Compact(slices.Clone(told[1:])), []int{testFailsafe}) {
 				t.Errorf("server %d was told %v", i, told)
 			}
 		}
@@ -207,7 +208,7 @@ func TestResults(t *testing.T) {
 			for _, f := range m.memory {
 				f.become(well)
 			}
-			time.Sleep(20 * time.Second)
+			<-time.After(20 * time.Second)
 			m.wantAgreement(t)
 			_ = m.stop()
 		})
@@ -234,7 +235,7 @@ func TestChangeIsToldOf(t *testing.T) {
 			t.Errorf("the server was told %v", told)
 		}
 		b.become(well)
-		time.Sleep(20 * time.Second)
+		<-time.After(20 * time.Second)
 		m.wantAgreement(t)
 		if r := m.command(t.Context(), testInitial); !r.Accepted || r.Told || r.Err != nil {
 			t.Errorf("the same once more: %+v", r)
@@ -273,7 +274,7 @@ func TestRefusalIsOfOneSetting(t *testing.T) {
 		fussy := m.memory[1]
 		fussy.fussy = true
 		m.command(t.Context(), testRefused)
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		if _, _, asked := fussy.state(); asked != 2 {
 			t.Errorf("a server that refuses was asked %d times in a minute, want twice", asked)
 		}
@@ -281,7 +282,7 @@ func TestRefusalIsOfOneSetting(t *testing.T) {
 		fussy.become(dead)
 		m.command(t.Context(), 16)
 		fussy.become(well)
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		m.wantAgreement(t)
 	})
 }
@@ -294,11 +295,12 @@ func TestEndWaitsForNoServerTwice(t *testing.T) {
 		m.command(t.Context(), 16)
 		m.memory[1].become(hanging)
 		m.endLease()
+		synctest.Wait() // both are being told
 		results := make(chan Result, 3)
 		for _, n := range []int{testRefused, 16, testRefused} {
 			go func() { results <- m.command(t.Context(), n) }()
 		}
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		began := time.Now()
 		err := m.stop()
 		if took := time.Since(began); took > commandTimeout+10*time.Millisecond {
