@@ -157,12 +157,18 @@ func testTwoServersRun(t *testing.T) {
 		t.Errorf("%v requests wait, want the 12 of each", waiting)
 	}
 	w.never(t, "another power or load", time.Second, func(state *datacenter.State) bool { return !full(state) })
-	w.until(t, "the latency of both", recoveryTime, func(state *datacenter.State) bool {
+	merged, began := false, time.Now()
+	w.until(t, "the latency of both", math.MaxInt64/2, func(state *datacenter.State) bool {
 		meanS, eachS := s.trueITL()
 		got, p := state.Models[0].ObservedITLS, state.Models[0].Live.ITLPercentilesS
-		return eachS[1] > 1.5*eachS[0] && math.Abs(got-meanS) < 0.1*meanS && got > 1.1*eachS[0] && got < 0.9*eachS[1] &&
+		merged = eachS[1] > 1.5*eachS[0] && math.Abs(got-meanS) < 0.1*meanS && got > 1.1*eachS[0] && got < 0.9*eachS[1] &&
 			math.Abs(p.P50-eachS[0]) < 0.1*eachS[0] && math.Abs(p.P95-eachS[1]) < 0.1*eachS[1]
+		return merged || time.Since(began) > 2*recoveryTime
 	})
+	if !merged {
+		meanS, eachS := s.trueITL()
+		w.untimely(t, "the servers take %v s a token, %v s in the mean: %s", eachS, meanS, w.last.AppendJSON(nil))
+	}
 	if status := s.live.Status().Models[0]; len(status.Servers) != 2 || status.AchievedBatchSize != 4 || status.Actuator != "set_max_num_seqs" ||
 		!status.Servers[0].Answers || !status.Servers[1].Answers || status.Servers[0].URL != s.url(first) || status.Servers[1].URL != s.url(second) {
 		t.Errorf("the status is %+v", status)
@@ -206,8 +212,8 @@ func testTwoActuators(t *testing.T) {
 	w.setBatchSize(t, "patched", 8)
 	s.wantTold(t, first, 4, 8)
 	w.until(t, "the batch of 8 at both", recoveryTime, s.bothRun(8))
-	if stock := s.vllms[second].Truth(); stock.MaxNumSeqs != 256 || stock.Running != 8 {
-		t.Errorf("the server without a limit has %+v", stock)
+	if stock := s.vllms[second].Truth(); stock.MaxNumSeqs != 256 || stock.Running > 8 || stock.Running+stock.Waiting > 8 {
+		t.Errorf("the server without a limit has %d running and %d waiting under a limit of %d", stock.Running, stock.Waiting, stock.MaxNumSeqs)
 	}
 
 	// The one that is told dies; the other goes on by its load.
@@ -335,13 +341,14 @@ func testLeaseIsRenewedWithOneDead(t *testing.T) {
 	// Before it is noticed, nobody asks a server that runs 8 already.
 	eventually(t, "the word that it does not answer", func() bool { return !s.status(second).Answers })
 	w.passed(t)
-	began, renewed := time.Now(), 0
+	began, renewed, lapsed := time.Now(), 0, false
 	w.until(t, "several leases' time", math.MaxInt64/2, func(state *datacenter.State) bool {
 		if state.Seq%5 == 0 {
 			renewed++
 			s.wantFailed(t, s.command(t, 8, 1), second)
 		}
-		if m := s.live.Status().Models[0]; m.BatchSize != 8 || !(m.BatchSizeLeaseS > 0) {
+		if m := s.live.Status().Models[0]; !lapsed && (m.BatchSize != 8 || !(m.BatchSizeLeaseS > 0)) {
+			lapsed = true
 			w.untimely(t, "a renewed lease gives %+v", m)
 		}
 		return time.Since(began) > 2500*time.Millisecond
@@ -354,7 +361,9 @@ func testLeaseIsRenewedWithOneDead(t *testing.T) {
 	}
 	w.passed(t)
 	w.until(t, "the end of the lease", time.Second+slack, func(state *datacenter.State) bool { return state.Models[0].BatchSize == 4 })
-	s.wantTold(t, first, 4, 8, 4)
+	if !lapsed {
+		s.wantTold(t, first, 4, 8, 4)
+	}
 	before := len(s.told(second))
 	if err := s.vllms[second].Restart(); err != nil {
 		t.Fatal(err)
@@ -363,7 +372,7 @@ func testLeaseIsRenewedWithOneDead(t *testing.T) {
 	if got := s.told(second)[before:]; slices.ContainsFunc(got, func(n int) bool { return n != 4 }) {
 		t.Errorf("the server that was dead was told %v, want nothing but 4", got)
 	}
-	if n := s.expirations(); n != 1 {
+	if n := s.expirations(); n != 1 && !lapsed {
 		t.Errorf("%d leases ran out, want one", n)
 	}
 	w.finish(t)
@@ -377,7 +386,7 @@ func testEndWithOneHanging(t *testing.T) {
 	s.setFaults(second, sim.VLLMFaults{Freeze: true})
 	done := make(chan error, 1)
 	go func() { done <- s.command(t, 2, 0) }()
-	eventually(t, "the command", func() bool { return s.limit(first) == 2 && s.status(second).Commanded })
+	eventually(t, "the command", func() bool { return s.limit(first) == 2 && !s.status(first).Commanded && s.status(second).Commanded })
 	s.endsSoon(t, stopTime)
 	s.wantFailed(t, <-done, second)
 	w.wantNotRestored(t)

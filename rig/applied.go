@@ -41,7 +41,7 @@ func (a *applied) accept(s setting, now time.Time) {
 func (a *applied) leaveUnanswered() { a.unknown, a.unanswered = true, true }
 
 // refuse notes that the server does not take what it is to run.
-func (a *applied) refuse(s setting) { a.unknown, a.refused, a.lateUntil = false, s, time.Time{} }
+func (a *applied) refuse(s setting) { a.unknown, a.refused = false, s }
 
 // forget notes that the server may have been restarted.
 func (a *applied) forget() { a.unknown = true }
@@ -50,7 +50,7 @@ func (a *applied) forget() { a.unknown = true }
 // be told. One that refuses is not told the same once more.
 func (a *applied) drifts(desired setting, now time.Time) bool {
 	late := now.Before(a.lateUntil) && now.Sub(a.at) >= repeatEvery
-	return desired.batchSize != 0 && (a.unknown || late || a.setting != desired && a.refused != desired)
+	return desired.batchSize != 0 && (a.unknown || a.refused != desired && (late || a.setting != desired))
 }
 
 // surelyRuns reports whether the server need not be told: it accepted the setting

@@ -50,6 +50,8 @@ func TestDrift(t *testing.T) {
 		"late":                               {func(a *applied) { a.leaveUnanswered(); a.accept(desired, now) }, repeatEvery, true},
 		"too late to take effect":            {func(a *applied) { a.leaveUnanswered(); a.accept(desired, now) }, lateCommand, false},
 		"refused":                            {func(a *applied) { a.forget(); a.refuse(desired) }, 0, false},
+		"late, and refused":                  {func(a *applied) { a.leaveUnanswered(); a.accept(desired, now); a.refuse(desired) }, repeatEvery, false},
+		"late, and another refused":          {func(a *applied) { a.leaveUnanswered(); a.accept(desired, now); a.refuse(setting{batchSize: 2}) }, repeatEvery, true},
 		"missed, as the other server's":      {func(a *applied) { a.accept(setting{batchSize: 4}, now) }, 0, true},
 		"missed, and refused since":          {func(a *applied) { a.accept(setting{batchSize: 4}, now); a.refuse(desired) }, 0, false},
 		"missed, and another refused":        {func(a *applied) { a.accept(setting{batchSize: 4}, now); a.refuse(setting{batchSize: 2}) }, 0, true},
