@@ -242,7 +242,11 @@ func testCommandsAtTheSameTime(t *testing.T) {
 		s.setFaults(late, sim.VLLMFaults{Delay: 30 * time.Millisecond})
 		var group sync.WaitGroup
 		for _, n := range []int{2, 8, 4} {
-			group.Go(func() { w.setBatchSize(t, "patched", n) })
+			group.Go(func() {
+				if err := s.command(t, n, 0); err != nil {
+					w.untimely(t, "a command of %d: %v", n, err)
+				}
+			})
 		}
 		group.Wait()
 		if a, b, said := s.limit(first), s.limit(second), s.live.Status().Models[0].BatchSize; a != b || a != said {
@@ -373,7 +377,7 @@ func testLeaseIsRenewedWithOneDead(t *testing.T) {
 		t.Errorf("the server that was dead was told %v, want nothing but 4", got)
 	}
 	if n := s.expirations(); n != 1 && !lapsed {
-		t.Errorf("%d leases ran out, want one", n)
+		w.untimely(t, "%d leases ran out, want one", n)
 	}
 	w.finish(t)
 }
@@ -413,7 +417,7 @@ func testLeaseOfBothEndsWithRun(t *testing.T) {
 
 func testOneIsNotWarm(t *testing.T) {
 	s := newTwoServerSite(t, func(cfg *siteConfig) {
-		cfg.WarmupTimeout = 2 * time.Second
+		cfg.WarmupTimeout = 4 * time.Second
 		server := &cfg.Hardware[0].Servers[1]
 		server.VLLMBaseURL = gateway(t, server.VLLMBaseURL, func(w http.ResponseWriter, r *http.Request) bool {
 			refused := strings.HasSuffix(r.URL.Path, "/completions")
