@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"github.com/go-viper/mapstructure/v2"
+	"github.com/knadh/koanf/providers/rawbytes"
+	"github.com/knadh/koanf/v2"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/internal/excerpt"
@@ -26,6 +28,9 @@ const envPrefix = "G2G_AGENT_"
 
 const (
 	envLevels = "__"
+	// pathDelim parts the levels of a key inside koanf. It must not occur in a
+	// key, and a model label may well hold a dot.
+	pathDelim = "\x1f"
 	// maxQuoted bounds what a message repeats of a value, in bytes.
 	maxQuoted = 100
 	// maxFileBytes bounds the config file.
@@ -127,14 +132,13 @@ func readFile(file string) ([]byte, error) {
 // parse turns a config file's text and the environment into a valid config or
 // the problems that prevent it.
 func parse(raw []byte, environ []string, purpose Purpose) (*Config, []Problem) {
-	tree, numbers, problems := readYAML(raw)
-	if len(problems) > 0 {
-		return nil, problems
+	k := koanf.New(pathDelim)
+	var parser yamlParser
+	if err := k.Load(rawbytes.Provider(raw), &parser); err != nil {
+		return nil, parser.problems
 	}
-	if tree == nil {
-		tree = map[string]any{}
-	}
-	problems = slices.Concat(numbers, applyEnv(tree, environ))
+	tree := k.Raw()
+	problems := slices.Concat(parser.numbers, applyEnv(tree, environ))
 	var t tidier
 	t.tidy(tree, reflect.TypeFor[Config](), "")
 	c := Default()

@@ -27,6 +27,25 @@ const (
 	mergeTag = "!!merge"
 )
 
+// yamlParser is readYAML as a [koanf.Parser], which keeps what that tells.
+type yamlParser struct{ numbers, problems []Problem }
+
+// errProblems stands for the problems that the parser keeps.
+var errProblems = errors.New("the config cannot be read")
+
+// Unmarshal implements [koanf.Parser].
+func (p *yamlParser) Unmarshal(raw []byte) (tree map[string]any, err error) {
+	if tree, p.numbers, p.problems = readYAML(raw); len(p.problems) > 0 {
+		return nil, errProblems
+	}
+	return tree, nil
+}
+
+// Marshal implements [koanf.Parser]; nobody writes a config.
+func (*yamlParser) Marshal(map[string]any) ([]byte, error) {
+	return nil, errors.New("a config is only read")
+}
+
 // readYAML reads a text that is one document of YAML 1.2, as JSON is too, and holds
 // a map. Numbers that readers of YAML differ on are told in numbers, each with its
 // path; the map has them as decimal ones. What else is wrong comes with its line.
