@@ -240,8 +240,8 @@ func (s *liveSite) drain() {
 	}
 }
 
+// TestLiveRun is long because it is one run, from its start to its end.
 func TestLiveRun(t *testing.T) {
-	// In one piece: one run, from its start to its end.
 	s := newLiveSite(t, nil)
 	s.start(t)
 	state := s.await(t, "full measurements", func(state *datacenter.State) bool {

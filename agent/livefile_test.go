@@ -17,8 +17,8 @@ import (
 
 // TestRehearsal runs on power from a file, from its config to its states: two vLLM
 // servers, whose GPUs stand in one file and are one source.
+// It is long because it goes all the way from the config to the states.
 func TestRehearsal(t *testing.T) {
-	// In one piece: from the config to the states.
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "power.csv"), []byte("time_s,gpu_index,power_w\n0,0,100\n0,1,300\n0,5,9000\n0.2,0,100\n0.2,1,300\n"), 0o600); err != nil {
 		t.Fatal(err)

@@ -113,7 +113,6 @@ func (late) Close() error             { return nil }
 // with makes the operation be answered with the status.
 // It is long because each status has a way of its own.
 func (a asker) with(status int) *reply {
-	// In one piece: how each status comes about.
 	isSocket := a.path == "/v1/stream" || a.path == "/v1/events"
 	commandError := func(reason error) error {
 		return &datacenter.CommandError{Field: "command", Reason: reason, Detail: "because"}

@@ -67,7 +67,6 @@ func drawTime() *rapid.Generator[float64] {
 
 // It is long because its actions share what they act on.
 func TestLookupsAreThoseOfAList(t *testing.T) {
-	// In one piece: the list that the history is held to, and the walk over both.
 	rapid.Check(t, func(t *rapid.T) {
 		r := New(rapid.IntRange(-1, 40).Draw(t, "capacity"))
 		want := &list{capacity: len(r.slots)}

@@ -38,7 +38,6 @@ const (
 // It is long because each state is a case of the one loop over bytes: a call for each
 // would cost more than the rest.
 func (c *chunkedDecoder) next(data []byte) (payload []byte, used int, err error) {
-	// In one piece: the states of a chunk depend on each other.
 	for used < len(data) {
 		b := data[used]
 		switch c.state {

@@ -101,7 +101,6 @@ func whole(left int) int { return left }
 
 // It is long because it is one table.
 func TestDecoderReadsResponses(t *testing.T) {
-	// In one piece: a table of responses, to be read side by side.
 	long := strings.Repeat("x", testMaxEvent)
 	ok := func(chunks ...Chunk) outcome {
 		return outcome{Chunks: chunks, Ended: true, Done: true, KeepAlive: true}

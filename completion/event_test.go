@@ -97,7 +97,6 @@ func TestUsageIsThatOfTheEvent(t *testing.T) {
 // What is not complete must not count as complete, and the other way round.
 // It is long because it is one table.
 func TestEventsThatTellOfFailures(t *testing.T) {
-	// In one piece: a table of events, to be read side by side.
 	// The last event of a vLLM with everything on that it may have.
 	const usageOnly = `{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1795564952,"model":"error","choices":[],"system_fingerprint":"vllm-0.32.0-aborted",` +
 		`"service_tier":"failed","prompt_logprobs":null,"prompt_token_ids":[1],"kv_transfer_params":{"error":{"code":500}},"metrics":{"time_to_first_token":0.1},` +

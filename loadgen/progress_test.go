@@ -26,7 +26,6 @@ func (r *reader) answer(from, gap time.Duration, chunks ...completion.Chunk) {
 // said not to be.
 // It is long because it is one table.
 func TestUsageMissingInSomeChunks(t *testing.T) {
-	// In one piece: a table of answers, each with what it should come to.
 	const gap = 10 * ms
 	role, none := tokens(0), content()
 	zero := completion.Chunk{Content: true, Bytes: eventBytes}
@@ -185,7 +184,6 @@ func TestTrustSurvivesAnswersWithoutTokens(t *testing.T) {
 
 // It is long because it is one table.
 func TestTokensOfABundleShareItsGap(t *testing.T) {
-	// In one piece: a table of bundles, each with what it should come to.
 	const us = time.Microsecond
 	for _, test := range []struct {
 		name      string

@@ -151,8 +151,8 @@ func TestLeaseEndsWithAllAway(t *testing.T) {
 }
 
 // TestResults: what a command brings, by server.
+// It is long because it is a table of commands, each with what it brings.
 func TestResults(t *testing.T) {
-	// In one piece: a table of commands, each with what it brings.
 	for name, c := range map[string]struct {
 		is             condition
 		accepted, told bool

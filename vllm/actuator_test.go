@@ -306,7 +306,6 @@ func fastAPI(routes map[string]http.HandlerFunc) http.HandlerFunc {
 
 // It is long because it is one table.
 func TestProbing(t *testing.T) {
-	// In one piece: a table of servers, each with what is found there.
 	fail := func(http.ResponseWriter, *http.Request) { t.Error("a probe changed something") }
 	patched := map[string]http.HandlerFunc{"POST /set_max_num_seqs": fail}
 	config := func(status int, body string) map[string]http.HandlerFunc {
@@ -401,7 +400,6 @@ func at(path string, answer, others http.HandlerFunc) http.HandlerFunc {
 
 // It is long because it is one table.
 func TestEvidenceOfActuators(t *testing.T) {
-	// In one piece: a table of servers, each with what is found there.
 	notFound := answerWith(404, `{"detail":"Not Found"}`)
 	config := answerWith(200, `{"max_num_running_seqs": 256}`)
 	const post, patch = setMaxNumSeqsPath, runtimeConfigPath

@@ -74,7 +74,6 @@ func TestBothLayoutsLoad(t *testing.T) {
 
 // It is long because it is one table.
 func TestBadDirectories(t *testing.T) {
-	// In one piece: a table of what can be wrong with a directory.
 	const summary, trace, fits, measured = "traces_summary.csv", "traces/t.csv", "latency_fits.csv", "h1/trace.csv"
 	summaryWith := func(lines string) map[string]string { return with(v01(), summary, sumHeader+"\n"+lines+"\n") }
 	traceWith := func(text string) map[string]string { return with(v01(), trace, text) }

@@ -68,7 +68,6 @@ func Keep(b []byte) []byte {
 // It is long because its parts share what a line may change, and every line of every
 // stream comes through here.
 func (s *Splitter) Next(p []byte) (data, rest []byte, found Found) {
-	// In one piece: the states of one line depend on each other.
 	var single []byte // data of the event under way, while that is one line
 	if s.ended {
 		s.ended, s.kind = false, s.kind[:0]

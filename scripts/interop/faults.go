@@ -39,7 +39,6 @@ func (s *site) checkFaults(ctx context.Context, r *report) error {
 // breakThings is the course of the run, which lasts some 70 s.
 // It is long because it is one thing after the other, as in a script.
 func (s *site) breakThings(ctx context.Context, r *report) error {
-	// In one piece: one fault after the other.
 	steady := gpu{power: strconv.Itoa(steadyMW)}
 	well := gpu{power: "clock"}
 	if err := backoff.Sleep(ctx, 8*time.Second); err != nil {
