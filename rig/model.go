@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -280,32 +279,6 @@ func (m *Model) Latency() (meanS float64, percentilesS datacenter.ITLPercentiles
 	return w.MeanS, datacenter.ITLPercentiles{P50: w.P50S, P90: w.P90S, P95: w.P95S, P99: w.P99S}
 }
 
-// ServerLoad is what the servers last said: the sums of their requests and
-// preemptions, and the mean of their caches' use, over those that said something
-// lately; nil if none did.
-func (m *Model) ServerLoad() *datacenter.ServerLoad {
-	var loads []*datacenter.ServerLoad
-	for _, s := range m.servers {
-		if load := s.serverLoad(); load != nil {
-			loads = append(loads, load)
-		}
-	}
-	switch len(loads) {
-	case 0:
-		return nil
-	case 1:
-		return loads[0]
-	}
-	var sum datacenter.ServerLoad
-	for _, load := range loads {
-		sum.NumRequestsRunning += load.NumRequestsRunning
-		sum.NumRequestsWaiting += load.NumRequestsWaiting
-		sum.KVCacheUsagePerc += load.KVCacheUsagePerc / float64(len(loads))
-		sum.NumPreemptionsTotal += load.NumPreemptionsTotal
-	}
-	return &sum
-}
-
 // ServerStatus is one server as it was seen last.
 type ServerStatus struct {
 	URL string
@@ -331,19 +304,6 @@ func (m *Model) Servers() []ServerStatus {
 		all[i] = ServerStatus{s.server.String(), s.actuator(), s.answers.Load(), s.running(), s.noTokenS(now), s.busy.Load()}
 	}
 	return all
-}
-
-// AchievedBatchSize is the mean number of requests that the servers run, over
-// those that say so, NaN if none does.
-func AchievedBatchSize(servers []ServerStatus) float64 {
-	sum, n := 0.0, 0
-	for i := range servers {
-		if running := servers[i].AchievedBatchSize; !math.IsNaN(running) {
-			sum += running
-			n++
-		}
-	}
-	return sum / float64(n)
 }
 
 // ActuatorOf is how the servers' batch sizes are set: the one way of all, or each

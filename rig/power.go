@@ -60,21 +60,22 @@ func (m *Model) PowerErrors() string {
 	agesS := m.rig.feed.agesS(m.index)
 	for _, source := range m.rig.sources {
 		var silent []string
-		named := false
+		uses := false
 		for i, g := range m.gpus {
 			if g.Source != source {
 				continue
 			}
-			named = true
+			uses = true
 			if agesS[i] >= m.rig.cfg.StaleAfter.Seconds() {
 				silent = append(silent, fmt.Sprintf("GPU %d for %.1f s", g.Index, agesS[i]))
 			}
 		}
-		err := source.Health().Err
-		switch {
-		case named && err != nil:
+		if !uses {
+			continue
+		}
+		if err := source.Health().Err; err != nil {
 			texts = append(texts, err.Error())
-		case silent != nil:
+		} else if silent != nil {
 			texts = append(texts, fmt.Sprintf("%s %s is connected and reports no error, but nothing confirms the power of %s",
 				source.Kind(), source, strings.Join(silent, ", ")))
 		}

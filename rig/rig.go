@@ -1,6 +1,7 @@
 // Package rig is the real servers and GPUs of a run: it reads the GPUs' power,
 // keeps vLLM servers under load and measures their latency, and sets their batch
-// sizes and sees to it that they keep them. It knows nothing of a datacenter.
+// sizes and sees to it that they keep them. It knows nothing of simulated servers or
+// of steps.
 package rig
 
 import (
@@ -74,9 +75,6 @@ type Actuator = vllm.Actuator
 
 // Outcome says what became of a command.
 type Outcome = vllm.Outcome
-
-// OutcomeUnknown is that of a command that may or may not have been carried out.
-const OutcomeUnknown = vllm.OutcomeUnknown
 
 // GPU is a real GPU, as its power source knows it.
 type GPU struct {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"sync/atomic"
 	"time"
 
@@ -27,10 +26,10 @@ type Server struct {
 	// send tells the server a setting, once.
 	send func(context.Context, setting) error
 
-	sizer   atomic.Pointer[vllm.BatchSizer] // how batch sizes are set, chosen at the start
-	metrics atomic.Pointer[datedLoad]
-	scraped atomic.Pointer[scrape]
-	answers atomic.Bool // when it was last looked at
+	sizer    atomic.Pointer[vllm.BatchSizer] // how batch sizes are set, chosen at the start
+	scraped  atomic.Pointer[scrape]
+	lastLoad lastLoad
+	answers  atomic.Bool // when it was last looked at
 	// standsSince is when the last token came if that has been too long, else nil or
 	// zero.
 	standsSince atomic.Pointer[time.Time]
@@ -44,11 +43,6 @@ type Server struct {
 	keptRev  int // the revision of what was last kept
 	busy     atomic.Bool
 	refusals episode
-}
-
-type datedLoad struct {
-	load datacenter.ServerLoad
-	at   time.Time
 }
 
 // scrape is what the latest look at a server's metrics brought.
@@ -216,21 +210,13 @@ func (s *Server) scrape(ctx context.Context) error {
 	page, err := s.server.Metrics(ctx)
 	s.scraped.Store(&scrape{page, err})
 	if err == nil {
-		s.metrics.Store(&datedLoad{datacenter.ServerLoad(page.Metrics), time.Now()})
+		s.lastLoad.set(datacenter.ServerLoad(page.Metrics), time.Now())
 	}
 	return err
 }
 
 // polled says whether the server's metrics are read.
 func (s *Server) polled() bool { return s.rig.cfg.PrometheusPollInterval > 0 }
-
-// running is how many requests the server runs, NaN when that is not known.
-func (s *Server) running() float64 {
-	if load := s.serverLoad(); load != nil {
-		return load.NumRequestsRunning
-	}
-	return math.NaN()
-}
 
 // runningErr is why it is not known how many requests run, as of the latest look
 // at the server's metrics.
@@ -244,15 +230,4 @@ func (s *Server) runningErr() error {
 	default:
 		return last.page.Err(vllm.MetricRunning)
 	}
-}
-
-// serverLoad is what the server last said, nil when that is too old.
-func (s *Server) serverLoad() *datacenter.ServerLoad {
-	// Two polls may fail before the last answer is too old.
-	maxAge := max(s.rig.cfg.StaleAfter, 3*s.rig.cfg.PrometheusPollInterval)
-	m := s.metrics.Load()
-	if m == nil || time.Since(m.at) > maxAge {
-		return nil
-	}
-	return &m.load
 }

@@ -1,0 +1,140 @@
+package rig
+
+import (
+	"math"
+	"sync"
+	"time"
+
+	"github.com/g2g-agent/g2g-agent/datacenter"
+)
+
+// lastLoad is what a server last said of its load. Its methods may be called from
+// any goroutine.
+type lastLoad struct {
+	mu        sync.Mutex
+	load      *datacenter.ServerLoad // nil: it has said nothing
+	at        time.Time
+	preempted total
+}
+
+func (l *lastLoad) set(load datacenter.ServerLoad, at time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.load, l.at = &load, at
+	l.preempted.add(load.NumPreemptionsTotal)
+}
+
+// get is the load, nil if there is none since a time, and the preemptions so far,
+// those before a restart included, NaN if the server has told of none.
+func (l *lastLoad) get(since time.Time) (load *datacenter.ServerLoad, preempted float64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	preempted = math.NaN()
+	if l.preempted.known {
+		preempted = l.preempted.before + l.preempted.latest
+	}
+	if l.at.Before(since) {
+		return nil, preempted
+	}
+	return l.load, preempted
+}
+
+// total is a count that goes on over restarts of who counts.
+type total struct {
+	before, latest float64 // before the latest restart, and after it
+	known          bool
+}
+
+// add takes in what is said of the count, NaN for nothing.
+func (t *total) add(count float64) {
+	if math.IsNaN(count) {
+		return
+	}
+	if count < t.latest {
+		t.before += t.latest
+	}
+	t.latest, t.known = count, true
+}
+
+// serverLoad is what the server last said, nil when that is too old.
+func (s *Server) serverLoad() *datacenter.ServerLoad {
+	load, _ := s.loadAndPreempted()
+	return load
+}
+
+func (s *Server) loadAndPreempted() (load *datacenter.ServerLoad, preempted float64) {
+	// Two polls may fail before the last answer is too old.
+	return s.lastLoad.get(time.Now().Add(-max(s.rig.cfg.StaleAfter, 3*s.rig.cfg.PrometheusPollInterval)))
+}
+
+// running is how many requests the server runs, NaN when that is not known.
+func (s *Server) running() float64 {
+	if load := s.serverLoad(); load != nil {
+		return load.NumRequestsRunning
+	}
+	return math.NaN()
+}
+
+// ServerLoad is what the servers last said, nil if none did lately: the sums of
+// their requests and the mean of their caches' use, each over those that told it,
+// and the preemptions of all, whether they told lately or not, as a count that
+// never falls.
+func (m *Model) ServerLoad() *datacenter.ServerLoad {
+	if len(m.servers) == 1 {
+		return m.servers[0].serverLoad()
+	}
+	var running, waiting, cache, preemptions tally
+	anyLately := false
+	for _, s := range m.servers {
+		load, preempted := s.loadAndPreempted()
+		preemptions.add(preempted)
+		if load != nil {
+			anyLately = true
+			running.add(load.NumRequestsRunning)
+			waiting.add(load.NumRequestsWaiting)
+			cache.add(load.KVCacheUsagePerc)
+		}
+	}
+	if !anyLately {
+		return nil
+	}
+	return &datacenter.ServerLoad{
+		NumRequestsRunning: running.sumOrNaN(), NumRequestsWaiting: waiting.sumOrNaN(),
+		KVCacheUsagePerc: cache.mean(), NumPreemptionsTotal: preemptions.sumOrNaN(),
+	}
+}
+
+// AchievedBatchSize is the mean number of requests that the servers run, over
+// those that say so, NaN if none does.
+func AchievedBatchSize(servers []ServerStatus) float64 {
+	var running tally
+	for i := range servers {
+		running.add(servers[i].AchievedBatchSize)
+	}
+	return running.mean()
+}
+
+// tally sums up what some servers told.
+type tally struct {
+	sum float64
+	n   int
+}
+
+// add takes in a number, NaN for none.
+func (t *tally) add(number float64) {
+	if !math.IsNaN(number) {
+		t.sum += number
+		t.n++
+	}
+}
+
+// sumOrNaN is the sum, NaN of no numbers.
+func (t *tally) sumOrNaN() float64 {
+	if t.n == 0 {
+		return math.NaN()
+	}
+	return t.sum
+}
+
+// mean is NaN of no numbers.
+func (t *tally) mean() float64 { return t.sum / float64(t.n) }
