@@ -108,12 +108,12 @@ func NewLive(cfg LiveConfig) (*Live, error) {
 		return nil, fmt.Errorf("%w: %w", datacenter.ErrInvalidInput, err)
 	}
 	pool := cfg.newPool(augment.StaggerSeconds(cfg.Stagger.Seconds()))
-	source := &liveSource{stagger: buffer.NewOffsets(pool.StaggerSeconds()), staleAfterS: cfg.StaleAfter.Seconds(), clock: l.rig.Feed().ClockS}
+	readings := &liveReadings{stagger: buffer.NewOffsets(pool.StaggerSeconds()), staleAfterS: cfg.StaleAfter.Seconds(), clock: l.rig.Feed().ClockS}
 	for m := range cfg.Models {
-		source.models = append(source.models, newLiveModel(l.rig.Model(m), l.rig.Feed().History(m),
+		readings.models = append(readings.models, newLiveModel(l.rig.Model(m), l.rig.Feed().History(m),
 			cfg.Hardware[m].numGPUs(), cfg.Models[m].GPUsPerReplica, cfg.Hardware[m].SimulatedReplicas))
 	}
-	if l.pipeline, err = newPipeline(cfg.Config, pool, source); err == nil {
+	if l.pipeline, err = newPipeline(cfg.Config, pool, readings); err == nil {
 		err = l.checkRoomFromStart()
 	}
 	if err != nil {

@@ -160,7 +160,7 @@ func (poll *onlinePoll) feedTo(feed *rig.Feed, gpus [][]rig.GPU) {
 }
 
 // TestLiveMatchesOpenG2G feeds scripted readings of real GPUs through the power
-// feed, its rolling buffers, the live source and the augmenter.
+// feed, its rolling buffers, the live readings and the augmenter.
 func TestLiveMatchesOpenG2G(t *testing.T) {
 	run, rows := readOnlineRun(t)
 	cfg, gpus := run.config(t)
@@ -168,11 +168,11 @@ func TestLiveMatchesOpenG2G(t *testing.T) {
 	feed := rig.NewFeed(gpus, staggerS)
 	pool := cfg.newPool(augment.StaggerSeconds(staggerS))
 	nowS := 0.0
-	source := &liveSource{stagger: buffer.NewOffsets(pool.StaggerSeconds()), staleAfterS: 2, clock: func(time.Time) float64 { return nowS }}
+	readings := &liveReadings{stagger: buffer.NewOffsets(pool.StaggerSeconds()), staleAfterS: 2, clock: func(time.Time) float64 { return nowS }}
 	for m, d := range run.Deployments {
-		source.models = append(source.models, newLiveModel(quietHardware{}, feed.History(m), len(gpus[m]), d.Spec.GPUsPerReplica, d.SimulatedNumReplicas))
+		readings.models = append(readings.models, newLiveModel(quietHardware{}, feed.History(m), len(gpus[m]), d.Spec.GPUsPerReplica, d.SimulatedNumReplicas))
 	}
-	pipeline, err := newPipeline(cfg, pool, source)
+	pipeline, err := newPipeline(cfg, pool, readings)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,7 +35,7 @@ type ReplayConfig struct {
 // Replay is a run over recorded traces.
 type Replay struct {
 	*Pipeline
-	source   *replaySource
+	readings *replayReadings
 	steps    int64
 	commands []datedCommand
 	next     int // command
@@ -76,13 +76,13 @@ func NewReplay(cfg ReplayConfig) (*Replay, error) {
 		return nil, fmt.Errorf("%w: models: %w", datacenter.ErrInvalidInput, err)
 	}
 	pool := cfg.newPool(stagger)
-	source := newReplaySource(&cfg.Config, store, cfg.ITL, pool)
+	readings := newReplayReadings(&cfg.Config, store, cfg.ITL, pool)
 	d := newDemand(&cfg.Config)
-	if err := errors.Join(r.checkCapacity(&d), r.checkData(&cfg.Config, source)); err != nil {
+	if err := errors.Join(r.checkCapacity(&d), r.checkData(&cfg.Config, readings)); err != nil {
 		return nil, err
 	}
-	r.source = source
-	if r.Pipeline, err = newPipeline(cfg.Config, pool, source); err != nil {
+	r.readings = readings
+	if r.Pipeline, err = newPipeline(cfg.Config, pool, readings); err != nil {
 		return nil, err
 	}
 	if err := r.Reset(); err != nil {
@@ -147,14 +147,14 @@ func (r *Replay) walk(d *demand, from, to int64, next int) (*overload, *walkedSh
 
 // checkData checks that there is data for every batch size the run will come to,
 // and reports all for which there is none.
-func (r *Replay) checkData(cfg *Config, source *replaySource) error {
+func (r *Replay) checkData(cfg *Config, readings *replayReadings) error {
 	var problems []error
 	for m := range cfg.Models {
-		if err := source.checkBatchSize(m, cfg.Models[m].InitialBatchSize, 0); err != nil {
+		if err := readings.checkBatchSize(m, cfg.Models[m].InitialBatchSize, 0); err != nil {
 			problems = append(problems, fmt.Errorf("models[%d].initial_batch_size: %w", m, err))
 		}
 		if failsafe := cfg.Models[m].FailsafeBatchSize; failsafe != 0 {
-			if err := source.checkBatchSize(m, failsafe, 0); err != nil {
+			if err := readings.checkBatchSize(m, failsafe, 0); err != nil {
 				problems = append(problems, fmt.Errorf("models[%d].failsafe_batch_size: %w", m, err))
 			}
 		}
@@ -170,7 +170,7 @@ func (r *Replay) checkData(cfg *Config, source *replaySource) error {
 			if !named {
 				continue
 			}
-			if err := source.checkBatchSize(m, size, set.RampUpRateByModel[label]); err != nil {
+			if err := readings.checkBatchSize(m, size, set.RampUpRateByModel[label]); err != nil {
 				problems = append(problems, fmt.Errorf("%w: replay.commands[%d].set_batch_size.%s: %w",
 					datacenter.ErrInvalidInput, c.index, label, err))
 			}
@@ -190,9 +190,9 @@ func (r *Replay) Endless() bool { return r.steps == math.MaxInt64 }
 func (r *Replay) Reset() error {
 	r.next = 0
 	r.reset()
-	r.source.reset()
+	r.readings.reset()
 	for m, n := range r.batchSizes {
-		if err := r.source.setBatchSize(m, n, 0); err != nil {
+		if err := r.readings.setBatchSize(m, n, 0); err != nil {
 			return err
 		}
 	}
@@ -213,12 +213,12 @@ func (r *Replay) Apply(command datacenter.Command) error {
 }
 
 func (r *Replay) setBatchSizes(c datacenter.SetBatchSize) error {
-	if err := r.checkBatchSizes(c, r.source.checkBatchSize); err != nil {
+	if err := r.checkBatchSizes(c, r.readings.checkBatchSize); err != nil {
 		return err
 	}
 	for _, label := range slices.Sorted(maps.Keys(c.BatchSizeByModel)) {
 		m := r.modelIndex(label)
-		if err := r.source.setBatchSize(m, c.BatchSizeByModel[label], c.RampUpRateByModel[label]); err != nil {
+		if err := r.readings.setBatchSize(m, c.BatchSizeByModel[label], c.RampUpRateByModel[label]); err != nil {
 			return refuse(batchSizeField+"."+label, datacenter.ErrNotPossible, "%v", err)
 		}
 		r.batchSizes[m] = c.BatchSizeByModel[label]

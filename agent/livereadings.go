@@ -20,7 +20,7 @@ type hardware interface {
 	PowerAgeS() float64
 }
 
-// liveModel is one model of a live source.
+// liveModel is one model of a live run.
 type liveModel struct {
 	hardware           hardware
 	history            *buffer.Rolling // power per GPU in watts
@@ -30,8 +30,8 @@ type liveModel struct {
 	offsets buffer.Offsets // of its simulated servers
 }
 
-// liveSource reads what the hardware last reported. Nothing in it waits.
-type liveSource struct {
+// liveReadings reads what the hardware last reported. Nothing in it waits.
+type liveReadings struct {
 	models      []liveModel
 	stagger     *buffer.Offsets // of all servers
 	staleAfterS float64
@@ -49,25 +49,25 @@ func newLiveModel(h hardware, history *buffer.Rolling, numGPUs, gpusPerReplica, 
 	}
 }
 
-func (s *liveSource) Kind() datacenter.SourceKind { return datacenter.SourceLive }
+func (r *liveReadings) Kind() datacenter.SourceKind { return datacenter.SourceLive }
 
 // Begin looks back from when the step was due: one that is late shows what was,
 // not what is.
-func (s *liveSource) Begin(_ int64, due time.Time) { s.dueS = s.clock(due) }
+func (r *liveReadings) Begin(_ int64, due time.Time) { r.dueS = r.clock(due) }
 
-func (s *liveSource) Assign(model int, servers []int32) {
-	s.models[model].offsets.Select(s.stagger, servers)
+func (r *liveReadings) Assign(model int, servers []int32) {
+	r.models[model].offsets.Select(r.stagger, servers)
 }
 
 // PerGPUPower reads the model's power history, for each server its stagger
 // offset ago.
-func (s *liveSource) PerGPUPower(model int, perGPUW []float64) {
-	m := &s.models[model]
-	m.history.Sample(s.dueS, &m.offsets, perGPUW)
+func (r *liveReadings) PerGPUPower(model int, perGPUW []float64) {
+	m := &r.models[model]
+	m.history.Sample(r.dueS, &m.offsets, perGPUW)
 }
 
-func (s *liveSource) Observe(model, _ int) observation {
-	m := &s.models[model]
+func (r *liveReadings) Observe(model, _ int) observation {
+	m := &r.models[model]
 	itlS, percentilesS := m.hardware.Latency()
 	_, perGPUW, _ := m.history.Last()
 	age := m.hardware.PowerAgeS()
@@ -76,7 +76,7 @@ func (s *liveSource) Observe(model, _ int) observation {
 		AugmentationFactor: m.augmentationFactor,
 		Server:             m.hardware.ServerLoad(),
 		ITLPercentilesS:    percentilesS,
-		Stale:              age >= s.staleAfterS,
+		Stale:              age >= r.staleAfterS,
 	}
 	if state.Stale {
 		state.StaleAgeS = age
