@@ -142,6 +142,7 @@ func (c *connections) rest(n *connection) {
 		return
 	}
 	if n.reserved {
+		c.endBusy(n)
 		n.inAll = c.probation.PushBack(n)
 		return
 	}
@@ -172,9 +173,7 @@ func (c *connections) forget(n *connection) {
 	n.gone = true
 	if n.reserved {
 		c.reserved--
-		if n.busy {
-			c.busy--
-		}
+		c.endBusy(n)
 		return
 	}
 	c.open--
@@ -218,11 +217,20 @@ func (n *connection) serve(trusted bool) (reserved bool) {
 	}
 	if p := c.peers[n.address]; c.open < c.most && (p == nil || p.open < c.perAddress) {
 		c.reserved--
+		c.endBusy(n)
 		n.reserved = false
 		c.count(n)
 		c.unlist(n)
 	}
 	return n.reserved
+}
+
+// endBusy gives back the place that keepBusy took, if it did.
+func (c *connections) endBusy(n *connection) {
+	if n.busy {
+		n.busy = false
+		c.busy--
+	}
 }
 
 // keepBusy takes a place of those in the reserve that are not for probes; it
@@ -242,7 +250,7 @@ func (n *connection) keepBusy() bool {
 	return true
 }
 
-// rest notes that the connection waits for a request, or begins to send one.
+// rest notes that the connection waits for a request.
 func (n *connection) rest() {
 	n.all.mu.Lock()
 	defer n.all.mu.Unlock()
@@ -279,9 +287,10 @@ func (g *Guard) Watch(server *http.Server) {
 		return context.WithValue(ctx, connectionKey{}, counted(conn))
 	}
 	server.ConnState = func(conn net.Conn, state http.ConnState) {
-		// What begins to send a request is no longer the first to make room, and until
-		// the request has come whole it is no more than that.
-		if n := counted(conn); n != nil && (state == http.StateActive || state == http.StateIdle) {
+		if state != http.StateIdle {
+			return
+		}
+		if n := counted(conn); n != nil {
 			n.rest()
 		}
 	}

@@ -35,7 +35,13 @@ type dialed struct {
 // whether it will be.
 func (d *dialed) ask(t *testing.T, request, token string) (status int, closes bool) {
 	t.Helper()
-	fmt.Fprintf(d, "%s HTTP/1.1\r\nHost: localhost\r\n", request)
+	return d.askRaw(t, request+" HTTP/1.1", token)
+}
+
+// askRaw is ask of a request with the version and headers of its own.
+func (d *dialed) askRaw(t *testing.T, request, token string) (status int, closes bool) {
+	t.Helper()
+	fmt.Fprintf(d, "%s\r\nHost: localhost\r\n", request)
 	if token != "" {
 		fmt.Fprintf(d, "Authorization: Bearer %s\r\n", token)
 	}
@@ -60,7 +66,7 @@ func hold(t *testing.T) (handler http.HandlerFunc, entered <-chan struct{}, rele
 		}
 	})
 	return func(_ http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/v1/hold" {
+		if r.URL.Path == "/v1/hold" || r.URL.RawQuery == "hold" {
 			in <- struct{}{}
 			<-out
 		}
@@ -95,7 +101,7 @@ func TestIdleConnectionsMakeRoom(t *testing.T) {
 	eventually(t, "a connection is counted out", func() bool { return s.Stats().OpenConnections == limit-1 })
 }
 
-// Whoever has a token, is served or has just begun to ask is not the first to go.
+// Whoever has a token or is served is not the first to go.
 func TestWhoMakesRoom(t *testing.T) {
 	handler, entered, release := hold(t)
 	s := serve(t, Config{Token: controlToken, MaxConnections: 3}, handler)
@@ -156,6 +162,11 @@ func TestReserve(t *testing.T) {
 		if status != c.want || !closes {
 			t.Errorf("%s with token %q beyond the limit: %d, closed %v; want %d, closed", c.request, c.token, status, closes, c.want)
 		}
+	}
+	// Nor does one that would be a WebSocket, but is answered as any other.
+	upgrading := "GET /v1/state HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket"
+	if status, closes := s.dial(t).askRaw(t, upgrading, readToken); status != 200 || !closes {
+		t.Errorf("an upgrade that is none beyond the limit: %d, closed %v; want 200, closed", status, closes)
 	}
 	if got := s.Stats().Connections; got != 4 {
 		t.Errorf("%d counted as refused, want 4", got)
@@ -234,6 +245,66 @@ func TestShareOfAnAddress(t *testing.T) {
 		if got := perAddressOf(p.most); got != p.want {
 			t.Errorf("of %d connections an address may have %d, want %d", p.most, got, p.want)
 		}
+	}
+}
+
+// A place in the reserve is given back by whoever leaves it, into the room that has
+// come about or to wait.
+func TestPlacesOfTheReserveAreGivenBack(t *testing.T) {
+	c := newConnections(1, 1)
+	for range 3 * reservedConnections {
+		first, _ := c.admit(&connFrom{Conn: closedConn{}, from: "192.0.2.1"})
+		first.serve(false)
+		n, _ := c.admit(&connFrom{Conn: closedConn{}, from: "192.0.2.1"})
+		if !n.serve(true) || !n.keepBusy() {
+			t.Fatal("no place in the reserve")
+		}
+		n.rest()
+		if c.busy != 0 {
+			t.Fatalf("%d places taken by who waits", c.busy)
+		}
+		if !n.serve(true) || !n.keepBusy() {
+			t.Fatal("no place in the reserve")
+		}
+		first.Close()
+		if n.serve(true) || c.busy != 0 || c.reserved != 0 || c.open != 1 {
+			t.Fatalf("left the reserve: %+v", c)
+		}
+		n.Close()
+	}
+}
+
+// Where not even the reserve has room, a connection is closed at once, and that is
+// told.
+func TestNoRoomAtAll(t *testing.T) {
+	handler, entered, release := hold(t)
+	s := serve(t, Config{Token: controlToken, MaxConnections: 1}, handler)
+	defer release()
+	fill := func(n int, path, token string) {
+		for range n {
+			fmt.Fprintf(s.dial(t), "GET %s HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\n\r\n", path, token)
+			<-entered
+		}
+	}
+	fill(1+reservedConnections/2, "/v1/hold", controlToken)
+	// Probes are not held back by that, only by their own number.
+	fill(reservedConnections/2, "/livez?hold", "")
+	for range 3 {
+		if status, _ := s.dial(t).ask(t, "GET /livez", ""); status != 0 {
+			t.Fatalf("one more connection: %d, want it closed", status)
+		}
+	}
+	if got := s.Stats().Connections; got != 3 {
+		t.Errorf("%d counted, want 3", got)
+	}
+	var told int
+	for _, line := range s.log.Lines(t) {
+		if m, _ := line["message"].(string); strings.HasPrefix(m, "connection refused: too many are open") {
+			told++
+		}
+	}
+	if told != 1 {
+		t.Errorf("%d lines, want 1", told)
 	}
 }
 

@@ -123,9 +123,7 @@ func (v *visit) checkRoom() bool {
 	if !v.reserved {
 		return true
 	}
-	if !v.socket {
-		v.w.Header().Set("Connection", "close")
-	}
+	v.w.Header().Set("Connection", "close") // an upgrade answers by itself
 	if v.health {
 		return true
 	}
