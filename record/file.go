@@ -51,6 +51,16 @@ func (f *File) Write(s *datacenter.State) error {
 	return f.err
 }
 
+// Flush passes on what was written so far, as far as the format can.
+func (f *File) Flush() error {
+	if states, ok := f.states.(flusher); ok && f.err == nil {
+		if err := states.Flush(); err != nil {
+			f.err = fmt.Errorf("write %s: %w", f.path, err)
+		}
+	}
+	return f.err
+}
+
 // Commit completes the file, makes it durable and puts it under its name. If it
 // fails, nothing is left behind.
 func (f *File) Commit() error {

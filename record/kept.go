@@ -1,6 +1,7 @@
 package record
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -32,8 +33,21 @@ type part struct {
 	path   string // while it is not complete
 	kept   string // what its states are called if the run does not end in order
 	file   *os.File
+	lines  lineCounter // into file
 	states writer
 	closed bool
+}
+
+// lineCounter counts the whole lines that got into a file.
+type lineCounter struct {
+	file  *os.File
+	lines uint64
+}
+
+func (c *lineCounter) Write(b []byte) (int, error) {
+	n, err := c.file.Write(b)
+	c.lines += uint64(bytes.Count(b[:n], []byte{'\n'}))
+	return n, err
 }
 
 // close writes the format's end, once.
@@ -67,7 +81,10 @@ func Keep(path string, models []string) (out Output, notices []string, err error
 		out, err := Create(path, models)
 		return out, nil, err
 	}
-	k := &KeptFile{path: path, final: nextFree(target)}
+	k := &KeptFile{path: path}
+	if k.final, err = nextFree(target); err != nil {
+		return nil, nil, fmt.Errorf("%w: create %s: %w", datacenter.ErrInvalidInput, path, err)
+	}
 	if k.final != target {
 		notices = append(notices, fmt.Sprintf("%s is there already and is kept: this run writes %s", path, k.final))
 	}
@@ -90,32 +107,49 @@ func Keep(path string, models []string) (out Output, notices []string, err error
 			return nil, notices, fmt.Errorf("%w: create %s: %w", datacenter.ErrInvalidInput, path, err)
 		}
 		k.parts = append(k.parts, p)
+		if exists {
+			// What others may not read must not become readable by being written anew.
+			if err := p.file.Chmod(mode.Perm()); err != nil {
+				k.Abort()
+				return nil, notices, fmt.Errorf("create %s: %w", path, pathless(err))
+			}
+		}
 	}
 	return k, append(notices, takeUpHidden(target, format)...), nil
 }
 
-// open takes up what an earlier run has left, and begins the file.
+// open takes up what an earlier run has left, and begins the file. Where files cannot
+// be locked, nobody is kept from writing it too.
 func (p *part) open(format fileFormat, models []string) (notices []string, err error) {
 	for {
 		file, err := os.OpenFile(p.path, os.O_RDWR|os.O_CREATE, 0o666)
 		if err != nil {
 			return notices, pathless(err)
 		}
-		if err := atomicfile.Lock(file); err != nil {
+		if err := atomicfile.Lock(file); errors.Is(err, atomicfile.ErrLocked) {
 			_ = file.Close()
 			return notices, fmt.Errorf("%s: %w", p.path, err)
 		}
 		info, err := file.Stat()
-		if err == nil && info.Size() == 0 && samePlace(info, p.path) {
-			p.file = file
-			p.states, err = format.newWriter(file, models)
+		switch {
+		case err != nil:
+			_ = file.Close()
+			return notices, pathless(err)
+		case !samePlace(info, p.path): // whoever had it has completed it
+		case info.Size() == 0:
+			p.file, p.lines.file = file, file
+			p.states, err = format.newWriter(&p.lines, models)
 			if err != nil {
 				p.discard()
 			}
 			return notices, err
-		}
-		if err == nil {
-			notices = append(notices, takeUp(file, p.path, p.kept, format)...)
+		default:
+			notice, err := takeUp(file, p.path, p.kept, format)
+			if err != nil {
+				_ = file.Close()
+				return notices, err
+			}
+			notices = append(notices, notice)
 		}
 		_ = file.Close()
 	}
@@ -129,23 +163,24 @@ func samePlace(info fs.FileInfo, path string) bool {
 }
 
 // takeUp keeps the states in a file that a run has left, as far as they can be read,
-// under another name, or removes it. It always removes path.
-func takeUp(file *os.File, path, kept string, format fileFormat) (notices []string) {
-	readable, err := trim(file, format)
-	if err != nil {
-		notices = append(notices, fmt.Sprintf("%s, left by an earlier run, cannot be read: %v", path, err))
-	}
-	if !readable {
+// under another name, or removes it if it has none. Either way path is free, unless it
+// fails. A file that cannot be read is kept as it is.
+func takeUp(file *os.File, path, kept string, format fileFormat) (notice string, err error) {
+	readable, trimErr := trim(file, format)
+	if !readable && trimErr == nil {
 		if err := os.Remove(path); err != nil {
-			return append(notices, fmt.Sprintf("%s, left by an earlier run without states, cannot be removed: %v", path, pathless(err)))
+			return "", fmt.Errorf("%s, left by an earlier run without states, cannot be removed: %w", path, pathless(err))
 		}
-		return append(notices, fmt.Sprintf("%s, left by an earlier run without states to read, was removed", path))
+		return fmt.Sprintf("%s, left by an earlier run without states to read, was removed", path), nil
 	}
 	name, err := moveAside(path, kept)
-	if err != nil {
-		return append(notices, fmt.Sprintf("the states of an earlier run that was interrupted stay in %s: %v", path, err))
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("the states of an earlier run that was interrupted are in %s, which cannot be moved out of the way: %w", path, err)
+	case trimErr != nil:
+		return fmt.Sprintf("%s, left by an earlier run, cannot be read and is now %s: %v", path, name, trimErr), nil
 	}
-	return append(notices, fmt.Sprintf("an earlier run was interrupted: its states up to then are in %s", name))
+	return fmt.Sprintf("an earlier run was interrupted: its states up to then are in %s", name), nil
 }
 
 // trim cuts off what is no whole state at the end, and reports whether there is any.
@@ -200,7 +235,11 @@ func takeUpHidden(target string, format fileFormat) (notices []string) {
 			continue
 		}
 		if atomicfile.Lock(file) == nil {
-			notices = append(notices, takeUp(file, path, interrupted(target), format)...)
+			notice, err := takeUp(file, path, interrupted(target), format)
+			if err != nil { // it is in nobody's way
+				notice = err.Error()
+			}
+			notices = append(notices, notice)
 		}
 		_ = file.Close()
 	}
@@ -215,12 +254,16 @@ func interrupted(target string) string {
 
 // nextFree is target or, if something is there, the first free one of target with a
 // number before its ending, from 2 on.
-func nextFree(target string) string {
+func nextFree(target string) (string, error) {
 	ending := filepath.Ext(target)
 	name := target
 	for n := 2; ; n++ {
-		if _, err := os.Lstat(name); errors.Is(err, fs.ErrNotExist) {
-			return name
+		_, err := os.Lstat(name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return name, nil
+		case err != nil:
+			return "", err
 		}
 		name = fmt.Sprintf("%s.%d%s", strings.TrimSuffix(target, ending), n, ending)
 	}
@@ -230,17 +273,37 @@ func nextFree(target string) string {
 // replaces nothing.
 func moveAside(path, name string) (string, error) {
 	for {
-		free := nextFree(name)
-		err := os.Link(path, free)
-		switch {
-		case errors.Is(err, fs.ErrExist): // just now
-			continue
-		case err != nil: // a file system without hard links
-			return free, os.Rename(path, free)
-		default:
-			return free, os.Remove(path)
+		free, err := nextFree(name)
+		if err != nil {
+			return "", err
+		}
+		if err := give(path, free); !errors.Is(err, fs.ErrExist) { // else just now
+			return free, err
 		}
 	}
+}
+
+// give renames a file; a name that is taken is an [fs.ErrExist].
+func give(path, name string) error {
+	if err := os.Link(path, name); errors.Is(err, fs.ErrExist) {
+		return err
+	} else if err != nil { // such as that the file system has no hard links
+		reserved, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return err
+		}
+		_ = reserved.Close() // nothing was written
+		if err := os.Rename(path, name); err != nil {
+			_ = os.Remove(name)
+			return err
+		}
+		return nil
+	}
+	if err := os.Remove(path); err != nil {
+		_ = os.Remove(name) // or it is there twice
+		return err
+	}
+	return nil
 }
 
 // pathless is an error without the path, which is said in other words.
@@ -274,7 +337,7 @@ func (k *KeptFile) Write(s *datacenter.State) error {
 // Flush passes on what was written so far, as far as the format can.
 func (k *KeptFile) Flush() error {
 	for _, p := range k.parts {
-		if f, ok := p.states.(interface{ Flush() error }); ok && k.err == nil {
+		if f, ok := p.states.(flusher); ok && k.err == nil {
 			if err := f.Flush(); err != nil {
 				k.err = fmt.Errorf("write %s: %w", k.path, pathless(err))
 			}
@@ -310,28 +373,45 @@ func (k *KeptFile) Commit() error {
 	err = fmt.Errorf("%s is incomplete: %w", k.path, pathless(err))
 	for _, p := range k.parts {
 		_ = p.close() // as far as it goes
-		err = fmt.Errorf("%w; %s", err, strings.Join(takeUpOwn(p), "; "))
+		err = fmt.Errorf("%w; %s", err, takeUpOwn(p))
 		_ = p.file.Close()
 	}
 	return err
 }
 
-// takeUpOwn keeps what of this run was written.
-func takeUpOwn(p *part) []string {
+// takeUpOwn keeps what of this run was written, and says where.
+func takeUpOwn(p *part) string {
 	format, err := formatOf(p.kept)
 	if err != nil {
-		return []string{err.Error()}
+		return err.Error()
 	}
-	readable, err := trim(p.file, format)
-	if err != nil || !readable {
+	readable, trimErr := trim(p.file, format)
+	if !readable && trimErr == nil {
 		_ = os.Remove(p.path)
-		return []string{fmt.Sprintf("nothing of it can be read in %s", filepath.Base(p.path))}
+		return fmt.Sprintf("nothing of it can be read in %s", filepath.Base(p.path))
 	}
 	name, err := moveAside(p.path, p.kept)
 	if err != nil {
-		return []string{fmt.Sprintf("the states before it are in %s (%v)", p.path, err)}
+		name = fmt.Sprintf("%s (%v)", p.path, err)
 	}
-	return []string{"the states before it are in " + name}
+	if trimErr != nil {
+		return fmt.Sprintf("what was written is in %s, and cannot be read now: %v", name, trimErr)
+	}
+	return "the states before it are in " + name
+}
+
+// Kept counts the states that are in the file, or beside it.
+func (k *KeptFile) Kept() uint64 {
+	var most uint64
+	for _, p := range k.parts {
+		switch lines := p.lines.lines; filepath.Ext(p.kept) {
+		case csvEnding:
+			most = max(most, max(lines, 1)-1) // a header comes first
+		case jsonlEnding:
+			most = max(most, lines)
+		}
+	}
+	return most
 }
 
 // Abort discards the file. It may be called more than once and does nothing after

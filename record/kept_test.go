@@ -3,13 +3,17 @@
 package record
 
 import (
+	"bufio"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/rs/zerolog"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
 )
@@ -237,6 +241,9 @@ func TestKeptFileOnAFullDisk(t *testing.T) {
 			t.Errorf("the end on a full disk: %v", err)
 		}
 		wantStates(t, kept, states[:6])
+		if k.Kept() != 6 {
+			t.Errorf("%s: %d states counted as kept, want 6", ending, k.Kept())
+		}
 		if raw, err := os.ReadFile(path); string(raw) != "earlier" || err != nil {
 			t.Errorf("what was there is %q (%v)", raw, err)
 		}
@@ -254,4 +261,123 @@ func TestKeptFileRefuses(t *testing.T) {
 		t.Error("two models of one label were taken")
 	}
 	wantEntries(t, dir)
+}
+
+// TestKeptFileThatCannotBeMoved: what an earlier run has left stays where it is, and
+// the start says so, rather than try for ever.
+func TestKeptFileThatCannotBeMoved(t *testing.T) {
+	dir := t.TempDir()
+	name := strings.Repeat("x", 240) + ".csv" // .interrupted is too long for it
+	path := filepath.Join(dir, name+partialEnding)
+	if err := os.WriteFile(path, []byte("time_s\n0\n1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err := Keep(filepath.Join(dir, name), oneModel)
+	if !errors.Is(err, datacenter.ErrInvalidInput) || !strings.Contains(err.Error(), path+", which cannot be moved out of the way: ") || !errors.Is(err, syscall.ENAMETOOLONG) {
+		t.Errorf("the start: %v", err)
+	}
+	wantEntries(t, dir, name+partialEnding)
+}
+
+// TestKeptFileThatCannotBeRead: it is kept as it is.
+func TestKeptFileThatCannotBeRead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.csv.partial")
+	if err := os.WriteFile(path, []byte("time_s\n0\n1"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	unreadable, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unreadable.Close()
+	format, err := formatOf("x.csv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := filepath.Join(filepath.Dir(path), "x.interrupted.csv")
+	notice, err := takeUp(unreadable, path, kept, format)
+	if err != nil || !strings.Contains(notice, "cannot be read and is now "+kept) {
+		t.Errorf("it says %q (%v)", notice, err)
+	}
+	if raw, err := os.ReadFile(kept); string(raw) != "time_s\n0\n1" {
+		t.Errorf("what is kept is %q (%v)", raw, err)
+	}
+	// Of this run it is the same.
+	if err := os.Rename(kept, path); err != nil {
+		t.Fatal(err)
+	}
+	if said := takeUpOwn(&part{path: path, kept: kept, file: unreadable}); !strings.Contains(said, "what was written is in "+kept) {
+		t.Errorf("it says %q", said)
+	}
+	wantEntries(t, filepath.Dir(path), "x.interrupted.csv")
+}
+
+// TestKeptFileWithANameTooLong: for the file, or only while it is written.
+func TestKeptFileWithANameTooLong(t *testing.T) {
+	dir := t.TempDir()
+	for _, length := range []int{248, 252, 300} {
+		if _, _, err := Keep(filepath.Join(dir, strings.Repeat("x", length)+".csv"), oneModel); !errors.Is(err, datacenter.ErrInvalidInput) || !errors.Is(err, syscall.ENAMETOOLONG) {
+			t.Errorf("%d letters: %v", length, err)
+		}
+	}
+	wantEntries(t, dir)
+}
+
+// TestKeptFileIsForWhomTheEarlierWas: others cannot read it either.
+func TestKeptFileIsForWhomTheEarlierWas(t *testing.T) {
+	for _, ending := range endings {
+		path := filepath.Join(t.TempDir(), "x"+ending)
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		k, _ := mustKeep(t, path)
+		writeTo(t, k, makeStates(oneModel, 2))
+		if err := k.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Stat(k.Path()); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s has %v (%v), want those of the earlier one", k.Path(), info.Mode(), err)
+		}
+	}
+}
+
+// TestGiveWithoutHardLinks: what appears under the name meanwhile is not replaced.
+func TestGiveWithoutHardLinks(t *testing.T) {
+	dir := t.TempDir() // of which there are no hard links
+	if err := os.Mkdir(filepath.Join(dir, "from"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	to := filepath.Join(dir, "to")
+	if err := give(filepath.Join(dir, "from"), to); err == nil {
+		t.Error("a folder became a file")
+	}
+	wantEntries(t, dir, "from") // and no reservation
+}
+
+// TestKeptFIFOIsNotBuffered: whoever reads it gets each state within a second.
+func TestKeptFIFOIsNotBuffered(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.jsonl")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	out, _, err := Keep(path, oneModel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := NewQueue(out, zerolog.Nop())
+	defer q.Abort()
+	if err := q.Write(&makeStates(oneModel, 1)[0]); err != nil {
+		t.Fatal(err)
+	}
+	if err := reader.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(reader).ReadString('\n'); err != nil {
+		t.Errorf("got %q: %v", line, err)
+	}
 }

@@ -50,6 +50,7 @@ type Queue struct {
 	err    error         // how it ended, once it has
 	done   bool          // Commit or Abort was called
 
+	taken   uint64                // states that the output has taken; the goroutine's
 	failure atomic.Pointer[error] // of the first write that failed
 	leftOut atomic.Uint64
 	behind  uint64 // those left out since it does not keep up; 0: it does
@@ -66,7 +67,7 @@ func NewQueue(out Output, log zerolog.Logger) *Queue {
 // if the output can; what was written before a failure is kept.
 func (q *Queue) writeAll() {
 	defer close(q.ended)
-	flusher, _ := q.out.(interface{ Flush() error })
+	buffered, _ := q.out.(flusher)
 	tick := time.NewTicker(flushEvery)
 	defer tick.Stop()
 	for more := true; more; {
@@ -79,11 +80,15 @@ func (q *Queue) writeAll() {
 			case q.failure.Load() != nil:
 				q.leftOut.Add(1)
 			default:
-				err = q.out.Write(s)
+				if err = q.out.Write(s); err != nil {
+					q.leftOut.Add(1)
+				} else {
+					q.taken++
+				}
 			}
 		case <-tick.C:
-			if flusher != nil && q.failure.Load() == nil {
-				err = flusher.Flush()
+			if buffered != nil && q.failure.Load() == nil {
+				err = buffered.Flush()
 			}
 		}
 		if err != nil {
@@ -100,6 +105,12 @@ func (q *Queue) writeAll() {
 	q.err = q.out.Commit()
 	if failure := q.failure.Load(); failure != nil && q.err == nil {
 		q.err = *failure
+	}
+	if q.err != nil {
+		// What it had buffered, too.
+		if keeper, ok := q.out.(interface{ Kept() uint64 }); ok {
+			q.leftOut.Add(q.taken - min(keeper.Kept(), q.taken))
+		}
 	}
 }
 

@@ -110,7 +110,7 @@ func TestQueueOutlivesAFailedWrite(t *testing.T) {
 		synctest.Wait()
 		enqueue(t, q, 2)
 		err := q.Commit()
-		if !errors.Is(err, errFull) || !strings.Contains(err.Error(), "4 states were left out") || !out.committed || out.aborted || out.written != 1 {
+		if !errors.Is(err, errFull) || !strings.Contains(err.Error(), "5 states were left out") || !out.committed || out.aborted || out.written != 1 {
 			t.Errorf("Commit: %v, the output is %+v, want %v after 1 state, and what was written kept", err, out, errFull)
 		}
 		if n := strings.Count(log.String(), "\n"); n != 1 || !strings.Contains(log.String(), errFull.Error()) {

@@ -34,6 +34,9 @@ type writer interface {
 	Close() error
 }
 
+// flusher passes on what was written so far.
+type flusher interface{ Flush() error }
+
 // The endings of the formats.
 const (
 	csvEnding     = ".csv"
