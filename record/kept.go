@@ -135,7 +135,7 @@ func (p *part) open(format fileFormat, models []string) (notices []string, err e
 		case err != nil:
 			_ = file.Close()
 			return notices, pathless(err)
-		case !samePlace(info, p.path): // whoever had it has completed it
+		case !atomicfile.IsAt(file, p.path): // whoever had it has completed it
 		case info.Size() == 0:
 			p.file, p.lines.file = file, file
 			p.states, err = format.newWriter(&p.lines, models)
@@ -153,13 +153,6 @@ func (p *part) open(format fileFormat, models []string) (notices []string, err e
 		}
 		_ = file.Close()
 	}
-}
-
-// samePlace reports whether the file is still the one at path: another run may have
-// completed it in between.
-func samePlace(info fs.FileInfo, path string) bool {
-	there, err := os.Stat(path)
-	return err == nil && os.SameFile(info, there)
 }
 
 // takeUp keeps the states in a file that a run has left, as far as they can be read,
@@ -229,20 +222,13 @@ func trim(file *os.File, format fileFormat) (readable bool, err error) {
 
 // takeUpHidden does the same with the hidden files that earlier versions wrote.
 func takeUpHidden(target string, format fileFormat) (notices []string) {
-	for _, path := range atomicfile.Leftovers(target) {
-		file, err := os.OpenFile(path, os.O_RDWR, 0)
-		if err != nil {
-			continue
+	atomicfile.TakeLeftovers(target, func(file *os.File, path string) {
+		notice, err := takeUp(file, path, interrupted(target), format)
+		if err != nil { // it is in nobody's way
+			notice = err.Error()
 		}
-		if atomicfile.Lock(file) == nil {
-			notice, err := takeUp(file, path, interrupted(target), format)
-			if err != nil { // it is in nobody's way
-				notice = err.Error()
-			}
-			notices = append(notices, notice)
-		}
-		_ = file.Close()
-	}
+		notices = append(notices, notice)
+	})
 	return notices
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"syscall"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
@@ -30,13 +31,13 @@ func openOutput(path string, models []datacenter.ModelSpec, paced bool, term ter
 	if exists && mode.IsRegular() {
 		out = replacingOutput{file, func() { _ = tell(term.stderr, "g2g-agent: the earlier "+path+" was replaced\n") }}
 	}
-	for _, dead := range atomicfile.Leftovers(target) {
-		if err := atomicfile.RemoveLeftover(dead); err != nil {
-			notices = append(notices, fmt.Sprintf("%s, left by a run that was interrupted, cannot be removed: %v", dead, err))
-			continue
+	atomicfile.TakeLeftovers(target, func(_ *os.File, dead string) {
+		notice := dead + ", left by a run that was interrupted, was removed"
+		if err := os.Remove(dead); err != nil {
+			notice = fmt.Sprintf("a file left by a run that was interrupted cannot be removed: %v", err)
 		}
-		notices = append(notices, dead+", left by a run that was interrupted, was removed")
-	}
+		notices = append(notices, notice)
+	})
 	return out, notices, nil
 }
 

@@ -39,13 +39,7 @@ func Create(path string) (*File, error) {
 	if exists && !mode.IsRegular() {
 		f.file, err = os.OpenFile(path, os.O_WRONLY, 0)
 	} else {
-		// Hidden and in the same directory: a rename is atomic only within a file system.
-		dir, base := filepath.Split(f.target)
-		f.temporary = dir + "." + base + "." + rand.Text() + temporaryEnding
-		f.file, err = os.OpenFile(f.temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
-		if err == nil {
-			_ = Lock(f.file) // nobody else has it; the lock tells [Leftovers] that we live
-		}
+		f.file, f.temporary, err = createTemporary(target)
 	}
 	if err != nil {
 		// The temporary file's name would only confuse.
@@ -62,6 +56,36 @@ func Create(path string) (*File, error) {
 		}
 	}
 	return f, nil
+}
+
+// createTemporary creates and locks a file beside target: the lock tells
+// [TakeLeftovers] that it is written. It is hidden and in the same directory, since a
+// rename is atomic only within a file system.
+func createTemporary(target string) (file *os.File, path string, err error) {
+	dir, base := filepath.Split(target)
+	for {
+		path = dir + "." + base + "." + rand.Text() + temporaryEnding
+		if file, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666); err != nil {
+			return nil, "", err
+		}
+		// Before it is locked, somebody may just be taking it for a leftover. Where files
+		// cannot be locked, nobody does.
+		if !errors.Is(Lock(file), ErrLocked) && IsAt(file, path) {
+			return file, path, nil
+		}
+		_ = file.Close()
+		_ = os.Remove(path)
+	}
+}
+
+// IsAt reports whether an open file is the one at path still.
+func IsAt(file *os.File, path string) bool {
+	opened, err := file.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Stat(path)
+	return err == nil && os.SameFile(opened, there)
 }
 
 // Locate returns the path without symbolic links, also of a link to nothing yet,
@@ -114,15 +138,16 @@ func (f *File) Commit() error {
 		return fmt.Errorf("write %s: it is closed", f.path)
 	}
 	var err error
-	if f.temporary != "" {
-		// Else the name could outlive a power cut and its content not.
-		err = f.file.Sync()
-	}
-	if err == nil {
+	if f.temporary == "" {
 		err = f.file.Close()
-	}
-	if err == nil && f.temporary != "" {
-		err = os.Rename(f.temporary, f.target)
+	} else {
+		// Else the name could outlive a power cut and its content not.
+		if err = f.file.Sync(); err == nil {
+			err = os.Rename(f.temporary, f.target)
+		}
+		if err == nil {
+			_ = f.file.Close() // it is safe; before the rename it would have been unlocked
+		}
 	}
 	if err != nil {
 		f.Abort()
@@ -140,10 +165,10 @@ func (f *File) Abort() {
 	}
 	f.done = true
 	// The content is lost on purpose: there is nothing to do about an error here.
-	_ = f.file.Close()
 	if f.temporary != "" {
 		_ = os.Remove(f.temporary)
 	}
+	_ = f.file.Close()
 }
 
 // temporaryEnding is that of files that are not complete, and oldEnding that which
@@ -154,48 +179,32 @@ const temporaryEnding, oldEnding = ".part", ".tmp"
 // a leftover.
 const leftAlone = 10 * time.Second
 
-// Leftovers are the files that writers of target, as [Locate] returns it, have not
-// completed and that nobody writes any more.
-func Leftovers(target string) []string {
+// TakeLeftovers calls take with each file that a writer of target, as [Locate] returns
+// it, has not completed and that nobody writes any more. It is open for reading and
+// writing, and locked, while take has it.
+func TakeLeftovers(target string, take func(file *os.File, path string)) {
 	dir, base := filepath.Split(target)
 	files, err := os.ReadDir(filepath.Clean(dir + "."))
 	if err != nil {
-		return nil
+		return // whoever writes there will say so
 	}
-	var dead []string
 	for _, f := range files {
 		ending := filepath.Ext(f.Name())
 		random, ours := strings.CutPrefix(strings.TrimSuffix(f.Name(), ending), "."+base+".")
-		if !ours || ending != temporaryEnding && ending != oldEnding || len(random) != len(rand.Text()) || !f.Type().IsRegular() {
-			continue
-		}
-		if path := dir + f.Name(); isDead(path, ending == oldEnding) {
-			dead = append(dead, path)
+		if ours && (ending == temporaryEnding || ending == oldEnding) && len(random) == len(rand.Text()) && f.Type().IsRegular() {
+			takeIfDead(dir+f.Name(), ending == oldEnding, take)
 		}
 	}
-	return dead
 }
 
-// RemoveLeftover removes one of [Leftovers], unless somebody has taken it since.
-func RemoveLeftover(path string) error {
+func takeIfDead(path string, old bool, take func(file *os.File, path string)) {
 	file, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
-		return err
-	}
-	defer file.Close()
-	if err := Lock(file); err != nil {
-		return err
-	}
-	return os.Remove(path)
-}
-
-// isDead reports whether nobody writes the file any more.
-func isDead(path string, old bool) bool {
-	file, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return false
+		return
 	}
 	defer file.Close()
 	info, err := file.Stat()
-	return err == nil && (!old || time.Since(info.ModTime()) >= leftAlone) && Lock(file) == nil
+	if err == nil && (!old || time.Since(info.ModTime()) >= leftAlone) && Lock(file) == nil && IsAt(file, path) {
+		take(file, path)
+	}
 }

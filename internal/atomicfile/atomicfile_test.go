@@ -1,11 +1,16 @@
 package atomicfile
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 )
@@ -77,5 +82,79 @@ func TestCreateRefuses(t *testing.T) {
 	}
 	if all := names(t, dir); len(all) != 0 {
 		t.Errorf("refused files left %v", all)
+	}
+}
+
+func TestTakeLeftovers(t *testing.T) {
+	dir := t.TempDir()
+	target := filepath.Join(dir, "x.csv")
+	written, err := Create(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer written.Abort()
+	const random = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	for name, age := range map[string]time.Duration{
+		".x.csv." + random + ".part": 0, ".x.csv." + random + ".tmp": time.Minute,
+		".x.csv.A" + random[1:25] + "A.tmp": 0, // somebody may write it
+		".x.csv.swp":                        time.Minute, ".x.csv.ABC.part": time.Minute, ".y.csv." + random + ".part": time.Minute, "x.csv." + random + ".part": time.Minute,
+	} {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, time.Time{}, time.Now().Add(-age)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var taken []string
+	TakeLeftovers(target, func(file *os.File, path string) {
+		taken = append(taken, filepath.Base(path))
+		again, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer again.Close()
+		if err := Lock(again); !errors.Is(err, ErrLocked) {
+			t.Errorf("%s is not locked while it is taken: %v", path, err)
+		}
+		if err := os.Remove(path); err != nil {
+			t.Error(err)
+		}
+	})
+	if want := []string{".x.csv." + random + ".part", ".x.csv." + random + ".tmp"}; !slices.Equal(taken, want) {
+		t.Errorf("taken: %q, want %q", taken, want)
+	}
+}
+
+// TestNobodyTakesAFileThatIsWritten, at whatever moment he looks.
+func TestNobodyTakesAFileThatIsWritten(t *testing.T) {
+	dir := t.TempDir()
+	target := filepath.Join(dir, "x")
+	ctx, stop := context.WithCancel(t.Context())
+	var takers sync.WaitGroup
+	defer takers.Wait()
+	defer stop()
+	for range 2 {
+		takers.Go(func() {
+			for ctx.Err() == nil {
+				TakeLeftovers(target, func(_ *os.File, path string) { os.Remove(path) })
+			}
+		})
+	}
+	for i := range 400 {
+		f, err := Create(target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fmt.Fprint(f, i); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		if raw, err := os.ReadFile(target); string(raw) != fmt.Sprint(i) {
+			t.Fatalf("file %d holds %q (%v)", i, raw, err)
+		}
 	}
 }
