@@ -12,6 +12,7 @@ import (
 
 	"github.com/g2g-agent/g2g-agent/api/guard"
 	"github.com/g2g-agent/g2g-agent/api/problem"
+	"github.com/g2g-agent/g2g-agent/internal/textfile"
 )
 
 // stepsCommand is the name of the command that advances a replay.
@@ -145,11 +146,11 @@ func readBody(r *http.Request) ([]byte, *problem.Problem) {
 
 // auditBody is a body as the log has it: JSON as it came, anything else as text.
 func auditBody(body []byte) any {
-	switch {
-	case len(body) == 0:
+	if len(body) == 0 {
 		return nil
-	case json.Valid(bytes.TrimPrefix(body, []byte("\ufeff"))):
-		return json.RawMessage(bytes.TrimPrefix(body, []byte("\ufeff")))
+	}
+	if text, err := textfile.Strip(body); err == nil && json.Valid(text) {
+		return json.RawMessage(text)
 	}
 	return string(body)
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"github.com/g2g-agent/g2g-agent/api/problem"
-	"github.com/g2g-agent/g2g-agent/internal/apirule"
+	"github.com/g2g-agent/g2g-agent/internal/credential"
 )
 
 const (
@@ -127,7 +127,7 @@ func checkKey(r *http.Request) (string, *problem.Problem) {
 		return "", nil
 	}
 	key := values[0]
-	if len(values) > 1 || key == "" || len(key) > maxKeyBytes || apirule.Unsendable(key) >= 0 {
+	if len(values) > 1 || key == "" || len(key) > maxKeyBytes || credential.Unsendable(key) >= 0 {
 		message := "must be one key of 1 to 128 visible ASCII characters"
 		return "", problem.New(http.StatusUnprocessableEntity, "header %s: %s", idempotencyHeader, message).At("header."+idempotencyHeader, message)
 	}

@@ -152,7 +152,7 @@ func (d *responseDecoder) eof(cause error) error {
 
 func (d *responseDecoder) refusal() error {
 	failure := *d.wrong
-	failure.Detail += ": " + cite(d.body)
+	failure.Detail += ": " + inOneLine(string(d.body))
 	return &failure
 }
 

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"unicode"
+
+	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 )
 
 // Servers tell of a failure inside an answer whose status is 200 in many ways.
@@ -272,13 +274,5 @@ func verdict(value []byte) said {
 
 // inOneLine is the start of what a server says, fit for a log line.
 func inOneLine(text string) string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case unicode.IsSpace(r):
-			return ' '
-		case !unicode.IsGraphic(r):
-			return '?'
-		}
-		return r
-	}, cite([]byte(text)))
+	return excerpt.Printable(strings.Join(strings.Fields(text), " "), maxExcerpt)
 }

@@ -5,7 +5,6 @@ import (
 	"io"
 	"os"
 
-	"github.com/g2g-agent/g2g-agent/internal/apirule"
 	"github.com/g2g-agent/g2g-agent/internal/credential"
 	"github.com/g2g-agent/g2g-agent/internal/textfile"
 )
@@ -35,7 +34,7 @@ func ReadSecret(file string) (string, error) {
 		return "", fmt.Errorf("%s has more than %d bytes", file, maxSecretBytes)
 	case secret == "":
 		return "", fmt.Errorf("%s is empty", file)
-	case apirule.Unsendable(secret) >= 0:
+	case credential.Unsendable(secret) >= 0:
 		return "", fmt.Errorf("%s holds something else than one word of visible ASCII characters", file)
 	}
 	return secret, nil

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"strconv"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
@@ -12,12 +13,14 @@ const maxHistoryStates = 1_000_000
 func (a *API) validate(r *rules) {
 	if a.Listen != "" {
 		address, err := apirule.ParseListen(a.Listen)
+		if err != nil {
+			err = fmt.Errorf("%w; empty is no API", err)
+		}
 		if r.none(err, "api.listen") && address.IsOpen() && a.TokenFile == "" {
 			r.none(apirule.OpenWithoutToken(a.Listen), "api.listen")
 		}
 	}
-	r.that(!apirule.ReadNeedsControl(a.TokenFile, a.ReadTokenFile), "api.token_file",
-		"is missing; read_token_file needs it, or nobody could command")
+	r.none(apirule.ControlWithRead(a.TokenFile, a.ReadTokenFile), "api.token_file")
 	if missing, err := apirule.TLSFiles(a.TLSCertFile, a.TLSKeyFile); err != nil {
 		r.none(err, "api."+missing)
 	}

@@ -3,9 +3,7 @@ package guard
 import (
 	"context"
 	"encoding/json"
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/rs/zerolog"
 
@@ -82,13 +80,5 @@ func withJSON(line *zerolog.Event, key string, value any) *zerolog.Event {
 	}
 }
 
-// printable is text from outside made fit for a log: of bearable length, without
-// control characters and line breaks.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return '\uFFFD'
-		}
-		return r
-	}, strings.ToValidUTF8(excerpt.Of(text, maxAuditText), "\uFFFD"))
-}
+// printable is text from outside made fit for a log.
+func printable(text string) string { return excerpt.Printable(text, maxAuditText) }

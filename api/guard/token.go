@@ -11,6 +11,7 @@ import (
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/internal/apirule"
+	"github.com/g2g-agent/g2g-agent/internal/credential"
 )
 
 const (
@@ -45,12 +46,12 @@ type tokens struct {
 // newTokens checks the tokens. Its errors tell nothing of what is in them.
 func newTokens(control, read string) (*tokens, error) {
 	err := errors.Join(checkToken("api.token_file", control), checkToken("api.read_token_file", read))
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, err
-	case apirule.ReadNeedsControl(control, read):
-		return nil, fmt.Errorf("%w: api.read_token_file is set without api.token_file: anyone could command and not read; "+
-			"set api.token_file too", datacenter.ErrInvalidInput)
+	}
+	switch err := apirule.ControlWithRead(control, read); {
+	case err != nil:
+		return nil, fmt.Errorf("%w: api.token_file %w", datacenter.ErrInvalidInput, err)
 	case read != "" && digestOf(read).equal(digestOf(control)):
 		return nil, fmt.Errorf("%w: api.read_token_file holds the same token as api.token_file: who may read could command; "+
 			"use two tokens", datacenter.ErrInvalidInput)
@@ -71,7 +72,7 @@ func checkToken(key, secret string) error {
 		return fmt.Errorf("%w: %s: the token has %d characters, at most %d are allowed; is it the right file?",
 			datacenter.ErrInvalidInput, key, len(secret), maxTokenLength)
 	}
-	if i := apirule.Unsendable(secret); i >= 0 {
+	if i := credential.Unsendable(secret); i >= 0 {
 		return fmt.Errorf("%w: %s: character %d of the token cannot be sent in a header; a token is of visible ASCII characters, without spaces",
 			datacenter.ErrInvalidInput, key, i+1)
 	}
@@ -105,10 +106,10 @@ func (t *tokens) suffices(role string, need access) bool {
 	}
 }
 
-// credential returns the digest of the token that the request carries, and whether
+// sentToken returns the digest of the token that the request carries, and whether
 // it carries one at all. What is meant as a token and is none, or several, gives
 // the digest of nothing, which no token has.
-func credential(r *http.Request) (sent digest, found bool) {
+func sentToken(r *http.Request) (sent digest, found bool) {
 	secret, found := bearerToken(r.Header.Values("Authorization"))
 	if !found && isWebSocket(r) {
 		secret, found = protocolToken(r.Header.Values("Sec-WebSocket-Protocol"))

@@ -14,7 +14,7 @@ import (
 func TestTokensThatCannotBe(t *testing.T) {
 	long := strings.Repeat("x", maxTokenLength+1)
 	for _, c := range []struct{ name, control, read, want string }{
-		{"read token alone", "", readToken, "api.read_token_file is set without api.token_file"},
+		{"read token alone", "", readToken, "api.token_file is missing; read_token_file needs it"},
 		{"the same twice", controlToken, controlToken, "api.read_token_file holds the same token"},
 		{"space", "secret word", "", "api.token_file: character 7"},
 		{"line break", "secretword\n", "", "api.token_file: character 11"},
@@ -113,7 +113,7 @@ func TestCredential(t *testing.T) {
 			socket()(r)
 		}
 		r.Header["Authorization"], r.Header["Sec-Websocket-Protocol"] = c.authorization, c.protocols
-		sent, found := credential(r)
+		sent, found := sentToken(r)
 		switch {
 		case found != (c.want != none):
 			t.Errorf("%s: found %v", c.name, found)
@@ -217,7 +217,7 @@ func FuzzCredential(f *testing.F) {
 		r := httptest.NewRequestWithContext(t.Context(), "GET", "/v1/stream", nil)
 		socket()(r)
 		role := func() string {
-			sent, found := credential(r)
+			sent, found := sentToken(r)
 			if role := g.tokens.Load().roleOf(sent); found {
 				return role
 			}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/g2g-agent/g2g-agent/api/problem"
+	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 )
 
 const (
@@ -77,7 +78,7 @@ func (g *Guard) newVisit(w http.ResponseWriter, r *http.Request) *visit {
 	}
 	counted, address := clientAddress(r.RemoteAddr)
 	v.caller = caller{Role: roleAnyone, Address: address, UserAgent: printable(r.UserAgent())}
-	sent, found := credential(r)
+	sent, found := sentToken(r)
 	v.sentToken = found && v.tokens.control != nil
 	if v.sentToken {
 		v.caller.Role = v.tokens.roleOf(sent)
@@ -100,20 +101,20 @@ func (v *visit) checkHost() bool {
 	if v.health { // supervisors ask by whatever address they know, or name no host at all
 		return true
 	}
-	host := printable(v.r.Host)
+	host := excerpt.Quote(v.r.Host, maxAuditText)
 	switch a := &v.g.address; {
 	case v.tokens.control == nil:
 		if a.namesThisHost(v.r.Host) {
 			return true
 		}
 		return v.refuse(foreignHost, http.StatusForbidden, fmt.Sprintf(
-			"without a control token only requests to localhost or a loopback address are served, this one is to %q: "+
+			"without a control token only requests to localhost or a loopback address are served, this one is to %s: "+
 				"use http://127.0.0.1:PORT, or set api.token_file", host))
 	case v.tokens.read != nil || v.need != accessRead || v.caller.Role != roleAnyone || v.g.hosts.name(v.r.Host) || a.namesThisHost(v.r.Host):
 		return true
 	}
 	return v.refuse(foreignHost, http.StatusForbidden, fmt.Sprintf(
-		"reading needs no token here, so that only requests that name this host are served, or those with a token; this one is to %q: "+
+		"reading needs no token here, so that only requests that name this host are served, or those with a token; this one is to %s: "+
 			"list that name in api.allowed_hosts, or set api.read_token_file", host))
 }
 

@@ -1,6 +1,6 @@
 // Package apirule says what the settings of the HTTP API must be. Each rule is here
 // once: package config checks what was written with it, package guard what it is
-// given. Errors do not name the setting; who calls adds where it stands.
+// given. Who calls adds to an error which setting it is about.
 package apirule
 
 import (
@@ -36,7 +36,7 @@ func ParseListen(listen string) (Address, error) {
 		_, err = strconv.ParseUint(port, 10, 16)
 	}
 	if err != nil || strings.ContainsAny(host, " \t\r\n/@,[]") {
-		return Address{}, fmt.Errorf("must be HOST:PORT such as 127.0.0.1:8480, or empty for no API, got %s", excerpt.Quote(listen, maxQuoted))
+		return Address{}, fmt.Errorf("must be HOST:PORT such as 127.0.0.1:8480, got %s", excerpt.Quote(listen, maxQuoted))
 	}
 	a := Address{Host: strings.ToLower(host), Port: port}
 	if ip, err := netip.ParseAddr(host); err == nil {
@@ -64,11 +64,21 @@ func Origin(text string) (string, error) {
 	origin := strings.ToLower(text)
 	u, err := url.Parse(origin)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || strings.ContainsAny(u.Host, "* ,") ||
-		origin != u.Scheme+"://"+u.Host {
+		origin != u.Scheme+"://"+u.Host || !hasPortOrNone(u) {
 		return "", fmt.Errorf("must be a scheme, a host and perhaps a port, such as https://grid.example:8443, got %s", excerpt.Quote(text, maxQuoted))
 	}
 	usual := map[string]string{"http": ":80", "https": ":443"}
 	return strings.TrimSuffix(origin, usual[u.Scheme]), nil
+}
+
+// hasPortOrNone reports whether the port is a number that ports have, or there is no
+// colon either.
+func hasPortOrNone(u *url.URL) bool {
+	if port := u.Port(); port != "" {
+		n, err := strconv.ParseUint(port, 10, 16)
+		return err == nil && n > 0
+	}
+	return !strings.HasSuffix(u.Host, ":")
 }
 
 // TLSFiles checks the files of a certificate and its key: both or none. The error
@@ -84,9 +94,14 @@ func TLSFiles(certFile, keyFile string) (missing string, err error) {
 	return "", nil
 }
 
-// ReadNeedsControl reports whether there is a read token, or its file, without one
-// for control: anyone could command and not read.
-func ReadNeedsControl(control, read string) bool { return read != "" && control == "" }
+// ControlWithRead checks that there is a control token, or its file, where there is
+// one for reading. The error is about the setting of the former.
+func ControlWithRead(control, read string) error {
+	if read != "" && control == "" {
+		return errors.New("is missing; read_token_file needs it, or anyone could command and not read")
+	}
+	return nil
+}
 
 // RequestsPerS checks how many requests a second a client may make.
 func RequestsPerS(r float64) error {
@@ -121,18 +136,7 @@ func Host(text string) (string, error) {
 		return ip.String(), nil
 	}
 	if host == "" || strings.ContainsAny(host, ":/@*,[]?# \t\r\n") {
-		return "", fmt.Errorf("must be a host name or an address without a port, such as agent.example, got %q", text)
+		return "", fmt.Errorf("must be a host name or an address without a port, such as agent.example, got %s", excerpt.Quote(text, maxQuoted))
 	}
 	return host, nil
-}
-
-// Unsendable returns the index of the first byte of a token or key that cannot stand
-// in a header as a part of it, -1 if all are visible ASCII characters.
-func Unsendable(text string) int {
-	for i := range len(text) {
-		if text[i] <= ' ' || text[i] > '~' {
-			return i
-		}
-	}
-	return -1
 }

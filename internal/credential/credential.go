@@ -65,9 +65,20 @@ func Trim(raw string) string {
 	return strings.TrimSpace(string(text))
 }
 
+// Unsendable returns the index of the first byte of a token or key that cannot stand
+// in a header as a part of it, -1 if all are visible ASCII characters.
+func Unsendable(text string) int {
+	for i := range len(text) {
+		if text[i] <= ' ' || text[i] > '~' {
+			return i
+		}
+	}
+	return -1
+}
+
 // check returns why a key cannot be sent, without naming it.
 func check(key string) error {
-	if strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }) {
+	if Unsendable(key) >= 0 {
 		return errors.New("the key has a space, a line break or another character that cannot be sent; want printable ASCII")
 	}
 	return nil

@@ -90,3 +90,11 @@ func TestTrim(t *testing.T) {
 		}
 	}
 }
+
+func TestUnsendable(t *testing.T) {
+	for text, want := range map[string]int{"": -1, "a~!": -1, "a b": 1, "ab\n": 2, "sécret": 1} {
+		if got := Unsendable(text); got != want {
+			t.Errorf("Unsendable(%q) = %d, want %d", text, got, want)
+		}
+	}
+}
