@@ -2,7 +2,11 @@ package datacenter
 
 import (
 	"errors"
+	"fmt"
 	"math"
+	"os"
+	"path/filepath"
+	"regexp"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -35,11 +39,40 @@ func TestEncodedCommands(t *testing.T) {
 	}
 }
 
+// TestEveryCommandIsInTheTable: each type that is a command.
 func TestEveryCommandIsInTheTable(t *testing.T) {
-	for _, c := range []Command{SetBatchSize{}, ShiftReplicas{}} {
-		if _, ok := kindOfCommand(c.Name()); !ok {
-			t.Errorf("%T has no kind", c)
+	read := map[string]bool{} // types that the table's functions give
+	for _, kind := range commandKinds() {
+		o, err := strictjson.Parse([]byte(`{}`))
+		if err != nil {
+			t.Fatal(err)
 		}
+		c := kind.decode(o)
+		read[fmt.Sprintf("%T", c)] = true
+		if c.Name() != kind.name {
+			t.Errorf("%q gives a command %q", kind.name, c.Name())
+		}
+	}
+	sources, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	method := regexp.MustCompile(`(?m)^func \((?:\w+ )?\*?(\w+)\) isCommand\(\)`)
+	for _, path := range sources {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, match := range method.FindAllSubmatch(text, -1) {
+			found++
+			if name := "datacenter." + string(match[1]); !read[name] {
+				t.Errorf("%s is a command and not in the table", name)
+			}
+		}
+	}
+	if found != len(read) {
+		t.Errorf("%d types are commands, the table has %d", found, len(read))
 	}
 }
 

@@ -1,7 +1,5 @@
 package datacenter
 
-import "log/slog"
-
 // Event is something that happened at a step, for those who watch.
 type Event struct {
 	// TimeS is the time of the step it happened before, in seconds.
@@ -17,8 +15,8 @@ type EventData interface{ Topic() string }
 type EventKind struct {
 	// Zero is the data of such an event, without values.
 	Zero EventData
-	// Level is how much it matters: [slog.LevelWarn] is for what calls for attention.
-	Level slog.Level
+	// Attention: somebody should look at it.
+	Attention bool
 	// LoggedAtSource: what sends the event logs it as well, with more to tell.
 	LoggedAtSource bool
 	// Description says in one line what happened, in Markdown.
@@ -33,27 +31,27 @@ func (k EventKind) Topic() string { return k.Zero.Topic() }
 func EventKinds() []EventKind {
 	return []EventKind{
 		{
-			Zero: BatchSizesUpdated{}, Level: slog.LevelInfo,
+			Zero:        BatchSizesUpdated{},
 			Description: "The batch sizes of all models, after a command or the end of a lease.",
 		},
 		{
-			Zero: ReplicasShifted{}, Level: slog.LevelInfo,
+			Zero:        ReplicasShifted{},
 			Description: "Replicas were added to a model or taken away: it now asks for `effective_replicas`.",
 		},
 		{
-			Zero: BatchSizeLeaseExpired{}, Level: slog.LevelWarn,
+			Zero: BatchSizeLeaseExpired{}, Attention: true,
 			Description: "A leased batch size was not commanded anew in time: the model returns to `failsafe_batch_size`.",
 		},
 		{
-			Zero: ReplicaLeaseExpired{}, Level: slog.LevelWarn,
+			Zero: ReplicaLeaseExpired{}, Attention: true,
 			Description: "Leased shifts were not renewed in time: `replica_delta`, their sum, is taken back.",
 		},
 		{
-			Zero: DataStale{}, Level: slog.LevelWarn, LoggedAtSource: true,
+			Zero: DataStale{}, Attention: true, LoggedAtSource: true,
 			Description: "A model's power was last confirmed `age_s` seconds ago, longer than is allowed.",
 		},
 		{
-			Zero: DataFresh{}, Level: slog.LevelInfo, LoggedAtSource: true,
+			Zero: DataFresh{}, LoggedAtSource: true,
 			Description: "A model's power is being read again.",
 		},
 	}

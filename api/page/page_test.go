@@ -1,7 +1,6 @@
 package page
 
 import (
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
@@ -104,7 +103,7 @@ func TestPageKnowsAllEvents(t *testing.T) {
 	}
 	want := map[string]bool{}
 	for _, kind := range datacenter.EventKinds() {
-		want[kind.Topic()] = kind.Level >= slog.LevelWarn
+		want[kind.Topic()] = kind.Attention
 	}
 	if diff := cmp.Diff(want, attention); diff != "" {
 		t.Errorf("the topics of events.js, and whether they call for attention (-want +got):\n%s", diff)

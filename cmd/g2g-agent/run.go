@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os/signal"
 	"runtime"
 	"strings"
@@ -220,7 +219,7 @@ func (run *liveRun) logEvent(e datacenter.Event) {
 	switch kind, _ := datacenter.EventKindOf(e.Topic); {
 	case kind.LoggedAtSource:
 		level = zerolog.DebugLevel
-	case kind.Level >= slog.LevelWarn:
+	case kind.Attention:
 		level = zerolog.WarnLevel
 	}
 	run.log.WithLevel(level).Float64("time_s", e.TimeS).Interface("data", e.Data).Msg(e.Topic)
