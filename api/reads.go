@@ -106,7 +106,7 @@ func (s *Server) state(query) (any, *problem.Problem) {
 	return nil, problem.New(http.StatusServiceUnavailable, "there is no state before the first step").With("Retry-After", "1")
 }
 
-// usualHistory is the number of states that an answer has.
+// usualHistory is the number of states that an answer has unless the request says.
 func (s *Server) usualHistory() int { return min(defaultHistory, s.cfg.Settings.HistoryStates) }
 
 func (s *Server) history(q query) (any, *problem.Problem) {

@@ -198,7 +198,7 @@ func (c *Config) validateForLive(r *rules) {
 }
 
 func (s *LiveServer) validateGPUsForLive(r *rules, path string) {
-	r.that(len(s.GPUEndpoints) > 0, path, "must list at least one zeusd daemon; a live run reads its GPUs' power")
+	r.that(len(s.GPUEndpoints) > 0, path, "must list at least one power source; a live run reads its GPUs' power")
 	for i, e := range s.GPUEndpoints {
 		r.that(len(e.GPUIndices) > 0, fmt.Sprintf("%s[%d].gpu_indices", path, i), "must list at least one GPU")
 	}

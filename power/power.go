@@ -83,6 +83,8 @@ type Health struct {
 type Count struct {
 	// Name is in snake case, such as late_events.
 	Name string
+	// Help says what is counted, in a sentence.
+	Help string
 	N    uint64
 }
 
@@ -103,6 +105,8 @@ type Kind struct {
 	// Open makes the sources of endpoints: one for each address, which stands at the
 	// place of every endpoint that has it. It contacts nothing.
 	Open func([]Endpoint, Options) ([]Source, error)
+	// Counts are those of every source of this kind, in the order of [Health], all 0.
+	Counts []Count
 }
 
 // Options are for all sources of a run.

@@ -24,6 +24,7 @@ func SourceKind() power.Kind {
 		},
 		Address: func(e power.Endpoint) string { return e.Address(defaultPort) },
 		Open:    open,
+		Counts:  counts(&EndpointStatus{}),
 	}
 }
 
@@ -112,18 +113,26 @@ func (s *Source) Health() power.Health {
 	return power.Health{
 		Connected: e.Connected, Err: cmp.Or(e.Err, e.CPUErr), UnknownGPUs: e.UnknownGPUs, FailedGPUs: e.FailedGPUs,
 		Reconnects: e.Reconnects, ClockOffset: e.ClockOffset, RoundTrip: e.RoundTrip,
-		Counts: []power.Count{
-			{Name: "events", N: e.Events},
-			{Name: "bad_events", N: e.BadEvents},
-			{Name: "late_events", N: e.LateEvents},
-			{Name: "replayed_events", N: e.ReplayedEvents},
-			{Name: "implausible_times", N: e.ImplausibleTimes},
-			{Name: "implausible_readings", N: e.ImplausibleReadings},
-			{Name: "unwanted_readings", N: e.UnwantedReadings},
-			{Name: "answers", N: e.Answers},
-			{Name: "failed_asks", N: e.FailedAsks},
-			{Name: "reopened_streams", N: e.Reopenings},
-			{Name: "clock_steps", N: e.ClockSteps},
+		Counts: counts(&e),
+	}
+}
+
+// counts are what is counted of a daemon beside what is counted of every source.
+func counts(e *EndpointStatus) []power.Count {
+	return []power.Count{
+		{Name: "events", Help: "Events of the daemon's streams.", N: e.Events},
+		{Name: "bad_events", Help: "Events and answers skipped: malformed, too long, cut off.", N: e.BadEvents},
+		{Name: "late_events", Help: "Events skipped because a surely newer answer had overtaken them.", N: e.LateEvents},
+		{
+			Name: "replayed_events", N: e.ReplayedEvents,
+			Help: "Events skipped because they were sent before their stream was asked for: a daemon begins each stream with what it sent last.",
 		},
+		{Name: "implausible_times", Help: "Events from the future by the daemon's clock, which were skipped.", N: e.ImplausibleTimes},
+		{Name: "implausible_readings", Help: "Readings that no such device can draw; they are treated as missing.", N: e.ImplausibleReadings},
+		{Name: "unwanted_readings", Help: "Values of devices that nobody asked for.", N: e.UnwantedReadings},
+		{Name: "answers", Help: "Answers to requests for the power now.", N: e.Answers},
+		{Name: "failed_asks", Help: "Requests for the power now without an answer.", N: e.FailedAsks},
+		{Name: "reopened_streams", Help: "Streams opened anew to ask a daemon that cannot be asked otherwise (zeusd 0.4).", N: e.Reopenings},
+		{Name: "clock_steps", Help: "How often the daemon's clock was found to have moved.", N: e.ClockSteps},
 	}
 }

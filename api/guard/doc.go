@@ -5,9 +5,9 @@
 //
 //  1. Host. While no token is configured, only requests that name this host by a
 //     loopback name are served, so that a web page cannot reach the agent through
-//     a name of its own that it points at 127.0.0.1 (403). Health checks are exempt. Where commands need a
+//     a name of its own that it points at 127.0.0.1 (403). Where commands need a
 //     token and reading does not, reading is held to names of this host likewise:
-//     its addresses, its own name, those configured.
+//     its addresses, its own name, those configured. Health checks are exempt.
 //  2. Room. Beyond the limits on connections only probes, commands and callers with
 //     a token are served, and the connection is closed (429).
 //  3. Rate. Each client address may make so many requests a second; callers with

@@ -19,9 +19,9 @@ const listenKeys = "api.listen (or G2G_AGENT_API__LISTEN)"
 // Listen binds the address. Beyond the limits, idle connections make room for
 // new ones, and where none is idle a few more are let in for probes and those with
 // a token; see [Guard.Watch]. With a certificate they speak TLS 1.2 or later and
-// HTTP/1.1, which WebSockets need. Without a control token it refuses to listen where other
-// hosts might reach it, with an error that wraps [datacenter.ErrInvalidInput]. The
-// caller closes the listener.
+// HTTP/1.1, which WebSockets need. Without a control token it refuses to listen
+// where other hosts might reach it, with an error that wraps
+// [datacenter.ErrInvalidInput]. The caller closes the listener.
 func (g *Guard) Listen(ctx context.Context) (net.Listener, error) {
 	ip, err := g.resolve(ctx)
 	if err != nil {

@@ -25,6 +25,7 @@ import (
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/loadgen"
 	"github.com/g2g-agent/g2g-agent/power"
+	"github.com/g2g-agent/g2g-agent/power/kinds"
 	"github.com/g2g-agent/g2g-agent/rig"
 )
 
@@ -149,24 +150,20 @@ func liveRun(t *testing.T) *run {
 			Sources: []rig.SourceStats{
 				{Kind: "zeusd", Address: "node1:4938", Health: power.Health{
 					Connected: true, UnknownGPUs: []int{9}, FailedGPUs: []int{1, 2}, Reconnects: 3,
-					Counts:      countsOf(4000, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14),
+					Counts:      countsOf(4000, 5, 8, 12, 11, 13, 9, 6, 7, 14, 10),
 					ClockOffset: -250 * time.Millisecond, RoundTrip: 2 * time.Millisecond,
 				}},
-				{Kind: "zeusd", Address: "/run/zeusd.sock", Health: power.Health{Counts: countsOf(make([]uint64, 11)...)}},
+				{Kind: "zeusd", Address: "/run/zeusd.sock", Health: power.Health{Counts: countsOf()}},
 			},
 		},
 	}
 }
 
-// countsOf are the counts that zeusd has beside those of every source.
+// countsOf are the counts that zeusd has beside those of every source, in its order.
 func countsOf(numbers ...uint64) []power.Count {
-	names := []string{
-		"events", "bad_events", "answers", "failed_asks", "late_events", "unwanted_readings", "clock_steps", "implausible_times",
-		"replayed_events", "implausible_readings", "reopened_streams",
-	}
-	counts := make([]power.Count, len(numbers))
+	counts := slices.Clone(kinds.Table()["zeusd"].Counts)
 	for i, n := range numbers {
-		counts[i] = power.Count{Name: names[i], N: n}
+		counts[i].N = n
 	}
 	return counts
 }

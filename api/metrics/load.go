@@ -113,7 +113,7 @@ func (c *catalog) addSources() {
 	c.counter("g2g_power_source_reconnects_total", "source endpoint", "Connections to the source after the first one.",
 		read(func(s *rig.SourceStats) float64 { return float64(s.Reconnects) })).onlyLive()
 	c.counter("g2g_power_source_events_total", "source endpoint event",
-		"What happened at the source, by what it was; which events there are depends on the kind of source, see the guide to live runs.",
+		"What happened at the source, by what it was; which events there are depends on the kind of source, see the reference.",
 		func(s *snapshot, out series) {
 			if s.live == nil {
 				return

@@ -128,7 +128,7 @@ func (c *catalog) addModels() {
 		})
 	c.gauge("g2g_model_commanded_batch_size", "model_label", "Batch size commanded, in requests: what the server accepted last.",
 		eachModel(func(m *agent.ModelStatus) float64 { return float64(m.BatchSize) }))
-	c.gauge("g2g_model_achieved_batch_size", "model_label", "Batch size achieved, in requests that run; in a replay the one commanded.",
+	c.gauge("g2g_model_achieved_batch_size", "model_label", "Batch size achieved, in requests that run, of several servers the mean a server; in a replay the one commanded.",
 		eachModel(func(m *agent.ModelStatus) float64 { return m.AchievedBatchSize }))
 	c.gauge("g2g_model_initial_batch_size", "model_label", "Batch size that the run started with, in requests.",
 		eachModel(func(m *agent.ModelStatus) float64 { return float64(m.Spec.InitialBatchSize) }))

@@ -4,11 +4,15 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/g2g-agent/g2g-agent/power/kinds"
 )
 
 var update = flag.Bool("update", false, "write docs/metrics.md anew")
@@ -48,7 +52,7 @@ scrape_configs:
 - A value that is not known has no series: it is neither 0 nor NaN. Before the first step, all that comes from a state is missing.
 - All that one scrape says of the run comes from one state, one status and one set of statistics.
 - *live*: a replay has no such series.
-- Label ` + "`model_label`" + ` is the model's label in the config, ` + "`phase`" + ` is a, b or c, ` + "`endpoint`" + ` is a zeusd's host:port or socket, ` + "`command`" + ` is the last part of the command's path.
+- Label ` + "`model_label`" + ` is the model's label in the config, ` + "`phase`" + ` is a, b or c, ` + "`server`" + ` is the base URL of a vLLM server, ` + "`command`" + ` is the last part of the command's path. In ` + "`g2g_power_source_*`" + `, ` + "`source`" + ` is the kind of power source, ` + "`endpoint`" + ` its address (host:port, socket or file) and ` + "`event`" + ` one of [those of its kind](#events-of-power-sources); ` + "`source` of `g2g_run_info`" + ` is ` + "`live` or `replay`" + `.
 - Augmented power is what the simulated replicas would draw; measured power is what the real GPUs draw. They are never in one family.
 - *OpenTelemetry* names the metric or attribute of its semantic conventions that means the same, where there is one. Its power metrics are of one piece of hardware each, ours of a whole.
 `)
@@ -66,6 +70,13 @@ scrape_configs:
 			labels += []string{"", ", "}[min(i, 1)] + "`" + l + "`"
 		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n", f.name, kind, labels, f.help, equivalents[f.name])
+	}
+	b.WriteString("\n## Events of power sources\n" + "What `g2g_power_source_events_total` counts, by kind of source.\n\n| source | event | meaning |\n| --- | --- | --- |\n")
+	table := kinds.Table()
+	for _, kind := range slices.Sorted(maps.Keys(table)) {
+		for _, count := range table[kind].Counts {
+			fmt.Fprintf(&b, "| `%s` | `%s` | %s |\n", kind, count.Name, count.Help)
+		}
 	}
 	b.WriteString(`
 ## The agent's own cost

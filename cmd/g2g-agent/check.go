@@ -14,7 +14,7 @@ import (
 
 type checkCmd struct {
 	Config string `required:"" placeholder:"FILE" help:"Config to check."`
-	Probe  bool   `help:"Also ask every zeusd daemon and vLLM server that a live run would use; nothing is changed there. A line each: ok, warn for what a run can do without, FAILED for what would keep it from starting."`
+	Probe  bool   `help:"Also ask every power source and vLLM server that a live run would use; nothing is changed there. A line each: ok, warn for what a run can do without, FAILED for what would keep it from starting."`
 }
 
 func (cmd checkCmd) Run(ctx context.Context, term terminal) error {

@@ -32,7 +32,7 @@ var version = "devel"
 // commandLine is the program's verbs.
 type commandLine struct {
 	Demo     demoCmd     `cmd:"" help:"Run live on simulated hosts: three models, nothing to install."`
-	Run      runCmd      `cmd:"" help:"Run live: read GPU power from zeusd, load vLLM servers, scale to the datacenter."`
+	Run      runCmd      `cmd:"" help:"Run live: read the power of GPUs, load vLLM servers, scale to the datacenter."`
 	Sim      simCmd      `cmd:"" help:"Run only simulated servers: a zeusd and vLLM servers to try an agent on."`
 	Replay   replayCmd   `cmd:"" help:"Run the datacenter over recorded traces, as fast as possible or in real time."`
 	Check    checkCmd    `cmd:"" help:"Validate a config and the data it names, without running anything."`

@@ -108,7 +108,7 @@ func TestTakeLeftovers(t *testing.T) {
 		}
 	}
 	var taken []string
-	TakeLeftovers(target, func(file *os.File, path string) {
+	TakeLeftovers(target, func(_ *os.File, path string) {
 		taken = append(taken, filepath.Base(path))
 		again, err := os.OpenFile(path, os.O_RDWR, 0)
 		if err != nil {

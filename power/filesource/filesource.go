@@ -43,7 +43,7 @@ const (
 
 // SourceKind is this kind of source.
 func SourceKind() power.Kind {
-	return power.Kind{Check: check, Address: address, Open: open}
+	return power.Kind{Check: check, Address: address, Open: open, Counts: counts(0, 0, 0)}
 }
 
 func check(e power.Endpoint) []power.Problem {
@@ -279,9 +279,13 @@ func (s *Source) play(r row, due time.Time, to power.Sink) {
 
 // Health implements [power.Source].
 func (s *Source) Health() power.Health {
-	return power.Health{Connected: s.running.Load(), Counts: []power.Count{
-		{Name: "readings", N: s.readings.Load()},
-		{Name: "implausible_readings", N: s.implausible.Load()},
-		{Name: "rounds", N: s.rounds.Load()},
-	}}
+	return power.Health{Connected: s.running.Load(), Counts: counts(s.readings.Load(), s.implausible.Load(), s.rounds.Load())}
+}
+
+func counts(readings, implausible, rounds uint64) []power.Count {
+	return []power.Count{
+		{Name: "readings", Help: "Readings that were played.", N: readings},
+		{Name: "implausible_readings", Help: "Readings that no such GPU can draw; they are treated as missing.", N: implausible},
+		{Name: "rounds", Help: "How often the file was played from its beginning.", N: rounds},
+	}
 }

@@ -78,7 +78,7 @@ func TestReadingsArePlayedInRealTimeAndAnew(t *testing.T) {
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(reading{})); diff != "" {
 		t.Errorf("the readings (-want +got):\n%s", diff)
 	}
-	if want := (power.Count{Name: "readings", N: 8}); health.Counts[0] != want || health.Err != nil || health.Connected {
+	if n := health.Counts[0]; n.Name != "readings" || n.N != 8 || health.Err != nil || health.Connected {
 		t.Errorf("the health is %+v", health)
 	}
 }
@@ -112,7 +112,7 @@ func TestEndpointsOfOneFileAreOneSource(t *testing.T) {
 	if diff := cmp.Diff([]reading{{0, 100, 0}, {1, 200, 0}}, got, cmp.AllowUnexported(reading{})); diff != "" {
 		t.Errorf("the readings (-want +got):\n%s", diff)
 	}
-	if want := (power.Count{Name: "implausible_readings", N: 1}); health.Counts[1] != want {
+	if n := health.Counts[1]; n.Name != "implausible_readings" || n.N != 1 {
 		t.Errorf("the health is %+v", health)
 	}
 }
