@@ -135,6 +135,9 @@ func parse(raw []byte, environ []string, purpose Purpose) (*Config, []Problem) {
 	k := koanf.New(pathDelim)
 	var parser yamlParser
 	if err := k.Load(rawbytes.Provider(raw), &parser); err != nil {
+		if len(parser.problems) == 0 { // koanf's own
+			return nil, []Problem{{Message: err.Error()}}
+		}
 		return nil, parser.problems
 	}
 	tree := k.Raw()
@@ -142,15 +145,15 @@ func parse(raw []byte, environ []string, purpose Purpose) (*Config, []Problem) {
 	var t tidier
 	t.tidy(tree, reflect.TypeFor[Config](), "")
 	c := Default()
-	problems = slices.Concat(problems, t.unread)
+	unread := newProblemSet(slices.Concat(problems, t.unread)...)
 	for _, p := range decode(tree, &c) {
-		if !slices.ContainsFunc(problems, func(before Problem) bool { return before.Path == p.Path }) {
-			problems = append(problems, p)
+		if !unread.at[p.Path] {
+			unread.add(p)
 		}
 	}
-	r := &rules{unread: problems}
+	r := &rules{unread: unread, problems: newProblemSet()}
 	c.validate(r, purpose)
-	problems = slices.Concat(r.unread, t.unknown, r.problems)
+	problems = slices.Concat(unread.list, t.unknown, r.problems.list)
 	if len(problems) > 0 {
 		return nil, problems
 	}

@@ -29,15 +29,15 @@ const (
 type rules struct {
 	// unread are the values that could not be read: what their keys hold is of
 	// no meaning, and a complaint about it would only be a second one.
-	unread   []Problem
-	problems []Problem
+	unread   *problemSet
+	problems *problemSet
 }
 
 // that notes the problem unless ok, or unless the key, one above it or one below
 // it could not be read.
 func (r *rules) that(ok bool, path, format string, args ...any) bool {
 	if !ok && r.read(path) {
-		r.problems = append(r.problems, Problem{path, fmt.Sprintf(format, bounded(args)...)})
+		r.problems.add(Problem{path, fmt.Sprintf(format, bounded(args)...)})
 	}
 	return ok
 }
@@ -72,13 +72,7 @@ func bounded(args []any) []any {
 
 // read reports whether the key at path was read, with all above and below it.
 func (r *rules) read(path string) bool {
-	return !slices.ContainsFunc(r.unread, func(p Problem) bool { return isWithin(path, p.Path) || isWithin(p.Path, path) })
-}
-
-// isWithin reports whether path is outer or lies below it.
-func isWithin(path, outer string) bool {
-	rest, ok := strings.CutPrefix(path, outer)
-	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
+	return !r.unread.around(path) && !r.unread.within(path)
 }
 
 // count checks a number of things.
@@ -94,7 +88,7 @@ func finite(f float64) bool { return !math.IsNaN(f) && !math.IsInf(f, 0) }
 
 // clean reports whether nothing is wrong with the key at path and those below.
 func (r *rules) clean(path string) bool {
-	return r.read(path) && !slices.ContainsFunc(r.problems, func(p Problem) bool { return isWithin(p.Path, path) })
+	return r.read(path) && !r.problems.within(path)
 }
 
 // withoutKind is err's text without the kind of error it begins with.
@@ -252,11 +246,13 @@ func (m *Model) validate(r *rules, path string) {
 }
 
 func validBatchSizes(r *rules, path string, sizes []int) {
+	seen := map[int]bool{}
 	for i, b := range sizes {
 		at := fmt.Sprintf("%s[%d]", path, i)
 		if validBatchSize(r, at, b) {
-			r.that(!slices.Contains(sizes[:i], b), at, "%d stands there twice", b)
+			r.that(!seen[b], at, "%d stands there twice", b)
 		}
+		seen[b] = true
 	}
 }
 

@@ -17,13 +17,19 @@ func (l *LiveModel) validate(r *rules, path string) {
 	r.count(path+".simulated_num_replicas", l.SimulatedNumReplicas, 0)
 	if l.Servers != nil {
 		r.that(len(l.Servers) > 0, path+".servers", "must list at least one vLLM server")
-		const each = "each of servers has its own; leave it out here"
-		r.that(l.VLLMBaseURL == "", path+".vllm_base_url", each)
-		r.that(l.GPUEndpoints == nil, path+".gpu_endpoints", each)
+		const own = "each of servers has its own; leave it out here"
+		r.that(l.VLLMBaseURL == "", path+".vllm_base_url", own)
+		r.that(l.GPUEndpoints == nil, path+".gpu_endpoints", own)
+	}
+	if len(l.Servers) > 0 {
 		validActuator(r, path, l.BatchSizeActuator)
 	}
 	gpus, servers := map[string]bool{}, map[string]int{}
-	for i, s := range l.AllServers() {
+	each := l.Servers // what they take from the model was checked above
+	if len(each) == 0 {
+		each = l.AllServers()
+	}
+	for i, s := range each {
 		at := path + l.ServerPath(i)
 		s.validate(r, at, gpus)
 		if first, twice := servers[s.VLLMBaseURL]; twice && s.VLLMBaseURL != "" {

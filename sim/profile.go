@@ -13,7 +13,7 @@ type Level struct {
 	BatchSize int
 	// PowerWPerGPU is the power of each of the replica's GPUs, in watts.
 	PowerWPerGPU float64
-	// itlS is the time per token of a sequence while nothing stalls it, in
+	// ITLS is the time per token of a sequence while nothing stalls it, in
 	// seconds: the mean of the steady part, not counting prefills.
 	ITLS float64
 }

@@ -79,7 +79,7 @@ func TestCommandsThatCannotBe(t *testing.T) {
 		{ActuatorSetMaxNumSeqs, 8, math.Inf(1), "the ramp-up rate is +Inf"},
 		{ActuatorRuntimeConfig, 8, 2, "which runtime_config cannot do; want 0, or the actuator set_max_num_seqs"},
 		{ActuatorConcurrency, 8, 2, "which concurrency cannot do"},
-		{"magic", 8, 0, "there is no such actuator; want set_max_num_seqs, runtime_config or concurrency"},
+		{"magic", 8, 0, `there is no such actuator; there are ["set_max_num_seqs" "runtime_config" "concurrency"]`},
 	} {
 		failed := command(t.Context(), t, s, c.actuator, c.n, c.rate)
 		if failed.Outcome != OutcomeRefused || failed.Status != 0 {

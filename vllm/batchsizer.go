@@ -48,7 +48,7 @@ func (s *Server) BatchSizer(name Actuator) (BatchSizer, error) {
 			return b, nil
 		}
 	}
-	return nil, fmt.Errorf("there is no such actuator; want %s, %s or %s", ActuatorSetMaxNumSeqs, ActuatorRuntimeConfig, ActuatorConcurrency)
+	return nil, fmt.Errorf("there is no such actuator; there are %q", Actuators())
 }
 
 // Actuators are the names of all ways, best first.

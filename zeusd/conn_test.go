@@ -60,6 +60,8 @@ func TestDeviceErrorsAreNoRefusals(t *testing.T) {
 		{403, `{"errors":{"1":"NoPermission","0":"NoPermission"}}`, false, "GET /gpu/get_power: status 403: device 0: NoPermission; device 1: NoPermission"},
 		{401, ``, true, `GET /gpu/get_power: status 401: "" (the daemon wants another token)`},
 		{500, `<html>` + strings.Repeat("x", 5000), false, `GET /gpu/get_power: status 500: "<html>xxx`},
+		{500, `{"error":"\u001b]0;pwned\u0007 line\nFAKE LINE"}`, false, `GET /gpu/get_power: status 500: \x1b]0;pwned\a line\nFAKE LINE`},
+		{500, `{"errors":{"0":"\u001b[2J"}}`, false, `status 500: device 0: \x1b[2J`},
 		{302, `{}`, false, "GET /gpu/get_power: status 302"},
 	} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

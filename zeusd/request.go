@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 )
 
 // The API groups of a daemon that this package reads.
@@ -257,6 +259,9 @@ func (p *peer) wrap(ctx context.Context, method, path string, err error) error {
 	return fmt.Errorf("%s: %s %s: %w", p.endpoint, method, path, err)
 }
 
+// maxWords bounds what a message repeats of a daemon's words, in bytes.
+const maxWords = 200
+
 // errorMessage takes the daemon's words out of the body of an error, and what they
 // say of each device.
 func errorMessage(body []byte) (message string, devices map[int]string) {
@@ -265,16 +270,17 @@ func errorMessage(body []byte) (message string, devices map[int]string) {
 		Errors map[int]string `json:"errors"`
 	}
 	if json.Unmarshal(body, &says) != nil {
-		return fmt.Sprintf("%.200q", body), nil
+		return excerpt.Quote(string(body), maxWords), nil
 	}
 	if says.Error != "" {
-		return fmt.Sprintf("%.200s", says.Error), nil
+		return excerpt.Printable(says.Error, maxWords), nil
 	}
 	var words []string
 	for _, device := range slices.Sorted(maps.Keys(says.Errors)) {
+		says.Errors[device] = excerpt.Printable(says.Errors[device], maxWords)
 		words = append(words, fmt.Sprintf("device %d: %s", device, says.Errors[device]))
 	}
-	return fmt.Sprintf("%.400s", strings.Join(words, "; ")), says.Errors
+	return excerpt.Of(strings.Join(words, "; "), 2*maxWords), says.Errors
 }
 
 // limit bounds a short question.
@@ -478,5 +484,5 @@ func orNone(words []string) string {
 	if len(words) == 0 {
 		return "none"
 	}
-	return strings.Join(words, " ")
+	return excerpt.Printable(strings.Join(words, " "), maxWords)
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/g2g-agent/g2g-agent/agent"
 	"github.com/g2g-agent/g2g-agent/config"
+	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 )
 
 type checkCmd struct {
@@ -106,7 +107,7 @@ func (cmd checkCmd) probe(ctx context.Context, term terminal) error {
 			verdict = "FAILED"
 			r.Findings = append(r.Findings, r.Err.Error())
 		}
-		fmt.Fprintf(term.stdout, "%-6s  %s: %s\n", verdict, r.Server, strings.Join(r.Findings, "; "))
+		fmt.Fprintf(term.stdout, "%-6s  %s: %s\n", verdict, r.Server, excerpt.Printable(strings.Join(r.Findings, "; "), maxMessage, '\n'))
 	}
 	if failed > 0 {
 		return fmt.Errorf("%d of %d servers would keep a run from starting", failed, len(results))

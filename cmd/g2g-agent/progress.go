@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"math"
 	"time"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
@@ -16,7 +15,7 @@ const progressEvery = 100 * time.Millisecond
 // a terminal it writes nothing.
 type progress struct {
 	w        io.Writer // nil: not a terminal
-	steps    int64     // the largest there is for a run without end
+	steps    int64     // 0 for a run without end
 	began    time.Time
 	shownAt  time.Time
 	checkAt  int64 // the step at which to look at the clock next
@@ -44,7 +43,7 @@ func (p *progress) update(s *datacenter.State) {
 		return
 	}
 	p.shownAt, p.anything = now, true
-	if p.steps == math.MaxInt64 {
+	if p.steps == 0 {
 		fmt.Fprintf(p.w, "\r\x1b[Kt = %.1f s  %d steps  %.2f MW", s.TimeS, done, s.PowerW.Total()/1e6)
 		return
 	}

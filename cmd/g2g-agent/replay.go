@@ -79,7 +79,11 @@ func (cmd replayCmd) prepare(c *config.Config, setup *agent.Setup, log zerolog.L
 	for _, n := range notices {
 		log.Warn().Msg(n)
 	}
-	o := &replayOutput{out, report.NewSummary(c.DT, setup.Models), newProgress(term.stderr, setup.Replay.Steps()), time.Now(), term.stdout}
+	steps := setup.Replay.Steps()
+	if setup.Replay.Endless() {
+		steps = 0
+	}
+	o := &replayOutput{out, report.NewSummary(c.DT, setup.Models), newProgress(term.stderr, steps), time.Now(), term.stdout}
 	if cmd.Out == stdoutPath {
 		o.to = term.stderr
 	}

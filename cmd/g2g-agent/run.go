@@ -127,12 +127,12 @@ func (f liveFlags) setUp(term terminal, run liveRun) (*liveSession, error) {
 		run.log.Warn().Msg(w)
 	}
 	out, notices, err := openKeptOutput(f.Out, setup.Models, term)
+	for _, n := range notices { // what was taken up was, whatever failed after it
+		run.log.Warn().Msg(n)
+	}
 	if err != nil {
 		setup.Live.Close()
 		return nil, err
-	}
-	for _, n := range notices {
-		run.log.Warn().Msg(n)
 	}
 	s.setup, s.out, s.summary = setup, record.NewQueue(out, run.log.Logger), report.NewSummary(run.config.DT, setup.Models)
 	return s, nil
