@@ -142,6 +142,34 @@ func TestCancelledRunWritesNothing(t *testing.T) {
 	}
 }
 
+// TestReplayReplacesAndTidiesUp, and says so, where the log goes.
+func TestReplayReplacesAndTidiesUp(t *testing.T) {
+	dir := t.TempDir()
+	out, left := filepath.Join(dir, "x.csv"), filepath.Join(dir, ".x.csv.ABCDEFGHIJKLMNOPQRSTUVWXYZ.part")
+	for _, path := range []string{out, left} {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, stderr, err := runArgs(t.Context(), "replay", "--config", oneModelConfig(t), "--out", out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, said := range map[string]string{out: "the earlier file was replaced", left: "a file left by a run that was interrupted was removed"} {
+		if !slices.ContainsFunc(strings.Split(stderr, "\n"), func(line string) bool {
+			return strings.Contains(line, fmt.Sprintf(`"file":%q`, file)) && strings.Contains(line, said)
+		}) {
+			t.Errorf("the log does not say of %s that %s:\n%s", file, said, stderr)
+		}
+	}
+	if got := names(t, dir); !slices.Equal(got, []string{"x.csv"}) {
+		t.Errorf("there are %q", got)
+	}
+	if _, stderr, err = runArgs(t.Context(), "replay", "--config", oneModelConfig(t), "--out", filepath.Join(dir, "y.csv")); err != nil || stderr != "" {
+		t.Errorf("where nothing was: %v, %s", err, stderr)
+	}
+}
+
 // rowWatcher calls seen once a whole row below the header has come.
 type rowWatcher struct {
 	bytes.Buffer

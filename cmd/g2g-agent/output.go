@@ -6,6 +6,8 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/rs/zerolog"
+
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/internal/atomicfile"
 	"github.com/g2g-agent/g2g-agent/record"
@@ -15,30 +17,28 @@ import (
 const stdoutPath = "-"
 
 // openOutput opens what --out names for a run that can be done again: a file appears
-// when it is complete, in place of an earlier one, which is said then. Notices are for
-// people.
-func openOutput(path string, models []datacenter.ModelSpec, paced bool, term terminal) (out record.Output, notices []string, err error) {
+// when it is complete, in place of an earlier one, which is logged then. What runs
+// that were interrupted have left is removed.
+func openOutput(path string, models []datacenter.ModelSpec, paced bool, term terminal, log zerolog.Logger) (record.Output, error) {
 	if path == "" || path == stdoutPath {
-		out, err := openStream(path, models, paced, term)
-		return out, nil, err
+		return openStream(path, models, paced, term)
 	}
 	target, mode, exists, _ := atomicfile.Locate(path) // what is wrong with it, Create says
 	file, err := record.Create(path, labelsOf(models))
 	if err != nil {
-		return nil, nil, err
-	}
-	out = file
-	if exists && mode.IsRegular() {
-		out = replacingOutput{file, func() { _ = tell(term.stderr, "g2g-agent: the earlier "+path+" was replaced\n") }}
+		return nil, err
 	}
 	atomicfile.TakeLeftovers(target, func(_ *os.File, dead string) {
-		notice := dead + ", left by a run that was interrupted, was removed"
 		if err := os.Remove(dead); err != nil {
-			notice = fmt.Sprintf("a file left by a run that was interrupted cannot be removed: %v", err)
+			log.Warn().Err(err).Msg("a file left by a run that was interrupted cannot be removed")
+			return
 		}
-		notices = append(notices, notice)
+		log.Warn().Str("file", dead).Msg("a file left by a run that was interrupted was removed")
 	})
-	return out, notices, nil
+	if exists && mode.IsRegular() {
+		return replacingOutput{file, func() { log.Info().Str("file", path).Msg("the earlier file was replaced") }}, nil
+	}
+	return file, nil
 }
 
 // openKeptOutput opens what --out names for a run in real time, which nobody can do

@@ -72,12 +72,9 @@ func (cmd replayCmd) prepare(c *config.Config, setup *agent.Setup, log zerolog.L
 	for _, w := range setup.Warnings {
 		log.Warn().Msg(w)
 	}
-	out, notices, err := openOutput(cmd.Out, setup.Models, cmd.Pace != "0", term)
+	out, err := openOutput(cmd.Out, setup.Models, cmd.Pace != "0", term, log)
 	if err != nil {
 		return nil, err
-	}
-	for _, n := range notices {
-		log.Warn().Msg(n)
 	}
 	steps := setup.Replay.Steps()
 	if setup.Replay.Endless() {
