@@ -9,7 +9,7 @@ import (
 )
 
 // inOldBubble runs a client of both GPUs against the older daemon.
-func inOldBubble(t *testing.T, prepare func(*scripted), script func(t *testing.T, d *scripted, client *Client)) {
+func inOldBubble(t *testing.T, prepare func(*scripted), script func(t *testing.T, d *scripted, client *client)) {
 	cfg := Config{
 		Targets:  []Target{{Endpoint: bubbleEndpoint(), GPUs: []int{0, 1}}},
 		AskAfter: 500 * time.Millisecond, RequestTimeout: 500 * time.Millisecond,
@@ -17,7 +17,7 @@ func inOldBubble(t *testing.T, prepare func(*scripted), script func(t *testing.T
 	inBubbleWith(t, cfg, func(d *scripted) {
 		d.old, d.gpuIDs = true, []int{0, 1}
 		prepare(d)
-	}, func(t *testing.T, d *scripted, client *Client, _ *collector) { script(t, d, client) })
+	}, func(t *testing.T, d *scripted, client *client, _ *collector) { script(t, d, client) })
 }
 
 // The older daemon with constant power, alone: it is asked by opening the stream
@@ -26,7 +26,7 @@ func inOldBubble(t *testing.T, prepare func(*scripted), script func(t *testing.T
 func TestOldDaemonWithConstantPower(t *testing.T) {
 	inBubbleWith(t, Config{AskAfter: 500 * time.Millisecond, RequestTimeout: 500 * time.Millisecond},
 		func(d *scripted) { d.old = true },
-		func(t *testing.T, d *scripted, client *Client, got *collector) {
+		func(t *testing.T, d *scripted, client *client, got *collector) {
 			pass(time.Second)
 			freshFor(t, client, 0, 15*time.Minute, 1500*time.Millisecond)
 			s := only(t, client)
@@ -64,7 +64,7 @@ func TestOldDaemonWithAnotherListener(t *testing.T) {
 				d.pollOnce()
 				d.told = strings.Replace(d.told, fmt.Sprint(d.nowMS()), fmt.Sprint(d.nowMS()-154_600), 1)
 			},
-			func(t *testing.T, d *scripted, client *Client, _ *collector) {
+			func(t *testing.T, d *scripted, client *client, _ *collector) {
 				pass(2 * time.Second)
 				if !holds(client, bubbleEndpoint(), 0, 100)() {
 					t.Errorf("not read: %+v", only(t, client))
@@ -98,7 +98,7 @@ func TestOldDaemonWithAnotherListener(t *testing.T) {
 // more, and the energy counters say that all is well. A loop that stands still is
 // told from it, for then they rise by something else.
 func TestListenerArrives(t *testing.T) {
-	inOldBubble(t, func(*scripted) {}, func(t *testing.T, d *scripted, client *Client) {
+	inOldBubble(t, func(*scripted) {}, func(t *testing.T, d *scripted, client *client) {
 		pass(20 * time.Second)
 		d.set(func(d *scripted) { d.others = true })
 		for gpu := range 2 {
@@ -115,7 +115,7 @@ func TestListenerArrives(t *testing.T) {
 		}
 	})
 	for _, meterMW := range []int{1, 80_000, 120_000, 300_000} {
-		inOldBubble(t, func(*scripted) {}, func(t *testing.T, d *scripted, client *Client) {
+		inOldBubble(t, func(*scripted) {}, func(t *testing.T, d *scripted, client *client) {
 			pass(20 * time.Second)
 			d.set(func(d *scripted) { d.deaf, d.meterMW = true, meterMW })
 			staleFor(t, client, time.Now().Add(slack), 30*time.Second)
@@ -130,7 +130,7 @@ func TestListenerArrives(t *testing.T) {
 // not mean that the loop began anew for him.
 func TestSlowChangesWithAnotherListener(t *testing.T) {
 	for _, every := range []time.Duration{310, 700, 1130, 2900} {
-		inOldBubble(t, func(d *scripted) { d.others = true; d.pollOnce() }, func(t *testing.T, d *scripted, client *Client) {
+		inOldBubble(t, func(d *scripted) { d.others = true; d.pollOnce() }, func(t *testing.T, d *scripted, client *client) {
 			pass(3 * time.Second)
 			for i := range 60 {
 				d.send(100_000 + 500*i)
@@ -150,7 +150,7 @@ func TestSlowChangesWithAnotherListener(t *testing.T) {
 // that of another GPU changes. Before it has read a GPU once it does not name it.
 func TestLostGPUWithAnotherListener(t *testing.T) {
 	for _, atTheStart := range []bool{false, true} {
-		inOldBubble(t, func(d *scripted) { d.others, d.lost = true, atTheStart; d.pollOnce() }, func(t *testing.T, d *scripted, client *Client) {
+		inOldBubble(t, func(d *scripted) { d.others, d.lost = true, atTheStart; d.pollOnce() }, func(t *testing.T, d *scripted, client *client) {
 			pass(3 * time.Second)
 			if !atTheStart {
 				freshFor(t, client, 0, 5*time.Second, 2*time.Second)
@@ -160,7 +160,7 @@ func TestLostGPUWithAnotherListener(t *testing.T) {
 			for i := range 100 {
 				d.set(func(d *scripted) { d.power1MW = 2000 + i })
 				pass(130 * time.Millisecond)
-				if _, at, ok := client.Latest(bubbleEndpoint(), 0); ok && at.After(since) {
+				if _, at, ok := client.latest(bubbleEndpoint(), 0); ok && at.After(since) {
 					t.Fatalf("confirmed %v after it was lost, status %+v", at.Sub(since), only(t, client))
 				}
 				if a := age(client, bubbleEndpoint(), 1); a > time.Second {
@@ -177,8 +177,8 @@ func TestLostGPUWithAnotherListener(t *testing.T) {
 // A change that was missed, since it came in an outage or in the pause of an opening,
 // is what the next stream begins with.
 func TestChangeThatWasMissed(t *testing.T) {
-	for name, change := range map[string]func(d *scripted, client *Client){
-		"in an outage": func(d *scripted, _ *Client) {
+	for name, change := range map[string]func(d *scripted, client *client){
+		"in an outage": func(d *scripted, _ *client) {
 			d.set(func(d *scripted) { d.absent = true })
 			d.drop()
 			pass(2 * time.Second)
@@ -186,7 +186,7 @@ func TestChangeThatWasMissed(t *testing.T) {
 			pass(2 * time.Second)
 			d.set(func(d *scripted) { d.absent = false })
 		},
-		"in a pause": func(d *scripted, client *Client) {
+		"in a pause": func(d *scripted, client *client) {
 			before := only(t, client).Reopenings
 			for only(t, client).Reopenings == before {
 				pass(time.Millisecond)
@@ -194,7 +194,7 @@ func TestChangeThatWasMissed(t *testing.T) {
 			d.set(func(d *scripted) { d.powerMW = 250_000; d.pollOnce() })
 		},
 	} {
-		inOldBubble(t, func(d *scripted) { d.others = true; d.pollOnce() }, func(t *testing.T, d *scripted, client *Client) {
+		inOldBubble(t, func(d *scripted) { d.others = true; d.pollOnce() }, func(t *testing.T, d *scripted, client *client) {
 			pass(15 * time.Second)
 			change(d, client)
 			pass(3 * time.Second)
@@ -213,7 +213,7 @@ func TestChangeThatWasMissed(t *testing.T) {
 func TestLoopHangsOnAnotherGPU(t *testing.T) {
 	cfg := Config{Targets: []Target{{Endpoint: bubbleEndpoint(), GPUs: []int{1}}}, AskAfter: 500 * time.Millisecond, RequestTimeout: 500 * time.Millisecond}
 	inBubbleWith(t, cfg, func(d *scripted) { d.old, d.gpuIDs, d.others = true, []int{0, 1}, true; d.pollOnce() },
-		func(t *testing.T, d *scripted, client *Client, _ *collector) {
+		func(t *testing.T, d *scripted, client *client, _ *collector) {
 			pass(5 * time.Second)
 			before := only(t, client).Reopenings
 			for only(t, client).Reopenings == before {
@@ -227,7 +227,7 @@ func TestLoopHangsOnAnotherGPU(t *testing.T) {
 			pass(time.Second)
 			for range 150 {
 				pass(100 * time.Millisecond)
-				if _, at, _ := client.Latest(bubbleEndpoint(), 1); at.Sub(hung) > 600*time.Millisecond {
+				if _, at, _ := client.latest(bubbleEndpoint(), 1); at.Sub(hung) > 600*time.Millisecond {
 					t.Fatalf("confirmed %v after, status %+v", at.Sub(hung), only(t, client))
 				}
 			}
@@ -238,14 +238,14 @@ func TestLoopHangsOnAnotherGPU(t *testing.T) {
 // for it.
 func TestLostGPUOverASlowLink(t *testing.T) {
 	for _, delay := range []time.Duration{2, 10, 30, 100} {
-		inOldBubble(t, func(d *scripted) { d.others, d.delay = true, delay*time.Millisecond; d.pollOnce() }, func(t *testing.T, d *scripted, client *Client) {
+		inOldBubble(t, func(d *scripted) { d.others, d.delay = true, delay*time.Millisecond; d.pollOnce() }, func(t *testing.T, d *scripted, client *client) {
 			pass(3 * time.Second)
 			d.set(func(d *scripted) { d.lost = true })
 			since := time.Now().Add(600*time.Millisecond + delay*time.Millisecond)
 			for i := range 1000 {
 				d.set(func(d *scripted) { d.power1MW = 2000 + i })
 				pass(53 * time.Millisecond)
-				if _, at, ok := client.Latest(bubbleEndpoint(), 0); ok && at.After(since) {
+				if _, at, ok := client.latest(bubbleEndpoint(), 0); ok && at.After(since) {
 					t.Fatalf("%d ms: confirmed %v after it was lost, status %+v", int64(delay), at.Sub(since), only(t, client))
 				}
 			}
@@ -256,12 +256,12 @@ func TestLostGPUOverASlowLink(t *testing.T) {
 // A GPU that was lost before the start, when only somebody else listened. That is
 // found out soon: the first change may fall together with the first opening.
 func TestGPULostBeforeTheStart(t *testing.T) {
-	inOldBubble(t, func(d *scripted) { d.others = true; d.pollOnce(); d.lost = true }, func(t *testing.T, d *scripted, client *Client) {
+	inOldBubble(t, func(d *scripted) { d.others = true; d.pollOnce(); d.lost = true }, func(t *testing.T, d *scripted, client *client) {
 		began := time.Now()
 		for i := range 60 {
 			d.set(func(d *scripted) { d.power1MW = 2000 + i })
 			pass(130 * time.Millisecond)
-			if _, at, ok := client.Latest(bubbleEndpoint(), 0); ok && at.Sub(began) > 2*time.Second {
+			if _, at, ok := client.latest(bubbleEndpoint(), 0); ok && at.Sub(began) > 2*time.Second {
 				t.Fatalf("confirmed %v after the start, status %+v", at.Sub(began), only(t, client))
 			}
 		}

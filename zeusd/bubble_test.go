@@ -12,7 +12,7 @@ import (
 // A daemon that has nothing to say is asked about once a second; the value stays
 // fresh and the connection stays.
 func TestSilenceIsNotDeath(t *testing.T) {
-	inBubble(t, Config{}, func(t *testing.T, d *scripted, client *Client, _ *collector) {
+	inBubble(t, Config{}, func(t *testing.T, d *scripted, client *client, _ *collector) {
 		pass(time.Second)
 		for range 900 {
 			pass(time.Second)
@@ -39,7 +39,7 @@ func TestSilenceIsNotDeath(t *testing.T) {
 // the attempt under way then is lost.
 func TestDeathIsNoticed(t *testing.T) {
 	for _, u := range []float64{0, 0.5, 0.999} {
-		inBubble(t, Config{random: func() float64 { return u }}, func(t *testing.T, d *scripted, client *Client, _ *collector) {
+		inBubble(t, Config{random: func() float64 { return u }}, func(t *testing.T, d *scripted, client *client, _ *collector) {
 			for i := range 5 {
 				pass(time.Duration(i) * 731 * time.Millisecond)
 				d.send(200_000 + i)
@@ -59,7 +59,7 @@ func TestDeathIsNoticed(t *testing.T) {
 					t.Error(err)
 				}
 				pass(time.Duration(1+i) * 3377 * time.Millisecond)
-				if r, at, ok := client.Latest(bubbleEndpoint(), 0); !ok || r.PowerW != 200+float64(i)/1e3 || time.Since(at) < 3*time.Second {
+				if r, at, ok := client.latest(bubbleEndpoint(), 0); !ok || r.PowerW != 200+float64(i)/1e3 || time.Since(at) < 3*time.Second {
 					t.Errorf("holds %+v, confirmed %v ago", r, time.Since(at))
 				}
 				// Questions asked before the return stay without answer.
@@ -80,7 +80,7 @@ func TestDeathIsNoticed(t *testing.T) {
 // Absence is borne for ever, at no more than the rate of the backoff, and logged
 // once.
 func TestAbsenceIsBorne(t *testing.T) {
-	inBubbleWith(t, Config{}, func(d *scripted) { d.absent = true }, func(t *testing.T, d *scripted, client *Client, got *collector) {
+	inBubbleWith(t, Config{}, func(d *scripted) { d.absent = true }, func(t *testing.T, d *scripted, client *client, got *collector) {
 		const hours = 1
 		pass(hours * time.Hour)
 		d.mu.Lock()
@@ -102,7 +102,7 @@ func TestAbsenceIsBorne(t *testing.T) {
 
 // A peer that accepts and breaks at once is not hammered.
 func TestFlappingIsBounded(t *testing.T) {
-	inBubble(t, Config{}, func(t *testing.T, d *scripted, client *Client, got *collector) {
+	inBubble(t, Config{}, func(t *testing.T, d *scripted, client *client, got *collector) {
 		for range 600 {
 			d.drop() // each stream ends soon after it opened
 			pass(100 * time.Millisecond)
@@ -124,7 +124,7 @@ func TestFlappingIsBounded(t *testing.T) {
 // While events flow, a clock that is set shows at once, or within a second and
 // little; before and after, times are right to the daemon's resolution.
 func TestClockStepsInFakeTime(t *testing.T) {
-	inBubble(t, Config{}, func(t *testing.T, d *scripted, client *Client, got *collector) {
+	inBubble(t, Config{}, func(t *testing.T, d *scripted, client *client, got *collector) {
 		var steps uint64
 		for _, ahead := range []time.Duration{
 			0, time.Hour, -time.Hour, -3 * time.Second, -3*time.Second - 100*time.Millisecond, -3 * time.Second, 1e17, 0, 40 * time.Millisecond, -40 * time.Millisecond,
@@ -160,7 +160,7 @@ func TestClockStepsInFakeTime(t *testing.T) {
 
 // A clock that drifts is followed.
 func TestClockDrift(t *testing.T) {
-	inBubble(t, Config{}, func(t *testing.T, d *scripted, _ *Client, got *collector) {
+	inBubble(t, Config{}, func(t *testing.T, d *scripted, _ *client, got *collector) {
 		for i := range 900 {
 			d.set(func(d *scripted) { d.ahead += 100 * time.Microsecond }) // 200 ppm
 			d.send(100_000 + i%100)
@@ -177,7 +177,7 @@ func TestClockDrift(t *testing.T) {
 // Times that make no sense whatever the clock says do not have it measured at each
 // event. An event of then is not one of now, and the power is asked for.
 func TestImplausibleTimes(t *testing.T) {
-	inBubble(t, Config{}, func(t *testing.T, d *scripted, client *Client, got *collector) {
+	inBubble(t, Config{}, func(t *testing.T, d *scripted, client *client, got *collector) {
 		pass(2 * time.Second)
 		asked := d.asked("/time")
 		for i := range 600 {
@@ -205,7 +205,7 @@ func TestImplausibleTimes(t *testing.T) {
 // A GPU that is missing is looked for; once the daemon has it, it is read.
 func TestMissingGPUAppears(t *testing.T) {
 	targets := []Target{{Endpoint: bubbleEndpoint(), GPUs: []int{0, 1}}}
-	inBubble(t, Config{Targets: targets}, func(t *testing.T, d *scripted, client *Client, got *collector) {
+	inBubble(t, Config{Targets: targets}, func(t *testing.T, d *scripted, client *client, got *collector) {
 		pass(time.Minute)
 		if s := only(t, client); !slices.Equal(s.UnknownGPUs, []int{1}) || s.Err == nil || !s.Connected || s.Reconnects != 0 || !holds(client, bubbleEndpoint(), 0, 100)() {
 			t.Errorf("status %+v", s)
@@ -223,7 +223,7 @@ func TestMissingGPUAppears(t *testing.T) {
 
 // A daemon that is slow to answer is not dead as long as its stream brings events.
 func TestSlowAnswers(t *testing.T) {
-	inBubble(t, Config{}, func(t *testing.T, d *scripted, client *Client, _ *collector) {
+	inBubble(t, Config{}, func(t *testing.T, d *scripted, client *client, _ *collector) {
 		pass(time.Second)
 		d.set(func(d *scripted) { d.mute = make(chan struct{}) })
 		for i := range 600 {
@@ -238,7 +238,7 @@ func TestSlowAnswers(t *testing.T) {
 
 // freshAt wants the GPU's power confirmed within AskAfter and little, all the time
 // that passes.
-func freshFor(t *testing.T, client *Client, gpu int, d, most time.Duration) {
+func freshFor(t *testing.T, client *client, gpu int, d, most time.Duration) {
 	t.Helper()
 	for end := time.Now().Add(d); time.Now().Before(end); pass(20 * time.Millisecond) {
 		if a := age(client, bubbleEndpoint(), gpu); a > most {
@@ -248,7 +248,7 @@ func freshFor(t *testing.T, client *Client, gpu int, d, most time.Duration) {
 }
 
 // staleFor wants nothing to confirm the GPU's power since a time.
-func staleFor(t *testing.T, client *Client, since time.Time, d time.Duration) {
+func staleFor(t *testing.T, client *client, since time.Time, d time.Duration) {
 	t.Helper()
 	for end := time.Now().Add(d); time.Now().Before(end); pass(20 * time.Millisecond) {
 		if a := age(client, bubbleEndpoint(), 0); a < time.Since(since) {
@@ -270,7 +270,7 @@ func TestHungDriver(t *testing.T) {
 			targets := []Target{{Endpoint: bubbleEndpoint(), GPUs: []int{0, 1}}}
 			inBubbleWith(t, Config{Targets: targets, AskAfter: 500 * time.Millisecond, RequestTimeout: 500 * time.Millisecond},
 				func(d *scripted) { d.old, d.gpuIDs = old, []int{0, 1} },
-				func(t *testing.T, d *scripted, client *Client, got *collector) {
+				func(t *testing.T, d *scripted, client *client, got *collector) {
 					for i := range 100 {
 						d.send(100_000 + i)
 						pass(100 * time.Millisecond)
@@ -327,7 +327,7 @@ func TestLostGPU(t *testing.T) {
 			}
 			inBubbleWith(t, Config{Targets: targets, AskAfter: 500 * time.Millisecond, RequestTimeout: 500 * time.Millisecond},
 				func(d *scripted) { d.old, d.gpuIDs = old, []int{0, 1} },
-				func(t *testing.T, d *scripted, client *Client, _ *collector) {
+				func(t *testing.T, d *scripted, client *client, _ *collector) {
 					for i := range 50 {
 						d.send(100_000 + i)
 						pass(100 * time.Millisecond)
@@ -359,7 +359,7 @@ func TestReplayAtTheStart(t *testing.T) {
 		inBubbleWith(t, Config{}, func(d *scripted) {
 			d.ahead = ahead
 			d.told = fmt.Sprintf("data: {\"timestamp_ms\":%d,\"gpu_id\":0,\"power_mw\":777000}\n\n", d.nowMS()-154_600)
-		}, func(t *testing.T, _ *scripted, client *Client, got *collector) {
+		}, func(t *testing.T, _ *scripted, client *client, got *collector) {
 			pass(5 * time.Second)
 			if a, ok := got.first(func(a arrival) bool { return a.PowerW == 777 }); ok {
 				t.Errorf("%v ahead: an old value counts: %+v", ahead, a)
@@ -376,7 +376,7 @@ func TestReplayAtTheStart(t *testing.T) {
 func TestReplayAfterTheClockWasSet(t *testing.T) {
 	for _, ahead := range []time.Duration{time.Hour, -time.Hour, 2 * time.Second, -2 * time.Second} {
 		inBubbleWith(t, Config{AskAfter: 500 * time.Millisecond, RequestTimeout: 500 * time.Millisecond}, nil,
-			func(t *testing.T, d *scripted, client *Client, _ *collector) {
+			func(t *testing.T, d *scripted, client *client, _ *collector) {
 				d.send(123_000)
 				pass(3 * time.Second)
 				d.set(func(d *scripted) { d.powerMW, d.lost, d.ahead = 99_000, true, ahead })
@@ -393,7 +393,7 @@ func TestReplayAfterTheClockWasSet(t *testing.T) {
 func TestRefusalPasses(t *testing.T) {
 	for _, status := range []int{401, 403} {
 		for _, events := range []bool{false, true} {
-			inBubble(t, Config{AskAfter: 500 * time.Millisecond, RequestTimeout: 500 * time.Millisecond}, func(t *testing.T, d *scripted, client *Client, got *collector) {
+			inBubble(t, Config{AskAfter: 500 * time.Millisecond, RequestTimeout: 500 * time.Millisecond}, func(t *testing.T, d *scripted, client *client, got *collector) {
 				pass(2 * time.Second)
 				d.set(func(d *scripted) { d.refuse = status })
 				for i := range 30 {

@@ -257,16 +257,6 @@ func (c *conn) currentStatus() EndpointStatus {
 	return s
 }
 
-func (c *conn) latest(key deviceKey) (Reading, time.Time, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	d := c.devices[key]
-	if d == nil || !d.known {
-		return Reading{}, time.Time{}, false
-	}
-	return d.reading, d.confirmedAt, true
-}
-
 // count changes the counts of the status.
 func (c *conn) count(change func(*EndpointStatus)) {
 	c.mu.Lock()

@@ -121,11 +121,11 @@ func TestBadAnswers(t *testing.T) {
 		if s := only(t, client); !s.Connected || s.Reconnects != 0 || !strings.Contains(s.CPUErr.Error(), "GET /cpu/stream_power: status 404") {
 			t.Errorf("status %+v", s)
 		}
-		prober, err := NewClient(Config{Targets: []Target{{Endpoint: e, GPUs: []int{0}}}})
+		prober, err := newClient(Config{Targets: []Target{{Endpoint: e, GPUs: []int{0}}}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := prober.Probe(t.Context())[0].Unread[0]; err == nil || !strings.Contains(err.Error(), "the answer lacks GPU 0") {
+		if err := prober.probe(t.Context())[0].Unread[0]; err == nil || !strings.Contains(err.Error(), "the answer lacks GPU 0") {
 			t.Error(err)
 		}
 	}

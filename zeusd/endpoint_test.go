@@ -50,7 +50,7 @@ func TestTargetsOfOneEndpointAreMerged(t *testing.T) {
 }
 
 func TestConfigErrors(t *testing.T) {
-	_, err := NewClient(Config{AskAfter: -1, RequestTimeout: -1, Targets: []Target{
+	_, err := newClient(Config{AskAfter: -1, RequestTimeout: -1, Targets: []Target{
 		{GPUs: []int{0}},
 		{Endpoint: Endpoint{Host: "a", Socket: "/b"}, GPUs: []int{0}},
 		{Endpoint: Endpoint{Host: "a", Port: 70000}, GPUs: []int{0}},

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -59,7 +60,7 @@ func TestAbsentAtTheStart(t *testing.T) {
 	e := Endpoint{Socket: socket}
 	client, got := start(t, Config{Targets: []Target{{Endpoint: e, GPUs: []int{0}}}})
 	eventually(t, soon, "error", func() bool { return only(t, client).Err != nil })
-	if _, _, ok := client.Latest(e, 0); ok || only(t, client).Connected {
+	if _, _, ok := client.latest(e, 0); ok || only(t, client).Connected {
 		t.Error("connected to nothing")
 	}
 	daemon(t, sim.ZeusdConfig{Listen: "unix:" + socket, GPUs: gpus(100)})
@@ -94,7 +95,7 @@ func TestHalfOpen(t *testing.T) {
 		t.Errorf("age %v", a)
 	}
 	eventually(t, soon, "age", func() bool { return age(client, e, 0) > time.Second })
-	if r, _, ok := client.Latest(e, 0); !ok || math.Abs(r.PowerW-100) > 10 {
+	if r, _, ok := client.latest(e, 0); !ok || math.Abs(r.PowerW-100) > 10 {
 		t.Errorf("the last value is gone: %+v", r)
 	}
 	z.SetFaults(sim.ZeusdFaults{})
@@ -135,7 +136,7 @@ func TestSilentGPU(t *testing.T) {
 	eventually(t, soon, "connection", func() bool { s := only(t, client); return s.Connected && s.Events > 0 })
 	g[1].SetPowerW(400)
 	eventually(t, soon, "the value by asking", func() bool {
-		r, _, ok := client.Latest(e, 1)
+		r, _, ok := client.latest(e, 1)
 		return ok && r.PowerW > 300
 	})
 	answers := only(t, client).Answers
@@ -253,15 +254,15 @@ func TestFaultsLeaveNothingBehind(t *testing.T) {
 	g := gpus(100, 200, 300, 400)
 	z, e := daemon(t, sim.ZeusdConfig{GPUs: g, CPUs: 2, NoiseFraction: 0.01, Seed: 1})
 	ctx, cancel := context.WithCancel(t.Context())
-	client, err := NewClient(Config{
+	client, err := newClient(Config{
 		Targets: []Target{{Endpoint: e, GPUs: []int{0, 1, 2, 3}, CPU: true}},
 		random:  func() float64 { return 0.01 },
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan error)
-	go func() { done <- client.Run(ctx) }()
+	var running sync.WaitGroup
+	running.Go(func() { client.run(ctx) })
 	eventually(t, soon, "connection", func() bool { s := only(t, client); return s.Connected && s.Events > 0 })
 	most := 0
 	for i := range uint64(12) {
@@ -283,14 +284,9 @@ func TestFaultsLeaveNothingBehind(t *testing.T) {
 		most = max(most, len(client.conns[0].devices))
 	}
 	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
+	running.Wait()
 	if most != 6 {
 		t.Errorf("%d devices kept", most)
-	}
-	if err := client.Run(t.Context()); err == nil {
-		t.Error("a second run works")
 	}
 	var stats runtime.MemStats
 	runtime.ReadMemStats(&stats)

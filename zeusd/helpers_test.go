@@ -2,6 +2,7 @@ package zeusd
 
 import (
 	"bytes"
+	"context"
 	"slices"
 	"sync"
 	"testing"
@@ -84,22 +85,84 @@ func (c *collector) first(match func(arrival) bool) (arrival, bool) {
 	return arrival{}, false
 }
 
+// client reads many daemons, each with a connection of its own.
+type client struct{ conns []*conn }
+
+func newClient(cfg Config) (*client, error) {
+	conns, err := newConns(cfg)
+	return &client{conns}, err
+}
+
+// run keeps the connections until ctx ends.
+func (c *client) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, conn := range c.conns {
+		wg.Go(func() { conn.run(ctx) })
+	}
+	wg.Wait()
+}
+
+// latest returns the last value of a GPU, however old, and when it was last known
+// to hold. ok is false before the first value, and for a GPU that is no target.
+func (c *client) latest(endpoint Endpoint, gpu int) (r Reading, confirmedAt time.Time, ok bool) {
+	return c.latestOf(endpoint, deviceKey{GPU, gpu})
+}
+
+func (c *client) latestCPU(endpoint Endpoint, cpu int) (r Reading, confirmedAt time.Time, ok bool) {
+	return c.latestOf(endpoint, deviceKey{CPU, cpu})
+}
+
+func (c *client) latestOf(endpoint Endpoint, key deviceKey) (Reading, time.Time, bool) {
+	for _, conn := range c.conns {
+		if conn.target.Endpoint.Address() == endpoint.Address() {
+			return conn.latest(key)
+		}
+	}
+	return Reading{}, time.Time{}, false
+}
+
+func (c *conn) latest(key deviceKey) (Reading, time.Time, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	d := c.devices[key]
+	if d == nil || !d.known {
+		return Reading{}, time.Time{}, false
+	}
+	return d.reading, d.confirmedAt, true
+}
+
+// statuses are the states of the connections, in order.
+func (c *client) statuses() []EndpointStatus {
+	all := make([]EndpointStatus, len(c.conns))
+	for i, conn := range c.conns {
+		all[i] = conn.currentStatus()
+	}
+	return all
+}
+
+// probe probes all daemons at the same time.
+func (c *client) probe(ctx context.Context) []Report {
+	reports := make([]Report, len(c.conns))
+	var wg sync.WaitGroup
+	for i, conn := range c.conns {
+		wg.Go(func() { reports[i] = conn.probe(ctx) })
+	}
+	wg.Wait()
+	return reports
+}
+
 // start runs a client until the test ends, and waits for its end.
-func start(t *testing.T, cfg Config) (*Client, *collector) {
+func start(t *testing.T, cfg Config) (*client, *collector) {
 	t.Helper()
 	c := &collector{}
 	cfg.OnReading, cfg.OnStatus, cfg.Log = c.onReading, c.onStatus, zerolog.New(c).Level(zerolog.InfoLevel)
-	client, err := NewClient(cfg)
+	client, err := newClient(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx := t.Context()
-	done := make(chan error, 1)
-	go func() { done <- client.Run(ctx) }()
-	t.Cleanup(func() {
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
+	var running sync.WaitGroup
+	running.Go(func() { client.run(ctx) })
+	t.Cleanup(running.Wait)
 	return client, c
 }

@@ -12,7 +12,7 @@ import (
 // What no GPU can draw is as good as nothing: the last power is held and grows old.
 func TestImpossiblePower(t *testing.T) {
 	for _, mw := range []int{0, 4_294_967_295, 2_147_483_647, 65_535_000, 6_553_500, 4_000_001} {
-		inBubble(t, Config{AskAfter: 500 * time.Millisecond, RequestTimeout: 500 * time.Millisecond}, func(t *testing.T, d *scripted, client *Client, got *collector) {
+		inBubble(t, Config{AskAfter: 500 * time.Millisecond, RequestTimeout: 500 * time.Millisecond}, func(t *testing.T, d *scripted, client *client, got *collector) {
 			d.send(300_000)
 			pass(3 * time.Second)
 			d.send(mw)
@@ -40,7 +40,7 @@ func TestImpossiblePower(t *testing.T) {
 // The range of a GPU can be given.
 func TestGivenPowerRange(t *testing.T) {
 	targets := []Target{{Endpoint: bubbleEndpoint(), GPUs: []int{0}, PowerRangeW: [2]float64{0, 450}}}
-	inBubble(t, Config{Targets: targets}, func(t *testing.T, d *scripted, client *Client, _ *collector) {
+	inBubble(t, Config{Targets: targets}, func(t *testing.T, d *scripted, client *client, _ *collector) {
 		pass(time.Second)
 		for _, step := range []struct {
 			mw    int
@@ -49,18 +49,18 @@ func TestGivenPowerRange(t *testing.T) {
 			d.send(step.mw)
 			pass(10 * time.Millisecond)
 			if !holds(client, bubbleEndpoint(), 0, step.holds)() {
-				r, _, _ := client.Latest(bubbleEndpoint(), 0)
+				r, _, _ := client.latest(bubbleEndpoint(), 0)
 				t.Errorf("after %d mW it holds %v W, want %v", step.mw, r.PowerW, step.holds)
 			}
 		}
 	})
 	for _, r := range [][2]float64{{1, 1}, {5, 4}, {-1, 4}, {0, math.Inf(1)}, {math.NaN(), 5}, {0, math.NaN()}} {
-		if _, err := NewClient(Config{Targets: []Target{{Endpoint: bubbleEndpoint(), GPUs: []int{0}, PowerRangeW: r}}}); err == nil {
+		if _, err := newClient(Config{Targets: []Target{{Endpoint: bubbleEndpoint(), GPUs: []int{0}, PowerRangeW: r}}}); err == nil {
 			t.Errorf("the range %v is taken", r)
 		}
 	}
 	other := Target{Endpoint: bubbleEndpoint(), GPUs: []int{0, 1}, PowerRangeW: [2]float64{0, 451}}
-	if _, err := NewClient(Config{Targets: append(targets, other)}); err == nil {
+	if _, err := newClient(Config{Targets: append(targets, other)}); err == nil {
 		t.Error("two ranges of one GPU are taken")
 	}
 }
@@ -72,7 +72,7 @@ func TestImpossiblePowerAtTheStart(t *testing.T) {
 		powerMW, limitMW int
 		read             bool
 	}{{1_400_001, 700_000, false}, {1_400_000, 700_000, true}, {1_400_001, 0, true}, {100_000, 700, true}, {100_000, 4_000_001, true}} {
-		inBubbleWith(t, Config{}, func(d *scripted) { d.powerMW, d.limitMW = c.powerMW, c.limitMW }, func(t *testing.T, _ *scripted, client *Client, got *collector) {
+		inBubbleWith(t, Config{}, func(d *scripted) { d.powerMW, d.limitMW = c.powerMW, c.limitMW }, func(t *testing.T, _ *scripted, client *client, got *collector) {
 			pass(3 * time.Second)
 			if read := len(got.all()) > 0; read != c.read {
 				t.Errorf("%+v: status %+v", c, only(t, client))
@@ -84,7 +84,7 @@ func TestImpossiblePowerAtTheStart(t *testing.T) {
 // In a snapshot of all GPUs a value that cannot be is one GPU's.
 func TestOneImpossiblePowerOfMany(t *testing.T) {
 	for _, raw := range []string{"null", "-1", "18446744073709551615", "1e308", `"5"`, "{}", "4000001"} {
-		inOldBubble(t, func(*scripted) {}, func(t *testing.T, d *scripted, client *Client) {
+		inOldBubble(t, func(*scripted) {}, func(t *testing.T, d *scripted, client *client) {
 			pass(3 * time.Second)
 			d.set(func(d *scripted) { d.raw0 = raw })
 			since := time.Now().Add(slack)
@@ -108,7 +108,7 @@ func TestOneImpossiblePowerOfMany(t *testing.T) {
 
 // An answer with an old value confirms nothing either.
 func TestOldAnswers(t *testing.T) {
-	inBubble(t, Config{AskAfter: 500 * time.Millisecond, RequestTimeout: 500 * time.Millisecond}, func(t *testing.T, d *scripted, client *Client, got *collector) {
+	inBubble(t, Config{AskAfter: 500 * time.Millisecond, RequestTimeout: 500 * time.Millisecond}, func(t *testing.T, d *scripted, client *client, got *collector) {
 		pass(5 * time.Second)
 		for _, lag := range []time.Duration{time.Minute, -time.Minute, 150 * time.Millisecond} {
 			d.set(func(d *scripted) { d.lag = lag })
@@ -131,7 +131,7 @@ func TestOldAnswers(t *testing.T) {
 // A device that fails every other time, and a clock that steps to and fro, are said
 // once until it is over.
 func TestWhatFlipsIsSaidOnce(t *testing.T) {
-	inBubble(t, Config{}, func(t *testing.T, d *scripted, client *Client, got *collector) {
+	inBubble(t, Config{}, func(t *testing.T, d *scripted, client *client, got *collector) {
 		for i := range 600 {
 			d.set(func(d *scripted) { d.ahead = time.Duration(i/10%2) * time.Minute })
 			d.send(100_000 + i%2*4_000_000)
@@ -154,7 +154,7 @@ func TestWhatFlipsIsSaidOnce(t *testing.T) {
 // Answers without a power that can be do not look like a stream that misses changes.
 func TestAnswersThatCannotBe(t *testing.T) {
 	for _, raw := range []string{"null", `"5"`, "-1", "4294967295"} {
-		inBubble(t, Config{AskAfter: 500 * time.Millisecond, RequestTimeout: 500 * time.Millisecond}, func(t *testing.T, d *scripted, client *Client, got *collector) {
+		inBubble(t, Config{AskAfter: 500 * time.Millisecond, RequestTimeout: 500 * time.Millisecond}, func(t *testing.T, d *scripted, client *client, got *collector) {
 			pass(5 * time.Second)
 			d.set(func(d *scripted) { d.raw0 = raw })
 			staleFor(t, client, time.Now().Add(slack), time.Minute)

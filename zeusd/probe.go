@@ -6,13 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
 )
 
-// Report is what [Client.Probe] found at one daemon. What it did not get to is
+// Report is what a probe found at one daemon. What it did not get to is
 // zero.
 type Report struct {
 	Target    Target
@@ -39,21 +38,9 @@ const (
 	readTimeout  = 5 * time.Second
 )
 
-// Probe asks each daemon, once and all at the same time, for what [Client.Run]
-// will need of it: that the API group is on, the token has the scope, the GPUs
-// exist and their power can be read, in the way in which Run reads it. It changes
-// nothing and may be called before Run. The reports are in the order of
-// [Client.Targets].
-func (c *Client) Probe(ctx context.Context) []Report {
-	reports := make([]Report, len(c.conns))
-	var wg sync.WaitGroup
-	for i, conn := range c.conns {
-		wg.Go(func() { reports[i] = conn.probe(ctx) })
-	}
-	wg.Wait()
-	return reports
-}
-
+// probe asks the daemon, once, for what [conn.run] will need of it: that the API
+// group is on, the token has the scope, the GPUs exist and their power can be read,
+// in the way in which run reads it. It changes nothing and may be called before run.
 func (c *conn) probe(ctx context.Context) Report {
 	r := Report{Target: c.target}
 	r.Err = c.probeDaemon(ctx, &r)

@@ -284,12 +284,12 @@ func (d *scripted) serveStream(w http.ResponseWriter, r *http.Request) {
 }
 
 // inBubble runs a client against a scripted daemon in fake time.
-func inBubble(t *testing.T, cfg Config, script func(t *testing.T, d *scripted, client *Client, got *collector)) {
+func inBubble(t *testing.T, cfg Config, script func(t *testing.T, d *scripted, client *client, got *collector)) {
 	inBubbleWith(t, cfg, nil, script)
 }
 
 // inBubbleWith also prepares the daemon before the client comes.
-func inBubbleWith(t *testing.T, cfg Config, prepare func(*scripted), script func(t *testing.T, d *scripted, client *Client, got *collector)) {
+func inBubbleWith(t *testing.T, cfg Config, prepare func(*scripted), script func(t *testing.T, d *scripted, client *client, got *collector)) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &scripted{conns: make(chan net.Conn, 16), powerMW: 100_000, power1MW: 2000, gpuIDs: []int{0}, streams: make(map[chan string]bool), asks: make(map[string]int)}
 		if prepare != nil {
@@ -305,19 +305,17 @@ func inBubbleWith(t *testing.T, cfg Config, prepare func(*scripted), script func
 			cfg.Targets = []Target{{Endpoint: bubbleEndpoint(), GPUs: []int{0}}}
 		}
 		cfg.OnReading, cfg.OnStatus, cfg.Log, cfg.dial = got.onReading, got.onStatus, zerolog.New(got).Level(zerolog.InfoLevel), d.dial
-		client, err := NewClient(cfg)
+		client, err := newClient(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() { done <- client.Run(ctx) }()
+		var running sync.WaitGroup
+		running.Go(func() { client.run(ctx) })
 		// A script that fails ends its goroutine: what runs beside it ends all the same.
 		defer func() {
 			cancel()
-			if err := <-done; err != nil {
-				t.Error(err)
-			}
+			running.Wait()
 			close(d.conns)
 			close(polled)
 			server.Close()

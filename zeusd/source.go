@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/g2g-agent/g2g-agent/power"
@@ -36,7 +37,7 @@ func open(endpoints []power.Endpoint, o power.Options) ([]power.Source, error) {
 			GPUs:     e.GPUIndices, PowerRangeW: e.RangeW,
 		}
 	}
-	client, err := NewClient(Config{
+	conns, err := newConns(Config{
 		Targets: targets, Log: o.Log,
 		// Power is not to become stale because one answer was lost.
 		AskAfter: o.StaleAfter / 4, RequestTimeout: o.StaleAfter / 4,
@@ -45,8 +46,8 @@ func open(endpoints []power.Endpoint, o power.Options) ([]power.Source, error) {
 		return nil, err
 	}
 	byAddress := map[Endpoint]power.Source{}
-	for _, conn := range client.conns {
-		byAddress[conn.target.Endpoint.Address()] = &Source{conn}
+	for _, conn := range conns {
+		byAddress[conn.target.Endpoint.Address()] = &Source{conn: conn}
 	}
 	sources := make([]power.Source, len(endpoints))
 	for i, t := range targets {
@@ -56,7 +57,10 @@ func open(endpoints []power.Endpoint, o power.Options) ([]power.Source, error) {
 }
 
 // Source is one daemon as a source of its GPUs' power.
-type Source struct{ conn *conn }
+type Source struct {
+	conn *conn
+	ran  atomic.Bool
+}
 
 // String returns the daemon's address.
 func (s *Source) String() string { return s.conn.target.Endpoint.Address().String() }
@@ -67,8 +71,11 @@ func (s *Source) Kind() string { return kindName }
 // Target is what the source reads.
 func (s *Source) Target() Target { return s.conn.target }
 
-// Run implements [power.Source].
+// Run implements [power.Source]. It fails if it was called before.
 func (s *Source) Run(ctx context.Context, to power.Sink) error {
+	if s.ran.Swap(true) {
+		return fmt.Errorf("%s: a source runs once", s)
+	}
 	s.conn.onReading = func(r Reading) {
 		if r.Kind == GPU {
 			to.Read(power.Reading{Index: r.Index, PowerW: r.PowerW, At: r.At})

@@ -42,8 +42,8 @@ func TestTokens(t *testing.T) {
 				eventually(t, soon, "power", holds(client, c.e, 0, 100))
 				return
 			}
-			eventually(t, soon, "refusal", func() bool { return errors.Is(client.Status()[0].Err, ErrRefused) })
-			s := client.Status()[0]
+			eventually(t, soon, "refusal", func() bool { return errors.Is(client.statuses()[0].Err, ErrRefused) })
+			s := client.statuses()[0]
 			if !errors.Is(s.Err, ErrRefused) || !strings.Contains(s.Err.Error(), c.refused) || s.Connected {
 				t.Errorf("status %+v", s)
 			}

@@ -1,18 +1,15 @@
 package zeusd
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
 )
 
-// Config is what a [Client] is made from.
+// Config is what connections are made from.
 type Config struct {
 	// Targets may name an endpoint several times; it gets one connection.
 	Targets []Target
@@ -103,17 +100,10 @@ type EndpointStatus struct {
 	RoundTrip time.Duration
 }
 
-// Client keeps a connection to each of many daemons. Its methods are safe for use
-// by many goroutines.
-type Client struct {
-	conns     []*conn
-	byAddress map[Endpoint]*conn
-	running   atomic.Bool
-}
-
-// NewClient checks the config; all that is wrong with it is reported together. It
+// newConns returns a connection to each daemon of the config, in the order in which
+// they are first named. All that is wrong with the config is reported together. It
 // connects to nothing yet.
-func NewClient(cfg Config) (*Client, error) {
+func newConns(cfg Config) ([]*conn, error) {
 	targets, err := mergeTargets(cfg.Targets)
 	var rangeErr error
 	cfg.ranges, rangeErr = givenRanges(cfg.Targets)
@@ -142,66 +132,9 @@ func NewClient(cfg Config) (*Client, error) {
 	if cfg.random == nil {
 		cfg.random = rand.Float64
 	}
-	c := &Client{byAddress: make(map[Endpoint]*conn)}
-	for _, t := range targets {
-		conn := newConn(&cfg, t)
-		c.conns = append(c.conns, conn)
-		c.byAddress[t.Endpoint.Address()] = conn
+	conns := make([]*conn, len(targets))
+	for i, t := range targets {
+		conns[i] = newConn(&cfg, t)
 	}
-	return c, nil
-}
-
-// Targets are what the client reads, each daemon once with its GPUs in rising
-// order, as they were first named.
-func (c *Client) Targets() []Target {
-	targets := make([]Target, len(c.conns))
-	for i, conn := range c.conns {
-		targets[i] = conn.target
-	}
-	return targets
-}
-
-// Run keeps the connections until ctx ends, and returns nil when all its
-// goroutines have ended. What goes wrong with an endpoint stands in its status
-// and does not concern the others. A client runs once.
-func (c *Client) Run(ctx context.Context) error {
-	if c.running.Swap(true) {
-		return errors.New("zeusd: the client was run before; a client runs once")
-	}
-	var wg sync.WaitGroup
-	for _, conn := range c.conns {
-		wg.Go(func() { conn.run(ctx) })
-	}
-	wg.Wait()
-	return nil
-}
-
-// Latest returns the last value of a GPU, however old, and when it was last known
-// to hold: the time of its event, or of the latest answer that confirmed it. ok is
-// false before the first value, and for a GPU that is no target.
-func (c *Client) Latest(endpoint Endpoint, gpu int) (r Reading, confirmedAt time.Time, ok bool) {
-	return c.latest(endpoint, deviceKey{GPU, gpu})
-}
-
-// LatestCPU is [Client.Latest] for a CPU package.
-func (c *Client) LatestCPU(endpoint Endpoint, cpu int) (r Reading, confirmedAt time.Time, ok bool) {
-	return c.latest(endpoint, deviceKey{CPU, cpu})
-}
-
-func (c *Client) latest(endpoint Endpoint, key deviceKey) (Reading, time.Time, bool) {
-	conn := c.byAddress[endpoint.Address()]
-	if conn == nil {
-		return Reading{}, time.Time{}, false
-	}
-	return conn.latest(key)
-}
-
-// Status returns the state of each endpoint, in the order of their first mention
-// in the config.
-func (c *Client) Status() []EndpointStatus {
-	all := make([]EndpointStatus, len(c.conns))
-	for i, conn := range c.conns {
-		all[i] = conn.currentStatus()
-	}
-	return all
+	return conns, nil
 }

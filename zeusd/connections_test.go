@@ -67,24 +67,24 @@ func gpus(powerW ...float64) []*sim.GPU {
 }
 
 // holds tells whether the latest value of a GPU is this one.
-func holds(c *Client, e Endpoint, gpu int, powerW float64) func() bool {
+func holds(c *client, e Endpoint, gpu int, powerW float64) func() bool {
 	return func() bool {
-		r, _, ok := c.Latest(e, gpu)
+		r, _, ok := c.latest(e, gpu)
 		return ok && r.PowerW == powerW
 	}
 }
 
-func only(t *testing.T, c *Client) EndpointStatus {
+func only(t *testing.T, c *client) EndpointStatus {
 	t.Helper()
-	all := c.Status()
+	all := c.statuses()
 	if len(all) != 1 {
 		t.Fatalf("%d endpoints, want one", len(all))
 	}
 	return all[0]
 }
 
-func age(c *Client, e Endpoint, gpu int) time.Duration {
-	_, confirmedAt, _ := c.Latest(e, gpu)
+func age(c *client, e Endpoint, gpu int) time.Duration {
+	_, confirmedAt, _ := c.latest(e, gpu)
 	return time.Since(confirmedAt)
 }
 
@@ -144,10 +144,10 @@ func TestCPUs(t *testing.T) {
 		_, e := daemon(t, sim.ZeusdConfig{GPUs: gpus(100), CPUs: 2, Version: version})
 		beside, _ := start(t, Config{Targets: []Target{{Endpoint: e, GPUs: []int{0}}, {Endpoint: e, CPU: true}}})
 		alone, _ := start(t, Config{Targets: []Target{{Endpoint: e, CPU: true}}})
-		for _, client := range []*Client{beside, alone} {
+		for _, client := range []*client{beside, alone} {
 			eventually(t, soon, "CPU power", func() bool {
-				r0, _, ok0 := client.LatestCPU(e, 0)
-				r1, _, ok1 := client.LatestCPU(e, 1)
+				r0, _, ok0 := client.latestCPU(e, 0)
+				r1, _, ok1 := client.latestCPU(e, 1)
 				return ok0 && ok1 && r0.PowerW == 85 && r0.DRAMW == 12 && r1.Kind == CPU && r1.Index == 1
 			})
 			eventually(t, soon, "connection", func() bool { s := only(t, client); return s.Connected && s.CPUErr == nil })
@@ -236,7 +236,7 @@ func TestEndpointNamedTwice(t *testing.T) {
 	eventually(t, soon, "power", func() bool {
 		return holds(client, e, 0, 100)() && holds(client, withToken, 2, 300)()
 	})
-	if _, _, ok := client.Latest(e, 1); ok {
+	if _, _, ok := client.latest(e, 1); ok {
 		t.Error("a GPU nobody wants is read")
 	}
 	if truth := z.Truth(); truth.GPUStreams != 1 || truth.Requests["/discover"] != 1 {
@@ -269,11 +269,11 @@ func TestProbe(t *testing.T) {
 	e.Token = credential.Fixed("right")
 	probe := func(target Target) Report {
 		t.Helper()
-		client, err := NewClient(Config{Targets: []Target{target}})
+		client, err := newClient(Config{Targets: []Target{target}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		reports := client.Probe(t.Context())
+		reports := client.probe(t.Context())
 		if len(reports) != 1 {
 			t.Fatalf("%d reports of one daemon", len(reports))
 		}
