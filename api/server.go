@@ -50,7 +50,10 @@ type Config struct {
 	Advance func(ctx context.Context, steps int) ([]*datacenter.State, error)
 	// LiveStats is nil in a replay.
 	LiveStats func() rig.Stats
-	Log       zerolog.Logger
+	// OutputLeftOut counts the states that are missing in the run's output; nil where
+	// that is not counted.
+	OutputLeftOut func() uint64
+	Log           zerolog.Logger
 
 	// bodylessTimeout, for tests, is how long the answers that have no body may take
 	// to be read.
@@ -97,7 +100,9 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, startedAt: time.Now(), guard: g, hub: stream.NewHub(cfg.Settings.HistoryStates)}
-	s.metrics, err = metrics.New(metrics.Config{Version: cfg.Version, Site: cfg.Site, Hub: s.hub, Guard: g, LiveStats: cfg.LiveStats})
+	s.metrics, err = metrics.New(metrics.Config{
+		Version: cfg.Version, Site: cfg.Site, Hub: s.hub, Guard: g, LiveStats: cfg.LiveStats, OutputLeftOut: cfg.OutputLeftOut,
+	})
 	if err != nil {
 		return nil, err
 	}

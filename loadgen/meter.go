@@ -299,13 +299,6 @@ type windowSum struct {
 	bins    [numBins]uint64
 }
 
-// itl is the window that ends at now.
-func (m *meter) itl(now time.Duration) ITLWindow {
-	var sum windowSum
-	m.addWindow(now, &sum)
-	return sum.window()
-}
-
 // addWindow adds the window that ends at now.
 func (m *meter) addWindow(now time.Duration, sum *windowSum) {
 	newest := int64(now / m.part(meanSlots))

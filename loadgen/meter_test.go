@@ -333,3 +333,10 @@ func TestSeveralGeneratorsAreOne(t *testing.T) {
 		t.Errorf("the sums of both (-want +got):\n%s", diff)
 	}
 }
+
+// itl is the window that ends at now.
+func (m *meter) itl(now time.Duration) ITLWindow {
+	var sum windowSum
+	m.addWindow(now, &sum)
+	return sum.window()
+}

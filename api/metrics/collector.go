@@ -15,9 +15,11 @@ type snapshot struct {
 	state  *datacenter.State // nil before the first
 	status agent.Status
 	live   *rig.Stats // nil in a replay
-	stream stream.Stats
-	guard  guard.Stats
-	events eventCounts
+	// outputLeftOut is nil where that is not counted.
+	outputLeftOut *uint64
+	stream        stream.Stats
+	guard         guard.Stats
+	events        eventCounts
 }
 
 // Describe implements [prometheus.Collector].
@@ -39,6 +41,10 @@ func (m *Metrics) Collect(to chan<- prometheus.Metric) {
 	if m.cfg.LiveStats != nil {
 		stats := m.cfg.LiveStats()
 		s.live = &stats
+	}
+	if m.cfg.OutputLeftOut != nil {
+		leftOut := m.cfg.OutputLeftOut()
+		s.outputLeftOut = &leftOut
 	}
 	for _, f := range m.catalog.families {
 		if f.read != nil {

@@ -77,6 +77,7 @@ func (r *run) metrics(t *testing.T) *Metrics {
 			r.asked.live.Add(1)
 			return *r.live
 		}
+		cfg.OutputLeftOut = func() uint64 { return 4 }
 	}
 	m, err := New(cfg)
 	if err != nil {

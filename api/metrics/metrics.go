@@ -30,6 +30,9 @@ type Config struct {
 	Guard   watchedGuard
 	// LiveStats is nil in a replay.
 	LiveStats func() rig.Stats
+	// OutputLeftOut counts the states that are missing in the run's output; nil where
+	// that is not counted.
+	OutputLeftOut func() uint64
 }
 
 // watchedSite is the part of [agent.Controllable] that is watched.

@@ -49,6 +49,17 @@ func (c *catalog) addRun(live bool) {
 			"of the agent.", func(s *snapshot, out series) {
 			out.count(s.stream.DroppedSteps)
 		})
+	c.counter("g2g_output_left_out_states_total", "",
+		"States that are not in the output (--out), because it did not keep up or had failed.", func(s *snapshot, out series) {
+			if s.outputLeftOut != nil {
+				out.count(*s.outputLeftOut)
+			}
+		}).onlyLive()
+	c.addEvents()
+}
+
+// addEvents declares what counts the run's events.
+func (c *catalog) addEvents() {
 	c.counter("g2g_events_total", "topic",
 		"Events of the run, such as commands carried out, leases expired, readings gone stale.", func(s *snapshot, out series) {
 			for topic, n := range s.events.byTopic {

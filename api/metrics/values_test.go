@@ -91,6 +91,7 @@ g2g_commands_total{command="batch-sizes",outcome="accepted"} 1
 g2g_commands_total{command="replica-shifts",outcome="refused"} 1
 `
 	wantLive = `
+g2g_output_left_out_states_total 4
 g2g_measured_power_watts{phase="a"} 500101
 g2g_measured_power_watts{phase="b"} 500102
 g2g_measured_power_watts{phase="c"} 500103

@@ -152,7 +152,7 @@ func (s *liveSession) commitOutput() {
 // calls end.
 func (s *liveSession) openAPI(ctx context.Context, end context.CancelCauseFunc) error {
 	err := s.serving.open(ctx, api.Config{
-		Site: s.setup.Live, Settings: s.config.API, Control: s.config.Control, LiveStats: s.setup.Live.Stats,
+		Site: s.setup.Live, Settings: s.config.API, Control: s.config.Control, LiveStats: s.setup.Live.Stats, OutputLeftOut: s.out.LeftOut,
 	}, end)
 	if err == nil && s.onPage != nil && s.serving.server != nil {
 		s.onPage(s.serving.server.URL())

@@ -97,7 +97,7 @@ func look(folder string, runs int) error {
 		return err
 	}
 	var faults []error
-	readable, states := 0, 0
+	readable, states, intact := 0, 0, 0
 	for _, f := range files {
 		path := filepath.Join(folder, f.Name())
 		raw, err := os.ReadFile(path)
@@ -108,14 +108,22 @@ func look(folder string, runs int) error {
 			faults = append(faults, fmt.Errorf("%s is left", f.Name()))
 		case string(raw) == earlier:
 			readable++
+			intact++
 		default:
 			all, err := record.ReadAll(path)
-			if err != nil || len(all) == 0 {
-				faults = append(faults, fmt.Errorf("%s: %d states, %w", f.Name(), len(all), err))
+			switch {
+			case err != nil:
+				faults = append(faults, err)
+			case len(all) == 0:
+				faults = append(faults, fmt.Errorf("%s has no states", f.Name()))
+			default:
+				readable++
+				states += len(all)
 			}
-			readable++
-			states += len(all)
 		}
+	}
+	if intact != 1 {
+		faults = append(faults, errors.New("the file that was there before the first run is not there as it was"))
 	}
 	fmt.Printf("%d runs killed at random moments, and one that ended: %d files can be read, with %d states; %d faults\n", runs, readable, states, len(faults))
 	return errors.Join(faults...)
