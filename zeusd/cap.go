@@ -1,12 +1,12 @@
 package zeusd
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"math"
 	"net/http"
 	"strconv"
+	"time"
 )
 
 // CapRangeW implements [power.Capper] with GET /gpu/get_power_limit_constraints,
@@ -32,7 +32,7 @@ func (s *Source) CapRangeW(ctx context.Context, index int) (leastW, mostW float6
 
 // SetCapW implements [power.Capper] with POST /gpu/set_power_limit, sent once, which
 // needs the API group and scope gpu-control. The daemon answers when the driver
-// has.
+// has; when it has not within 5 s, the limit may be set all the same.
 func (s *Source) SetCapW(ctx context.Context, index int, capW float64) error {
 	const path = "/gpu/set_power_limit"
 	p := s.conn.controlPeer()
@@ -49,10 +49,14 @@ func (s *Source) SetCapW(ctx context.Context, index int, capW float64) error {
 	return resp.Body.Close()
 }
 
+// controlTimeout is for each question of a control peer: a driver may take its time
+// to set a limit, which says nothing about whether power can be read.
+const controlTimeout = 5 * time.Second
+
 // controlPeer is the daemon over a connection of its own, which no stream holds up
 // and over which nothing is sent twice.
 func (c *conn) controlPeer() *peer {
-	p := newPeer(c.target.Endpoint, cmp.Or(c.cfg.RequestTimeout, probeTimeout), c.cfg.dial)
+	p := newPeer(c.target.Endpoint, controlTimeout, c.cfg.dial)
 	p.client.Transport.(*http.Transport).DisableKeepAlives = true
 	return p
 }
