@@ -1,13 +1,10 @@
 package agent
 
 import (
-	"net"
-	"strconv"
 	"testing"
 	"time"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
-	"github.com/g2g-agent/g2g-agent/power"
 	"github.com/g2g-agent/g2g-agent/sim"
 )
 
@@ -19,22 +16,10 @@ func TestPowerStepIsSeenAtTheRightTime(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			gpu := sim.NewGPU("simulated", 300)
 			// The daemon looks often, so that its own delay does not count.
-			z, err := sim.StartZeusd(sim.ZeusdConfig{Listen: "127.0.0.1:0", GPUs: []*sim.GPU{gpu}, ClockOffset: offset, PollInterval: 2 * time.Millisecond})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer z.Close()
-			host, port, err := net.SplitHostPort(z.Addr())
-			if err != nil {
-				t.Fatal(err)
-			}
-			number, err := strconv.Atoi(port)
-			if err != nil {
-				t.Fatal(err)
-			}
+			_, daemon := startDaemon(t, sim.ZeusdConfig{GPUs: []*sim.GPU{gpu}, ClockOffset: offset, PollInterval: 2 * time.Millisecond})
 			s := newLiveSite(t, func(cfg *siteConfig) {
 				for m := range cfg.Hardware {
-					cfg.gpus[m][0] = []gpuAt{{power.Endpoint{Host: host, Port: number}, 0}}
+					cfg.gpus[m][0] = []gpuAt{{daemon, 0}}
 				}
 			})
 			s.start(t)

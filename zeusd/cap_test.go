@@ -3,10 +3,8 @@ package zeusd
 import (
 	"encoding/json"
 	"errors"
-	"net"
 	"net/http"
 	"net/http/httptest"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -32,15 +30,8 @@ func TestCaps(t *testing.T) {
 		}
 	}))
 	defer daemon.Close()
-	host, port, err := net.SplitHostPort(daemon.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	number, err := strconv.Atoi(port)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sources, err := SourceKind().Open([]power.Endpoint{{Host: host, Port: number, Token: credential.Fixed("secret"), GPUIndices: []int{1}}}, power.Options{})
+	e := endpointAt(t, daemon.Listener.Addr().String())
+	sources, err := SourceKind().Open([]power.Endpoint{{Host: e.Host, Port: e.Port, Token: credential.Fixed("secret"), GPUIndices: []int{1}}}, power.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
