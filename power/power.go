@@ -40,8 +40,8 @@ type Source interface {
 	Kind() string
 	// Probe asks for all that Run will need, changing nothing.
 	Probe(context.Context) Report
-	// Run hands readings to the sink until ctx is done, once. Outages are no errors:
-	// they stand in Health.
+	// Run hands readings to the sink until ctx is done, once at a time. Outages are no
+	// errors: they stand in Health.
 	Run(context.Context, Sink) error
 	// Health may be called from any goroutine.
 	Health() Health

@@ -80,10 +80,11 @@ func (q *Queue) writeAll() {
 			case q.failure.Load() != nil:
 				q.leftOut.Add(1)
 			default:
-				if err = q.out.Write(s); err != nil {
-					q.leftOut.Add(1)
-				} else {
+				switch err = q.out.Write(s); {
+				case err == nil:
 					q.taken++
+				case !errors.Is(err, ErrReaderGone): // else nobody misses it
+					q.leftOut.Add(1)
 				}
 			}
 		case <-tick.C:

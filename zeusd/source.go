@@ -58,8 +58,8 @@ func open(endpoints []power.Endpoint, o power.Options) ([]power.Source, error) {
 
 // Source is one daemon as a source of its GPUs' power.
 type Source struct {
-	conn *conn
-	ran  atomic.Bool
+	conn    *conn
+	running atomic.Bool
 }
 
 // String returns the daemon's address.
@@ -71,11 +71,12 @@ func (s *Source) Kind() string { return kindName }
 // Target is what the source reads.
 func (s *Source) Target() Target { return s.conn.target }
 
-// Run implements [power.Source]. It fails if it was called before.
+// Run implements [power.Source]. It fails while another run is under way.
 func (s *Source) Run(ctx context.Context, to power.Sink) error {
-	if s.ran.Swap(true) {
-		return fmt.Errorf("%s: a source runs once", s)
+	if s.running.Swap(true) {
+		return fmt.Errorf("%s is being read already: a source runs once at a time", s)
 	}
+	defer s.running.Store(false)
 	s.conn.onReading = func(r Reading) {
 		if r.Kind == GPU {
 			to.Read(power.Reading{Index: r.Index, PowerW: r.PowerW, At: r.At})

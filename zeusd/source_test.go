@@ -43,7 +43,7 @@ func (s *sink) has(powerW map[int]float64, lost int) bool {
 }
 
 // Endpoints of one daemon are one source, which hands on what all of them want and
-// runs once.
+// runs once at a time.
 func TestSource(t *testing.T) {
 	t.Parallel()
 	_, e := daemon(t, sim.ZeusdConfig{GPUs: gpus(100, 200, 300)})
@@ -63,11 +63,11 @@ func TestSource(t *testing.T) {
 	if h := sources[0].Health(); !h.Connected || len(h.UnknownGPUs) != 1 || h.Counts[0].Name != "events" || h.Counts[0].N == 0 {
 		t.Errorf("the health is %+v", h)
 	}
+	if err := sources[1].Run(t.Context(), to); err == nil {
+		t.Error("a second run beside it works")
+	}
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
-	}
-	if err := sources[0].Run(t.Context(), to); err == nil {
-		t.Error("a second run works")
 	}
 }
