@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -403,6 +404,10 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(oneModel), "MODELS__0__LIVE__REQUEST_EXTRA_BODY__A__B={x: [1]}")
 	f.Add([]byte(oneModel), "MODELS=[{model_label: x}]")
 	f.Add([]byte(oneModel), "DT_S=1e-30")
+	f.Add([]byte("\ufeff%YAML 1.2\n---\n"+oneModel+"...\n"), "MODELS__0__BATCH_SIZES=[8, 1,024]")
+	f.Add([]byte("{\"log\": {\"level\": \"\\ud83d\\udd0b\\/\"}, \"seed\": 010, '\\ud83d\\udd0b': !!float 0x1F}"), "SEED=1_000")
+	f.Add([]byte(inUTF16(oneModel, true)), "PORT_8480_TCP=tcp://10.96.3.4:8480")
+	f.Add([]byte("a: &a {k: 1}\nb: {<<: [*a, *a], k: 2}\n---\n? [*a]\n: 2001-01-01\n"), "DATACENTER={name: 1:30, <<: {gpus_per_server: 0o17}}")
 	f.Fuzz(func(t *testing.T, raw []byte, variable string) {
 		c, problems := parse(raw, []string{envPrefix + variable}, ForReplay)
 		if (c == nil) != (len(problems) > 0) {
@@ -411,6 +416,9 @@ func FuzzParse(f *testing.F) {
 		for _, p := range problems {
 			if p.Message == "" {
 				t.Errorf("no message for %q", p.Path)
+			}
+			if shown := p.String(); strings.ContainsFunc(shown, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }) {
+				t.Errorf("the message %q cannot be printed", shown)
 			}
 		}
 		if c == nil {
