@@ -93,18 +93,17 @@ func Load(file string, environ []string, purpose Purpose) (*Config, error) {
 	if err != nil {
 		return nil, &Error{file, []Problem{{"", err.Error()}}}
 	}
-	c, problems := parse(raw, environ, purpose)
-	if len(problems) == 0 {
-		c.resolvePaths(filepath.Dir(file))
-		return c, nil
+	c, problems := parse(raw, environ, purpose, filepath.Dir(file))
+	if len(problems) > 0 {
+		return nil, &Error{file, problems}
 	}
-	return nil, &Error{file, problems}
+	return c, nil
 }
 
 // Parse is [Load] for a config that is at hand as text; name stands for the file
 // in errors, and relative paths stay as they are.
 func Parse(name string, text []byte, environ []string, purpose Purpose) (*Config, error) {
-	c, problems := parse(text, environ, purpose)
+	c, problems := parse(text, environ, purpose, "")
 	if len(problems) > 0 {
 		return nil, &Error{name, problems}
 	}
@@ -125,8 +124,8 @@ func readFile(file string) ([]byte, error) {
 }
 
 // parse turns a config file's text and the environment into a valid config or
-// the problems that prevent it.
-func parse(raw []byte, environ []string, purpose Purpose) (*Config, []Problem) {
+// the problems that prevent it. Relative paths are relative to dir.
+func parse(raw []byte, environ []string, purpose Purpose, dir string) (*Config, []Problem) {
 	tree, numbers, problems := readYAML(raw)
 	if len(problems) > 0 {
 		return nil, problems
@@ -145,6 +144,7 @@ func parse(raw []byte, environ []string, purpose Purpose) (*Config, []Problem) {
 		}
 	}
 	r := &rules{unread: problems}
+	c.resolvePaths(dir)
 	c.validate(r, purpose)
 	problems = slices.Concat(r.unread, t.unknown, r.problems)
 	if len(problems) > 0 {

@@ -61,7 +61,7 @@ func TestSpellingsOfOneConfig(t *testing.T) {
 		"JSON in UTF-16":               inUTF16(string(asJSON), true),
 		"hyphens in a text":            "log: {level: \"info\"} # ---\n" + text,
 	} {
-		c, problems := parse([]byte(spelling), nil, ForAnything)
+		c, problems := parse([]byte(spelling), nil, ForAnything, "")
 		if len(problems) > 0 {
 			t.Errorf("%s is refused: %v", name, problems)
 			continue
@@ -100,7 +100,7 @@ func TestDocumentsThatAreNone(t *testing.T) {
 		"seed: \"\\q\"":                                "line 1: found unknown escape character",
 		"[8]":                                          "line 1: a config is a map of keys, such as \"seed: 42\"; this file holds something else",
 	} {
-		_, problems := parse([]byte(text), nil, ForAnything)
+		_, problems := parse([]byte(text), nil, ForAnything, "")
 		if len(problems) != 1 || problems[0].String() != want {
 			t.Errorf("%q: the problems are %v, want %s", text, problems, want)
 		}
@@ -128,13 +128,13 @@ func TestEscapes(t *testing.T) {
 		"\"\U000F0000\\ud83d\\udd0b\"":    "\U000F0000\U0001F50B",
 		`"\udb80\udc00\ud83d\udd0b"`:      "\U000F0000\U0001F50B",
 	} {
-		c, problems := parse([]byte(oneModel+"datacenter:\n  name: "+value+"\n"), nil, ForAnything)
+		c, problems := parse([]byte(oneModel+"datacenter:\n  name: "+value+"\n"), nil, ForAnything, "")
 		if len(problems) > 0 || c.Datacenter.Name != want {
 			t.Errorf("%s is %v, want %q; problems: %v", value, c, want, problems)
 		}
 	}
 	for _, value := range []string{`"\ud83d"`, `"\udd0b\ud83d"`, `"\ud83d\ud83d"`, `"\\ud83d\udd0b"`, `"\ud83d \udd0b"`, `"\ud83d\ud83d\udd0b"`, `"\ud83d\u0041"`} {
-		_, problems := parse([]byte("# a\nlog: {level: "+value+"}"), nil, ForAnything)
+		_, problems := parse([]byte("# a\nlog: {level: "+value+"}"), nil, ForAnything, "")
 		if want := "line 2: found invalid Unicode character escape code"; len(problems) != 1 || problems[0].String() != want {
 			t.Errorf("%s: the problems are %v, want %s", value, problems, want)
 		}
@@ -162,7 +162,7 @@ func TestJSONIsYAML(t *testing.T) {
 		}
 		for _, value := range []string{string(plain), ascii.String()} {
 			text := `{"models": [{"model_label": "m", "gpus_per_replica": 1, "itl_deadline_s": 1e-1, "feasible_batch_sizes": [8]}], "datacenter": {"name": ` + value + `}}`
-			c, problems := parse([]byte(text), nil, ForAnything)
+			c, problems := parse([]byte(text), nil, ForAnything, "")
 			if len(problems) > 0 || c.Datacenter.Name != name {
 				t.Errorf("%s: %v, want %q; problems: %v", value, c, name, problems)
 			}
@@ -268,7 +268,7 @@ func TestWordsAreTexts(t *testing.T) {
 		t.Errorf("a label that looks like a number (-want +got):\n%s", diff)
 	}
 	for _, key := range []string{"null", "~", "true", "8", "2001-01-01"} {
-		_, problems := parse([]byte(oneModel+key+": 1\n"), nil, ForAnything)
+		_, problems := parse([]byte(oneModel+key+": 1\n"), nil, ForAnything, "")
 		if len(problems) != 1 || problems[0].Path != key || !strings.HasPrefix(problems[0].Message, "unknown key") {
 			t.Errorf("the key %s: %v", key, problems)
 		}
@@ -300,7 +300,7 @@ func TestServiceLinks(t *testing.T) {
 		"METRICS_PORT_9090_TCP=tcp://10.96.3.5:9090", "METRICS_PORT_9090_TCP_PROTO=tcp", "METRICS_PORT_9090_TCP_PORT=9090", "METRICS_PORT_9090_TCP_ADDR=10.96.3.5",
 		"EU_WEST_1_PORT_53_UDP_ADDR=fd00::53",
 	} {
-		if _, problems := parse([]byte(oneModel), []string{envPrefix + variable}, ForAnything); len(problems) > 0 {
+		if _, problems := parse([]byte(oneModel), []string{envPrefix + variable}, ForAnything, ""); len(problems) > 0 {
 			t.Errorf("%s: %v", variable, problems)
 		}
 	}
@@ -308,7 +308,7 @@ func TestServiceLinks(t *testing.T) {
 		"API_PORT=8480", "LISTEN_PORT=8480", "SERVICE=x", "SERVICEHOST=x", "SERVICE_HOSTS=10.0.0.1", "PORTS=80", "PORT_HTTP=80", "PORT_8480=x", "API__PORT=tcp://10.96.3.4:8480",
 		"LIVE__SERVICE_HOST=10.96.3.4", "REPLAY__DURATON_S=5", "METRICS_PORT_9090_TCP_PROTO=x", "METRICS_SERVICE_HOST=a name",
 	} {
-		if _, problems := parse([]byte(oneModel), []string{envPrefix + variable}, ForAnything); len(problems) != 1 || !strings.Contains(problems[0].Message, "unknown key from "+envPrefix) {
+		if _, problems := parse([]byte(oneModel), []string{envPrefix + variable}, ForAnything, ""); len(problems) != 1 || !strings.Contains(problems[0].Message, "unknown key from "+envPrefix) {
 			t.Errorf("%s: %v", variable, problems)
 		}
 	}
@@ -350,7 +350,7 @@ func TestMessagesAreBoundedAndPrintable(t *testing.T) {
 		"long duplicate":   long + ": 1\n" + long + ": 2",
 		"tag":              "a: !!int \"" + escape + long + "\"",
 	} {
-		_, problems := parse([]byte(text), nil, ForAnything)
+		_, problems := parse([]byte(text), nil, ForAnything, "")
 		if len(problems) == 0 {
 			t.Errorf("%s: there is no problem", name)
 		}
@@ -377,7 +377,7 @@ func TestBombsEndSoon(t *testing.T) {
 		"numbers": "a: [" + strings.Repeat("010,", 50_000) + "]", "a number": "a: 0x" + strings.Repeat("f", 100_000), "underscores": "a: 1" + strings.Repeat("_", 100_000),
 	} {
 		began := time.Now()
-		_, problems := parse([]byte(text), nil, ForAnything)
+		_, problems := parse([]byte(text), nil, ForAnything, "")
 		if took := time.Since(began); took > 20*time.Second || len(problems) == 0 {
 			t.Errorf("%s take %v, %d problems", name, took, len(problems))
 		}

@@ -106,9 +106,9 @@ type EndpointStatus struct {
 // Client keeps a connection to each of many daemons. Its methods are safe for use
 // by many goroutines.
 type Client struct {
-	conns     []*conn
-	byAddress map[Endpoint]*conn
-	running   atomic.Bool
+	conns    []*conn
+	byDaemon map[Endpoint]*conn
+	running  atomic.Bool
 }
 
 // NewClient checks the config; all that is wrong with it is reported together. It
@@ -142,11 +142,11 @@ func NewClient(cfg Config) (*Client, error) {
 	if cfg.random == nil {
 		cfg.random = rand.Float64
 	}
-	c := &Client{byAddress: make(map[Endpoint]*conn)}
+	c := &Client{byDaemon: make(map[Endpoint]*conn)}
 	for _, t := range targets {
 		conn := newConn(&cfg, t)
 		c.conns = append(c.conns, conn)
-		c.byAddress[t.Endpoint.Address()] = conn
+		c.byDaemon[t.Endpoint.daemon()] = conn
 	}
 	return c, nil
 }
@@ -189,7 +189,7 @@ func (c *Client) LatestCPU(endpoint Endpoint, cpu int) (r Reading, confirmedAt t
 }
 
 func (c *Client) latest(endpoint Endpoint, key deviceKey) (Reading, time.Time, bool) {
-	conn := c.byAddress[endpoint.Address()]
+	conn := c.byDaemon[endpoint.daemon()]
 	if conn == nil {
 		return Reading{}, time.Time{}, false
 	}
