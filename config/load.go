@@ -138,8 +138,12 @@ func parse(raw []byte, environ []string, purpose Purpose, dir string) (*Config, 
 	t.tidy(tree, reflect.TypeFor[Config](), "")
 	c := Default()
 	problems = slices.Concat(problems, t.unread)
+	said := map[string]bool{}
+	for _, p := range problems {
+		said[p.Path] = true
+	}
 	for _, p := range decode(tree, &c) {
-		if !slices.ContainsFunc(problems, func(before Problem) bool { return before.Path == p.Path }) {
+		if !said[p.Path] {
 			problems = append(problems, p)
 		}
 	}

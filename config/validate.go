@@ -252,10 +252,12 @@ func (m *Model) validate(r *rules, path string) {
 }
 
 func validBatchSizes(r *rules, path string, sizes []int) {
+	seen := map[int]bool{}
 	for i, b := range sizes {
 		at := fmt.Sprintf("%s[%d]", path, i)
 		if validBatchSize(r, at, b) {
-			r.that(!slices.Contains(sizes[:i], b), at, "%d stands there twice", b)
+			r.that(!seen[b], at, "%d stands there twice", b)
+			seen[b] = true
 		}
 	}
 }

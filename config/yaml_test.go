@@ -237,9 +237,6 @@ func TestNumbersThatAllReadAlike(t *testing.T) {
 		if got := parsed(t, oneModel, envPrefix+"DATACENTER__BASE_KW_PER_PHASE="+text).Datacenter.BaseKWPerPhase; got != want {
 			t.Errorf("%s from the environment is %v", text, got)
 		}
-		if !plainNumber(text) {
-			t.Errorf("%s is no plain number", text)
-		}
 	}
 	for _, text := range []string{"1:30", "1:30:00", "0o8", "0x", "1,024", "１２", "1 000", "1e", "--5", "5s", "5 W", "_1", "1/0x2"} {
 		refused(t, oneModel+"datacenter: {base_kw_per_phase: \""+text+"\"}", nil, fmt.Sprintf("datacenter.base_kw_per_phase: want a number, got %q", text))
@@ -248,11 +245,6 @@ func TestNumbersThatAllReadAlike(t *testing.T) {
 		}
 		refused(t, oneModel+"datacenter: {base_kw_per_phase: "+text+"}", nil, fmt.Sprintf("datacenter.base_kw_per_phase: want a number, got %q", text))
 		refused(t, oneModel, []string{envPrefix + "DATACENTER__BASE_KW_PER_PHASE=" + text}, fmt.Sprintf("datacenter.base_kw_per_phase: want a number, got %q", text))
-	}
-	for _, text := range []string{"", "+", ".", "e1", "1e", "1e+-1", "+-1", "01", "00", "0x1", "1_0", "1.5.5", "-.", "inf", "1 "} {
-		if plainNumber(text) {
-			t.Errorf("%q is a plain number", text)
-		}
 	}
 }
 
@@ -370,7 +362,12 @@ func TestBombsEndSoon(t *testing.T) {
 		aliases += fmt.Sprintf("%c: &%c [%s]\n", c, c, strings.TrimSuffix(strings.Repeat("*"+string(c-1)+",", 9), ","))
 		merges += fmt.Sprintf("%c: &%c {<<: [%s]}\n", c, c, strings.TrimSuffix(strings.Repeat("*"+string(c-1)+",", 9), ","))
 	}
+	var sizes strings.Builder // different ones
+	for i := range 200_000 {
+		fmt.Fprintf(&sizes, "%d,", i+1)
+	}
 	for name, text := range map[string]string{
+		"sizes":   oneModel + "    batch_sizes: [" + sizes.String() + "0]",
 		"aliases": aliases, "merges": merges, "lists": strings.Repeat("[", 200_000), "maps": strings.Repeat("a: {", 100_000), "blocks": strings.Repeat("- ", 100_000),
 		"pairs":       "a: \"" + strings.Repeat(`\ud83d\udd0b`, 100_000) + "\"",
 		"backslashes": "a: \"" + strings.Repeat(`\`, 1<<20) + "\"", "directives": strings.Repeat("%YAML 1.2\n", 10_000) + "---\na: 1", "documents": strings.Repeat("---\n", 100_000),

@@ -113,12 +113,12 @@ func (e *Endpoint) Identity(defaultPort int) string {
 // PathIdentity is the path of a socket or file without links on the way, as far as it
 // is there: /var/run is often /run.
 func PathIdentity(path string) string {
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		return real
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		return target
 	}
 	dir, name := filepath.Split(filepath.Clean(path))
-	if real, err := filepath.EvalSymlinks(dir); err == nil && dir != "" {
-		return filepath.Join(real, name)
+	if target, err := filepath.EvalSymlinks(dir); err == nil && dir != "" {
+		return filepath.Join(target, name)
 	}
 	return filepath.Clean(path)
 }
