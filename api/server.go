@@ -90,12 +90,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.bodylessTimeout == 0 {
 		cfg.bodylessTimeout = writeTimeout
 	}
-	g, err := guard.New(guard.Config{
-		Listen: cfg.Settings.Listen, Token: cfg.Token, ReadToken: cfg.ReadToken,
-		TLSCertFile: cfg.Settings.TLSCertFile, TLSKeyFile: cfg.Settings.TLSKeyFile, AllowedOrigins: cfg.Settings.AllowedOrigins,
-		MaxRequestsPerS: cfg.Settings.MaxRequestsPerS, MaxConnections: cfg.Settings.MaxConnections,
-		MaxConnectionsPerAddress: cfg.Settings.MaxConnectionsPerAddress, AllowedHosts: cfg.Settings.AllowedHosts, Log: cfg.Log,
-	})
+	g, err := newGuard(cfg.Settings, cfg.Token, cfg.ReadToken, cfg.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -116,6 +111,33 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.handler = s.observe(g.Wrap(s.routes.mux))
 	return s, nil
+}
+
+func newGuard(settings config.API, token, readToken string, log zerolog.Logger) (*guard.Guard, error) {
+	return guard.New(guard.Config{
+		Listen: settings.Listen, Token: token, ReadToken: readToken,
+		TLSCertFile: settings.TLSCertFile, TLSKeyFile: settings.TLSKeyFile, AllowedOrigins: settings.AllowedOrigins,
+		MaxRequestsPerS: settings.MaxRequestsPerS, MaxConnections: settings.MaxConnections,
+		MaxConnectionsPerAddress: settings.MaxConnectionsPerAddress, AllowedHosts: settings.AllowedHosts, Log: log,
+	})
+}
+
+// Check returns what [New] and [Server.Listen] would refuse of the settings and of the
+// files that they name, with the same error, and what they would warn of. It binds
+// nothing.
+func Check(ctx context.Context, settings config.API, log zerolog.Logger) (warnings []string, err error) {
+	token, readToken, err := settings.Tokens()
+	if err != nil {
+		return nil, err
+	}
+	g, err := newGuard(settings, token, readToken, log)
+	if err == nil {
+		err = g.Check(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return g.Warnings(), nil
 }
 
 // Publish shows a state to everyone who watches. It never waits.

@@ -98,18 +98,17 @@ func Load(file string, environ []string, purpose Purpose) (*Config, error) {
 	if err != nil {
 		return nil, &Error{file, []Problem{{"", err.Error()}}}
 	}
-	c, problems := parse(raw, environ, purpose)
-	if len(problems) == 0 {
-		c.resolvePaths(filepath.Dir(file))
-		return c, nil
+	c, problems := parse(raw, environ, purpose, filepath.Dir(file))
+	if len(problems) > 0 {
+		return nil, &Error{file, problems}
 	}
-	return nil, &Error{file, problems}
+	return c, nil
 }
 
 // Parse is [Load] for a config that is at hand as text; name stands for the file
 // in errors, and relative paths stay as they are.
 func Parse(name string, text []byte, environ []string, purpose Purpose) (*Config, error) {
-	c, problems := parse(text, environ, purpose)
+	c, problems := parse(text, environ, purpose, "")
 	if len(problems) > 0 {
 		return nil, &Error{name, problems}
 	}
@@ -130,8 +129,8 @@ func readFile(file string) ([]byte, error) {
 }
 
 // parse turns a config file's text and the environment into a valid config or
-// the problems that prevent it.
-func parse(raw []byte, environ []string, purpose Purpose) (*Config, []Problem) {
+// the problems that prevent it. Relative paths are relative to dir.
+func parse(raw []byte, environ []string, purpose Purpose, dir string) (*Config, []Problem) {
 	k := koanf.New(pathDelim)
 	var parser yamlParser
 	if err := k.Load(rawbytes.Provider(raw), &parser); err != nil {
@@ -152,6 +151,7 @@ func parse(raw []byte, environ []string, purpose Purpose) (*Config, []Problem) {
 		}
 	}
 	r := &rules{unread: unread, problems: newProblemSet()}
+	c.resolvePaths(dir)
 	c.validate(r, purpose)
 	problems = slices.Concat(unread.list, t.unknown, r.problems.list)
 	if len(problems) > 0 {

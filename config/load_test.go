@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -28,7 +29,7 @@ var sameSeconds = cmp.Comparer(func(a, b datacenter.Seconds) bool { return a == 
 
 func parsed(t *testing.T, text string, environ ...string) *Config {
 	t.Helper()
-	c, problems := parse([]byte(text), environ, ForAnything)
+	c, problems := parse([]byte(text), environ, ForAnything, "")
 	if len(problems) > 0 {
 		t.Fatalf("the config is refused: %v", problems)
 	}
@@ -38,7 +39,7 @@ func parsed(t *testing.T, text string, environ ...string) *Config {
 // refused fails unless the config is refused for exactly the wanted reasons.
 func refused(t *testing.T, text string, environ []string, want ...string) {
 	t.Helper()
-	_, problems := parse([]byte(text), environ, ForAnything)
+	_, problems := parse([]byte(text), environ, ForAnything, "")
 	var got []string
 	for _, p := range problems {
 		got = append(got, p.String())
@@ -346,7 +347,7 @@ func TestJSONAndDocumentMarkers(t *testing.T) {
 		"---\r\n" + strings.ReplaceAll(oneModel, "\n", "\r\n"),
 		"\xef\xbb\xbf" + oneModel,
 	} {
-		c, problems := parse([]byte(text), nil, ForAnything)
+		c, problems := parse([]byte(text), nil, ForAnything, "")
 		if len(problems) > 0 {
 			t.Errorf("%.20q is refused: %v", text, problems)
 			continue
@@ -355,6 +356,34 @@ func TestJSONAndDocumentMarkers(t *testing.T) {
 			t.Errorf("the config of %.20q (-want +got):\n%s", text, diff)
 		}
 	}
+}
+
+// TestOneGPUHoweverItsHostIsSpelled counts once, as do the servers of a model.
+func TestOneGPUHoweverItsHostIsSpelled(t *testing.T) {
+	live := strings.TrimRight(oneModel, "\n") + "\n    live: "
+	for _, pair := range [][2]string{
+		{"host: node1", "host: NODE1"}, {"host: node1", "host: node1."}, {"host: Node1., port: 4938", "host: node1"}, {"host: \"::1\"", "host: \"0:0:0:0:0:0:0:1\""},
+		{"host: 127.0.0.1", "host: \"::ffff:127.0.0.1\""}, {"host: localhost", "host: 127.0.0.1"}, {"host: \"::1\"", "host: Localhost."}, {"host: 10.0.0.1", "host: \"::FFFF:a00:1\""},
+		{"host: \"fe80::1%eth0\"", "host: \"FE80:0::1%eth0\""}, {"socket: /run/z.sock", "socket: /run/../run//z.sock"}, {"source: file, file: a.csv", "source: file, file: ./b/../a.csv"},
+	} {
+		refused(t, live+"{gpu_endpoints: [{"+pair[0]+", gpu_indices: [0]}, {"+pair[1]+", gpu_indices: [1, 0]}]}", nil,
+			"models[0].live.gpu_endpoints[1].gpu_indices[1]: GPU 0 of this endpoint stands there twice")
+		refused(t, live+"{servers: [{vllm_base_url: 'http://a', gpu_endpoints: [{"+pair[0]+", gpu_indices: [0]}]}, {vllm_base_url: 'http://b', gpu_endpoints: [{"+pair[1]+", gpu_indices: [0]}]}]}", nil,
+			"models[0].live.servers[1].gpu_endpoints[0].gpu_indices[0]: GPU 0 of this endpoint stands there twice")
+	}
+	for _, pair := range [][2]string{
+		{"host: node1", "host: node11"}, {"host: node1", "host: node1, port: 5000"}, {"host: node1", "host: node1.dc"}, {"host: 127.0.0.1", "host: 127.0.0.2"},
+		{"host: \"fe80::1%eth0\"", "host: \"fe80::1%eth1\""}, {"socket: /run/z.sock", "socket: /run/Z.sock"},
+	} {
+		parsed(t, live+"{gpu_endpoints: [{"+pair[0]+", gpu_indices: [0]}, {"+pair[1]+", gpu_indices: [0]}]}")
+	}
+	for _, pair := range [][2]string{
+		{"http://n:8000", "http://N:8000/"}, {"http://n", "http://n.:80"}, {"https://n/a", "https://n:443/a//"}, {"http://localhost:1", "http://[::1]:1"}, {"http://127.0.0.1:1", "http://[::ffff:127.0.0.1]:1"},
+	} {
+		refused(t, live+"{servers: [{vllm_base_url: 'http://first'}, {vllm_base_url: '"+pair[0]+"'}, {vllm_base_url: '"+pair[1]+"'}]}", nil,
+			"models[0].live.servers[2].vllm_base_url: is that of servers[1] already")
+	}
+	parsed(t, live+"{servers: [{vllm_base_url: 'http://n:8000'}, {vllm_base_url: 'http://n:8001'}, {vllm_base_url: 'http://n:8000/a'}, {vllm_base_url: 'http://n:8000/A'}]}")
 }
 
 // Hyphens that begin a key begin no document.
@@ -403,14 +432,21 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(oneModel), "MODELS__0__LIVE__REQUEST_EXTRA_BODY__A__B={x: [1]}")
 	f.Add([]byte(oneModel), "MODELS=[{model_label: x}]")
 	f.Add([]byte(oneModel), "DT_S=1e-30")
+	f.Add([]byte("\ufeff%YAML 1.2\n---\n"+oneModel+"...\n"), "MODELS__0__BATCH_SIZES=[8, 1,024]")
+	f.Add([]byte("{\"log\": {\"level\": \"\\ud83d\\udd0b\\/\"}, \"seed\": 010, '\\ud83d\\udd0b': !!float 0x1F}"), "SEED=1_000")
+	f.Add([]byte(inUTF16(oneModel, true)), "PORT_8480_TCP=tcp://10.96.3.4:8480")
+	f.Add([]byte("a: &a {k: 1}\nb: {<<: [*a, *a], k: 2}\n---\n? [*a]\n: 2001-01-01\n"), "DATACENTER={name: 1:30, <<: {gpus_per_server: 0o17}}")
 	f.Fuzz(func(t *testing.T, raw []byte, variable string) {
-		c, problems := parse(raw, []string{envPrefix + variable}, ForReplay)
+		c, problems := parse(raw, []string{envPrefix + variable}, ForReplay, "")
 		if (c == nil) != (len(problems) > 0) {
 			t.Fatalf("a config %v together with problems %v", c, problems)
 		}
 		for _, p := range problems {
 			if p.Message == "" {
 				t.Errorf("no message for %q", p.Path)
+			}
+			if shown := p.String(); strings.ContainsFunc(shown, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }) {
+				t.Errorf("the message %q cannot be printed", shown)
 			}
 		}
 		if c == nil {

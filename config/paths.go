@@ -2,8 +2,12 @@ package config
 
 import "path/filepath"
 
-// resolvePaths makes relative paths relative to the config file's directory.
+// resolvePaths makes relative paths relative to the config file's directory; without
+// one they stay.
 func (c *Config) resolvePaths(dir string) {
+	if dir == "" {
+		return
+	}
 	paths := []*string{&c.Replay.DataDir, &c.Live.RequestsDir, &c.API.TokenFile, &c.API.ReadTokenFile, &c.API.TLSCertFile, &c.API.TLSKeyFile}
 	for i := range c.Training {
 		paths = append(paths, &c.Training[i].Trace)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/internal/credential"
 	"github.com/g2g-agent/g2g-agent/internal/textfile"
 )
@@ -41,16 +42,16 @@ func ReadSecret(file string) (string, error) {
 }
 
 // Tokens reads the tokens that commands and reading need; empty: they need none.
-// Errors name the key.
+// Errors name the key and wrap [datacenter.ErrInvalidInput].
 func (a *API) Tokens() (control, read string, err error) {
 	if a.TokenFile != "" {
 		if control, err = ReadSecret(a.TokenFile); err != nil {
-			return "", "", fmt.Errorf("api.token_file: %w", err)
+			return "", "", fmt.Errorf("%w: api.token_file: %w", datacenter.ErrInvalidInput, err)
 		}
 	}
 	if a.ReadTokenFile != "" {
 		if read, err = ReadSecret(a.ReadTokenFile); err != nil {
-			return "", "", fmt.Errorf("api.read_token_file: %w", err)
+			return "", "", fmt.Errorf("%w: api.read_token_file: %w", datacenter.ErrInvalidInput, err)
 		}
 	}
 	return control, read, nil

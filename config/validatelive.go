@@ -32,10 +32,12 @@ func (l *LiveModel) validate(r *rules, path string) {
 	for i, s := range each {
 		at := path + l.ServerPath(i)
 		s.validate(r, at, gpus)
-		if first, twice := servers[s.VLLMBaseURL]; twice && s.VLLMBaseURL != "" {
+		server := baseurl.Identity(s.VLLMBaseURL)
+		if first, twice := servers[server]; twice && server != "" {
 			r.that(false, at+".vllm_base_url", "is that of servers[%d] already", first)
+		} else {
+			servers[server] = i
 		}
-		servers[s.VLLMBaseURL] = i
 	}
 }
 
@@ -51,7 +53,7 @@ func (s *LiveServer) validate(r *rules, path string, seen map[string]bool) {
 		kind, known := kinds.Table()[e.Kind()]
 		for j, g := range e.GPUIndices {
 			if index := fmt.Sprintf("%s.gpu_indices[%d]", at, j); known && r.clean(index) {
-				id := fmt.Sprintf("%s %s %d", e.Kind(), kind.Address(e.Endpoint()), g)
+				id := fmt.Sprintf("%s %s %d", e.Kind(), kind.Identity(e.Endpoint()), g)
 				r.that(!seen[id], index, "GPU %d of this endpoint stands there twice", g)
 				seen[id] = true
 			}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"regexp"
 	"strings"
 	"unicode/utf16"
@@ -14,6 +13,7 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
+	"github.com/g2g-agent/g2g-agent/internal/decimal"
 	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 	"github.com/g2g-agent/g2g-agent/internal/textfile"
 )
@@ -150,74 +150,19 @@ func (r *resolver) resolveScalar(n *yaml.Node, path string) {
 	case dateTag:
 		n.Tag = textTag // there are no dates in YAML 1.2
 	case wholeTag, realTag:
-		if plainNumber(n.Value) {
+		if decimal.Plain(n.Value) {
 			return
 		}
 		problem := fmt.Sprintf("%s is a number that readers of YAML differ on", excerpt.Printable(n.Value, maxQuoted))
-		decimal := decimalOf(n.Value)
-		if decimal != "" {
-			problem += ": write " + decimal
+		written := decimal.Of(n.Value)
+		if written != "" {
+			problem += ": write " + written
 		} else {
 			problem += ": write it in decimal digits"
 		}
 		r.problems = append(r.problems, Problem{path, problem + ", or put it in quotes if it is a text"})
-		n.Value = cmp.Or(decimal, "0")
+		n.Value = cmp.Or(written, "0")
 	}
-}
-
-// plainNumber reports whether a number is one that all readers of YAML take for the
-// same: decimal, without zeros before it or anything between its digits.
-func plainNumber(text string) bool {
-	digits := strings.TrimLeft(text, "+-")
-	if len(text)-len(digits) > 1 {
-		return false
-	}
-	switch strings.ToLower(digits) {
-	case ".inf", ".nan":
-		return true
-	}
-	mantissa, exponent, hasExponent := strings.Cut(strings.ToLower(digits), "e")
-	if hasExponent {
-		unsigned := strings.TrimLeft(exponent, "+-")
-		if len(exponent)-len(unsigned) > 1 || !allDigits(unsigned) {
-			return false
-		}
-	}
-	whole, fraction, hasPoint := strings.Cut(mantissa, ".")
-	if whole == "" {
-		return hasPoint && allDigits(fraction)
-	}
-	return allDigits(whole) && (whole == "0" || whole[0] != '0') && (fraction == "" || allDigits(fraction))
-}
-
-func allDigits(text string) bool { return text != "" && strings.Trim(text, "0123456789") == "" }
-
-// decimalOf spells a number with decimal digits alone, as YAML 1.2 and the most
-// readers would take it; empty if it is none.
-func decimalOf(text string) string {
-	digits := strings.ReplaceAll(text, "_", "")
-	sign := ""
-	if strings.HasPrefix(digits, "-") || strings.HasPrefix(digits, "+") {
-		sign, digits = strings.TrimPrefix(digits[:1], "+"), digits[1:]
-	}
-	if len(digits) > maxQuoted {
-		return ""
-	}
-	if len(digits) > 1 && digits[0] == '0' && strings.ContainsRune("xXoObB", rune(digits[1])) {
-		whole, ok := new(big.Int).SetString(digits, 0)
-		if !ok {
-			return ""
-		}
-		return sign + whole.String()
-	}
-	digits = strings.TrimLeft(digits, "0")
-	if digits == "" || digits[0] < '0' || digits[0] > '9' {
-		digits = "0" + digits
-	}
-	if !plainNumber(digits) {
-		return ""
-	}
-	return sign + digits
 }
 
 // yamlProblems words the parser's errors: a sentence each, with its line.

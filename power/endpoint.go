@@ -13,6 +13,7 @@ import (
 
 	"github.com/g2g-agent/g2g-agent/internal/credential"
 	"github.com/g2g-agent/g2g-agent/internal/excerpt"
+	"github.com/g2g-agent/g2g-agent/internal/hostname"
 )
 
 // Endpoint is where a source reads, and which GPUs. Each kind uses some of the
@@ -90,21 +91,36 @@ func (e *Endpoint) CheckAddress() []Problem {
 	return problems
 }
 
-// Address is the host and port, or the socket, in the one form that names them.
+// Address is the host and port, or the socket, in the form in which they are
+// connected to and shown.
 func (e *Endpoint) Address(defaultPort int) string {
 	if e.Socket != "" {
 		return filepath.Clean(e.Socket)
 	}
-	return net.JoinHostPort(CanonicalHost(e.Host), strconv.Itoa(cmp.Or(e.Port, defaultPort)))
+	return net.JoinHostPort(hostname.Canonical(e.Host), strconv.Itoa(cmp.Or(e.Port, defaultPort)))
 }
 
-// CanonicalHost is a host's name or IP address in the one form that names it.
-func CanonicalHost(host string) string {
-	host = strings.ToLower(host)
-	if ip, err := netip.ParseAddr(host); err == nil {
-		return ip.String()
+// Identity is the host and port, or the socket, in the one form that names them,
+// however they are spelled. It is for telling daemons apart, not for connecting: see
+// [hostname.Identity].
+func (e *Endpoint) Identity(defaultPort int) string {
+	if e.Socket != "" {
+		return PathIdentity(e.Socket)
 	}
-	return host
+	return net.JoinHostPort(hostname.Identity(e.Host), strconv.Itoa(cmp.Or(e.Port, defaultPort)))
+}
+
+// PathIdentity is the path of a socket or file without links on the way, as far as it
+// is there: /var/run is often /run.
+func PathIdentity(path string) string {
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		return target
+	}
+	dir, name := filepath.Split(filepath.Clean(path))
+	if target, err := filepath.EvalSymlinks(dir); err == nil && dir != "" {
+		return filepath.Join(target, name)
+	}
+	return filepath.Clean(path)
 }
 
 // validHost reports whether host is a name or an IP address and nothing beside it.

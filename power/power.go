@@ -100,9 +100,10 @@ type Capper interface {
 type Kind struct {
 	// Check returns what is wrong with an endpoint of this kind.
 	Check func(Endpoint) []Problem
-	// Address is the one form that names the endpoint's source, as [Source] has it.
-	Address func(Endpoint) string
-	// Open makes the sources of endpoints: one for each address, which stands at the
+	// Identity is the one form that names the endpoint's source: two endpoints with
+	// the same one read the same GPUs, however they are spelled.
+	Identity func(Endpoint) string
+	// Open makes the sources of endpoints: one for each identity, which stands at the
 	// place of every endpoint that has it. It contacts nothing.
 	Open func([]Endpoint, Options) ([]Source, error)
 	// Counts are those of every source of this kind, in the order of [Health], all 0.

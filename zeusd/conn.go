@@ -104,7 +104,7 @@ func newConn(cfg *Config, target Target) *conn {
 	}
 	for _, gpu := range target.GPUs {
 		d := &device{rangeW: defaultRange(GPU)}
-		if given, ok := cfg.ranges[gpuKey{address, gpu}]; ok {
+		if given, ok := cfg.ranges[gpuKey{address.daemon(), gpu}]; ok {
 			d.rangeW, d.rangeKnown = given, true
 		}
 		c.devices[deviceKey{GPU, gpu}] = d

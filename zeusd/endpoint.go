@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/g2g-agent/g2g-agent/internal/credential"
+	"github.com/g2g-agent/g2g-agent/internal/hostname"
 	"github.com/g2g-agent/g2g-agent/power"
 )
 
@@ -51,13 +52,22 @@ func (e Endpoint) url() string {
 	return (&url.URL{Scheme: "http", Host: e.String()}).String()
 }
 
-// Address is the endpoint in the one form that names its daemon, which is the key
-// of everything kept per daemon; it has no token.
+// Address is the endpoint in the form in which it is connected to and shown; it has
+// no token.
 func (e Endpoint) Address() Endpoint {
 	if e.Socket != "" {
 		return Endpoint{Socket: filepath.Clean(e.Socket)}
 	}
-	return Endpoint{Host: power.CanonicalHost(e.Host), Port: cmp.Or(e.Port, defaultPort)}
+	return Endpoint{Host: hostname.Canonical(e.Host), Port: cmp.Or(e.Port, defaultPort)}
+}
+
+// daemon is the endpoint in the one form that names its daemon, however it is spelled,
+// which is the key of everything kept per daemon.
+func (e Endpoint) daemon() Endpoint {
+	if e.Socket != "" {
+		return Endpoint{Socket: power.PathIdentity(e.Socket)}
+	}
+	return Endpoint{Host: hostname.Identity(e.Host), Port: cmp.Or(e.Port, defaultPort)}
 }
 
 func (e Endpoint) validate() error {
@@ -108,10 +118,10 @@ func mergeTargets(targets []Target) ([]Target, error) {
 			errs = append(errs, fmt.Errorf("zeusd target %d (%s): %s: %s", i, t.Endpoint, p.Key, p.Text))
 		}
 		address := t.Endpoint.Address()
-		k, known := at[address]
+		k, known := at[t.Endpoint.daemon()]
 		if !known {
 			k = len(merged)
-			at[address] = k
+			at[t.Endpoint.daemon()] = k
 			merged = append(merged, Target{Endpoint: address})
 		}
 		m := &merged[k]

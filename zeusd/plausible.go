@@ -58,7 +58,7 @@ func givenRanges(targets []Target) (map[gpuKey]powerRange, error) {
 			errs = append(errs, fmt.Errorf("zeusd target %d (%s): %s: %s", i, t.Endpoint, p.Key, p.Text))
 		}
 		for _, gpu := range t.GPUs {
-			key := gpuKey{t.Endpoint.Address(), gpu}
+			key := gpuKey{t.Endpoint.daemon(), gpu}
 			if before, ok := ranges[key]; ok && before != r {
 				errs = append(errs, fmt.Errorf("zeusd target %d (%s): another target gives GPU %d another power range", i, t.Endpoint, gpu))
 			}

@@ -23,9 +23,9 @@ func SourceKind() power.Kind {
 			}
 			return problems
 		},
-		Address: func(e power.Endpoint) string { return e.Address(defaultPort) },
-		Open:    open,
-		Counts:  counts(&EndpointStatus{}),
+		Identity: func(e power.Endpoint) string { return e.Identity(defaultPort) },
+		Open:     open,
+		Counts:   counts(&EndpointStatus{}),
 	}
 }
 
@@ -45,13 +45,13 @@ func open(endpoints []power.Endpoint, o power.Options) ([]power.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	byAddress := map[Endpoint]power.Source{}
+	byDaemon := map[Endpoint]power.Source{}
 	for _, conn := range conns {
-		byAddress[conn.target.Endpoint.Address()] = &Source{conn: conn}
+		byDaemon[conn.target.Endpoint.daemon()] = &Source{conn: conn}
 	}
 	sources := make([]power.Source, len(endpoints))
 	for i, t := range targets {
-		sources[i] = byAddress[t.Endpoint.Address()]
+		sources[i] = byDaemon[t.Endpoint.daemon()]
 	}
 	return sources, nil
 }

@@ -49,6 +49,13 @@ func (g *Guard) Listen(ctx context.Context) (net.Listener, error) {
 	return l, nil
 }
 
+// Check returns what [Guard.Listen] would refuse before it binds the address. After
+// it, [Guard.Warnings] are complete.
+func (g *Guard) Check(ctx context.Context) error {
+	_, err := g.resolve(ctx)
+	return err
+}
+
 // resolve returns the address to bind, none for all of this host, after it made
 // sure that commands are protected there. What was checked is what is bound: a
 // name is not asked for twice.

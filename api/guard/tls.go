@@ -3,11 +3,13 @@ package guard
 import (
 	"crypto/tls"
 	"fmt"
+	"os"
 	"sync/atomic"
 	"time"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/internal/apirule"
+	"github.com/g2g-agent/g2g-agent/internal/textfile"
 )
 
 // certificate is the TLS certificate in force, and where it comes from.
@@ -37,12 +39,29 @@ func newCertificate(certFile, keyFile string) (*certificate, error) {
 
 // read reads the files as they are now, and changes nothing.
 func (c *certificate) read() (*pair, error) {
-	cert, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
+	cert, err := loadPair(c.certFile, c.keyFile)
 	if err != nil {
 		return nil, fmt.Errorf("%w: api.tls_cert_file %s and api.tls_key_file %s must hold a certificate chain and its key in PEM: %w",
 			datacenter.ErrInvalidInput, c.certFile, c.keyFile, err)
 	}
 	return &pair{cert}, nil
+}
+
+// loadPair is [tls.LoadX509KeyPair] for files that may have a byte-order mark.
+func loadPair(certFile, keyFile string) (tls.Certificate, error) {
+	var texts [2][]byte
+	for i, file := range []string{certFile, keyFile} {
+		raw, err := os.ReadFile(file)
+		if err == nil {
+			if texts[i], err = textfile.Strip(raw); err != nil {
+				err = fmt.Errorf("%s %w", file, err)
+			}
+		}
+		if err != nil {
+			return tls.Certificate{}, err
+		}
+	}
+	return tls.X509KeyPair(texts[0], texts[1])
 }
 
 // warning returns why clients will not, or soon not, accept the certificate.

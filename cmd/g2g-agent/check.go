@@ -8,7 +8,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/rs/zerolog"
+
 	"github.com/g2g-agent/g2g-agent/agent"
+	"github.com/g2g-agent/g2g-agent/api"
 	"github.com/g2g-agent/g2g-agent/config"
 	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 )
@@ -27,31 +30,38 @@ func (cmd checkCmd) Run(ctx context.Context, term terminal) error {
 		return err
 	}
 	var warnings, verdicts []string
+	var errs []error
 	if c.Replay.DataDir != "" {
-		setup, err := agent.SetUpReplay(c, nil)
-		if err != nil {
-			return fmt.Errorf("%s: %w", cmd.Config, err)
+		if setup, err := agent.SetUpReplay(c, nil); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", cmd.Config, err))
+		} else {
+			warnings = append(warnings, setup.Warnings...)
+			steps := fmt.Sprintf("%d steps of %s s", setup.Replay.Steps(), c.DT)
+			if setup.Replay.Endless() {
+				steps = fmt.Sprintf("steps of %s s without end", c.DT)
+			}
+			verdicts = append(verdicts, fmt.Sprintf("ok for replay, %d models, %s", len(setup.Models), steps))
 		}
-		warnings = append(warnings, setup.Warnings...)
-		steps := fmt.Sprintf("%d steps of %s s", setup.Replay.Steps(), c.DT)
-		if setup.Replay.Endless() {
-			steps = fmt.Sprintf("steps of %s s without end", c.DT)
-		}
-		verdicts = append(verdicts, fmt.Sprintf("ok for replay, %d models, %s", len(setup.Models), steps))
 	}
 	if slices.ContainsFunc(c.Models, func(m config.Model) bool { return m.Live != nil }) {
-		setup, err := cmd.setUpLive(term, io.Discard)
-		if err != nil {
-			return err
+		if _, setup, err := cmd.setUpLive(term, io.Discard); err != nil {
+			if len(errs) == 0 || err.Error() != errs[0].Error() { // both read the training traces
+				errs = append(errs, err)
+			}
+		} else {
+			setup.Live.Close()
+			warnings = append(warnings, setup.Warnings...)
+			verdicts = append(verdicts, fmt.Sprintf("ok for run, %d models; --probe asks the servers", len(setup.Models)))
 		}
-		setup.Live.Close()
-		warnings = append(warnings, setup.Warnings...)
-		verdicts = append(verdicts, fmt.Sprintf("ok for run, %d models; --probe asks the servers", len(setup.Models)))
+	}
+	of, err := checkAPI(ctx, c)
+	if err := errors.Join(append(errs, err)...); err != nil {
+		return err
 	}
 	if len(verdicts) == 0 {
 		verdicts = append(verdicts, "ok as it is, but for no run: replay needs replay.data_dir, run needs models with live")
 	}
-	printWarnings(term.stdout, warnings)
+	printWarnings(term.stdout, append(warnings, of...))
 	for i, verdict := range verdicts {
 		verdicts[i] = cmd.Config + ": " + verdict + "\n"
 	}
@@ -59,17 +69,26 @@ func (cmd checkCmd) Run(ctx context.Context, term terminal) error {
 	return err
 }
 
+// checkAPI does what a run with the API does before it listens, and returns what it
+// would warn of.
+func checkAPI(ctx context.Context, c *config.Config) (warnings []string, err error) {
+	if c.API.Listen == "" {
+		return nil, nil
+	}
+	return api.Check(ctx, c.API, zerolog.Nop())
+}
+
 // setUpLive does what a live run does before it contacts anything.
-func (cmd checkCmd) setUpLive(term terminal, logTo io.Writer) (*agent.LiveSetup, error) {
+func (cmd checkCmd) setUpLive(term terminal, logTo io.Writer) (*config.Config, *agent.LiveSetup, error) {
 	c, err := config.Load(cmd.Config, term.environ, config.ForLive)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	setup, err := agent.SetUpLive(c, agent.SecretsFrom(term.environ), newLogger(c.Log, logTo), agent.Observer{})
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", cmd.Config, err)
+		return nil, nil, fmt.Errorf("%s: %w", cmd.Config, err)
 	}
-	return setup, nil
+	return c, setup, nil
 }
 
 // printWarnings prints remarks, each once.
@@ -83,12 +102,16 @@ func printWarnings(w io.Writer, warnings []string) {
 
 // probe asks the servers and prints what each answered.
 func (cmd checkCmd) probe(ctx context.Context, term terminal) error {
-	setup, err := cmd.setUpLive(term, term.stderr)
+	c, setup, err := cmd.setUpLive(term, term.stderr)
 	if err != nil {
 		return err
 	}
 	defer setup.Live.Close()
-	printWarnings(term.stdout, setup.Warnings)
+	warnings, err := checkAPI(ctx, c)
+	if err != nil {
+		return err
+	}
+	printWarnings(term.stdout, append(setup.Warnings, warnings...))
 	results := setup.Live.Probe(ctx)
 	if ctx.Err() != nil {
 		return errors.New("interrupted") // what the servers did not answer is not their fault

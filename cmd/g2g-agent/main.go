@@ -58,14 +58,14 @@ func main() {
 // run parses args and runs the verb they name.
 func run(ctx context.Context, args []string, term terminal) error {
 	helped := false
-	parser, err := kong.New(&commandLine{},
+	parser, err := kong.New(&commandLine{}, append(decimalNumbers(),
 		kong.Name("g2g-agent"),
 		kong.Description("Datacenter power for grid simulation: replay recorded traces, or run live on GPU hosts."),
 		kong.Writers(term.stdout, term.stderr),
 		kong.Exit(func(int) { helped = true }), // --help has been printed
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.Bind(term),
-	)
+	)...)
 	if err != nil {
 		return err
 	}

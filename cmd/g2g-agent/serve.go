@@ -75,7 +75,7 @@ func (s *serving) open(ctx context.Context, cfg api.Config, fail context.CancelC
 	if cfg.Settings.Listen != "" {
 		var err error
 		if cfg.Token, cfg.ReadToken, err = cfg.Settings.Tokens(); err != nil {
-			return invalidf("%w", err)
+			return err
 		}
 		cfg.Version, cfg.Log = version, s.log
 		if s.server, err = api.New(cfg); err != nil {

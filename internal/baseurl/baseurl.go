@@ -6,11 +6,14 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
+	"path"
 	"strconv"
 	"strings"
 
 	"github.com/g2g-agent/g2g-agent/internal/excerpt"
+	"github.com/g2g-agent/g2g-agent/internal/hostname"
 )
 
 // Flaw is a kind of what may be wrong with a base URL.
@@ -92,6 +95,17 @@ func Parse(raw string) (*url.URL, error) {
 		return flawed(TooMuch, "is %s; want it without the /v1: %s", shown, excerpt.Of(strings.TrimSuffix(base, "/v1"), maxQuoted))
 	}
 	return u, nil
+}
+
+// Identity is what two base URLs have in common if they lead to one server, however
+// they are spelled; raw itself for what is no base URL.
+func Identity(raw string) string {
+	u, err := Parse(raw)
+	if err != nil {
+		return raw
+	}
+	port := map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	return net.JoinHostPort(hostname.Identity(u.Hostname()), cmp.Or(strings.TrimLeft(u.Port(), "0"), port)) + path.Clean("/"+u.Path)
 }
 
 func isWeb(u *url.URL) bool { return u.Scheme == "http" || u.Scheme == "https" }

@@ -49,3 +49,22 @@ func TestSlashesAtTheEndGo(t *testing.T) {
 		}
 	}
 }
+
+func TestOneServerHoweverItIsSpelled(t *testing.T) {
+	for want, spellings := range map[string][]string{
+		"n:8000/":              {"http://n:8000", "http://N:8000/", "http://n.:8000//", "https://n:8000"},
+		"n:80/":                {"http://n", "http://n:80", "HTTP://n:080/"},
+		"n:443/a":              {"https://n/a", "https://N:443/a/", "https://n/a//"},
+		"[::1]:8000/":          {"http://localhost:8000", "http://127.0.0.1:8000/", "http://[::1]:8000", "http://[0:0:0:0:0:0:0:1]:8000", "http://[::ffff:127.0.0.1]:8000"},
+		"n:80/A":               {"http://n/A"},
+		"[fe80::1%eth0]:8000/": {"http://[FE80::1%25eth0]:8000"},
+		"":                     {""},
+		"n:8000":               {"n:8000"}, // no base URL
+	} {
+		for _, raw := range spellings {
+			if got := Identity(raw); got != want {
+				t.Errorf("%q is %q, want %q", raw, got, want)
+			}
+		}
+	}
+}

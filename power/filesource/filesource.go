@@ -43,7 +43,7 @@ const (
 
 // SourceKind is this kind of source.
 func SourceKind() power.Kind {
-	return power.Kind{Check: check, Address: address, Open: open, Counts: counts(0, 0, 0)}
+	return power.Kind{Check: check, Identity: identity, Open: open, Counts: counts(0, 0, 0)}
 }
 
 func check(e power.Endpoint) []power.Problem {
@@ -60,7 +60,7 @@ func check(e power.Endpoint) []power.Problem {
 	return problems
 }
 
-func address(e power.Endpoint) string { return filepath.Clean(e.File) }
+func identity(e power.Endpoint) string { return power.PathIdentity(e.File) }
 
 // Source plays one file.
 type Source struct {
@@ -85,15 +85,15 @@ func open(endpoints []power.Endpoint, _ power.Options) ([]power.Source, error) {
 	byFile := map[string]*Source{}
 	var errs []error
 	for i, e := range endpoints {
-		s := byFile[address(e)]
+		s := byFile[identity(e)]
 		if s == nil {
 			rows, err := load(e.File)
 			if err != nil {
 				errs = append(errs, err)
 				continue
 			}
-			s = &Source{file: address(e), rows: rows, period: periodOf(rows), ranges: map[int][2]float64{}}
-			byFile[s.file] = s
+			s = &Source{file: filepath.Clean(e.File), rows: rows, period: periodOf(rows), ranges: map[int][2]float64{}}
+			byFile[identity(e)] = s
 		}
 		for _, index := range e.GPUIndices {
 			s.ranges[index] = e.RangeW
