@@ -122,7 +122,7 @@ func New(cfg Config) (*Guard, error) {
 	g := &Guard{
 		cfg: cfg, address: listenAddress{address}, certificate: pair, origins: trusted, hosts: named,
 		clients: newClients(cfg.MaxRequestsPerS), refusedAudit: newThrottle(refusedAuditEvery, refusedAuditBurst),
-		connections: newConnections(cfg.MaxConnections, cfg.MaxConnectionsPerAddress), acceptLog: newThrottle(refusalLogEvery, 1),
+		connections: newConnections(cfg.MaxConnections, cfg.MaxConnectionsPerAddress, cfg.now), acceptLog: newThrottle(refusalLogEvery, 1),
 	}
 	for i := range g.throttles {
 		g.throttles[i] = newThrottle(refusalLogEvery, 1)
@@ -205,9 +205,21 @@ type caller struct {
 	Address string
 	// UserAgent is what the client calls itself, cut to a bearable length.
 	UserAgent string
+	// counted is what of the address is counted together.
+	counted netip.Addr
 }
 
 type callerKey struct{}
+
+// ClientOf says who made the request that ctx belongs to, as far as one is told from
+// another: by role and address. It is empty if ctx did not come through [Guard.Wrap].
+func ClientOf(ctx context.Context) string {
+	c, ok := ctx.Value(callerKey{}).(caller)
+	if !ok {
+		return ""
+	}
+	return c.Role + " " + c.counted.String()
+}
 
 // callerFrom returns who made the request that ctx belongs to, anyone if ctx did
 // not come through [Guard.Wrap].

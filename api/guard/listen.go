@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"syscall"
+	"time"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/internal/apirule"
@@ -111,6 +112,9 @@ func (l *limited) Accept() (net.Conn, error) {
 				g.acceptFailed(err)
 			}
 			return nil, err // net/http waits and tries again when files have run out
+		}
+		for wait := time.Duration(0); wait < rushTime && g.connections.rushed(conn); wait += time.Millisecond {
+			<-time.After(time.Millisecond)
 		}
 		admitted, evicted := g.connections.admit(conn)
 		if evicted != nil {
