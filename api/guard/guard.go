@@ -136,6 +136,11 @@ func New(cfg Config) (*Guard, error) {
 // again. If anything is wrong with either, nothing is changed and the error, which
 // wraps [datacenter.ErrInvalidInput], says what. Connections that are open stay.
 func (g *Guard) Reload(token, readToken string) error {
+	var pair *pair
+	var pairErr error
+	if g.certificate != nil {
+		pair, pairErr = g.certificate.readAnew()
+	}
 	g.reloading.Lock()
 	defer g.reloading.Unlock()
 	secrets, err := newTokens(token, readToken)
@@ -144,13 +149,7 @@ func (g *Guard) Reload(token, readToken string) error {
 			"write one into the file",
 			datacenter.ErrInvalidInput, g.cfg.Listen)
 	}
-	var pair *pair
-	if g.certificate != nil {
-		var pairErr error
-		pair, pairErr = g.certificate.read()
-		err = errors.Join(err, pairErr)
-	}
-	if err != nil {
+	if err = errors.Join(err, pairErr); err != nil {
 		return fmt.Errorf("nothing was reloaded: %w", err)
 	}
 	if pair != nil {

@@ -3,17 +3,20 @@ package guard
 import (
 	"crypto/tls"
 	"fmt"
+	"os"
 	"sync/atomic"
 	"time"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/internal/apirule"
+	"github.com/g2g-agent/g2g-agent/internal/reread"
 )
 
 // certificate is the TLS certificate in force, and where it comes from.
 type certificate struct {
 	certFile, keyFile string
 	pair              atomic.Pointer[pair]
+	rereading         reread.Patience[*pair]
 }
 
 // pair is a certificate chain with its key.
@@ -27,7 +30,7 @@ func newCertificate(certFile, keyFile string) (*certificate, error) {
 		return nil, fmt.Errorf("%w: api.%s %w", datacenter.ErrInvalidInput, missing, err)
 	}
 	c := &certificate{certFile: certFile, keyFile: keyFile}
-	p, err := c.read()
+	p, err := c.read(os.ReadFile)
 	if err != nil {
 		return nil, err
 	}
@@ -35,9 +38,27 @@ func newCertificate(certFile, keyFile string) (*certificate, error) {
 	return c, nil
 }
 
-// read reads the files as they are now, and changes nothing.
-func (c *certificate) read() (*pair, error) {
-	cert, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
+// maxPairBytes bounds what is read again of a chain or a key.
+const maxPairBytes = 1 << 20
+
+// readAnew reads the files as they are now, without waiting for them for ever, and
+// changes nothing.
+func (c *certificate) readAnew() (*pair, error) {
+	return c.rereading.Within(reread.Limit, func() (*pair, error) {
+		return c.read(func(file string) ([]byte, error) { return reread.File(file, maxPairBytes) })
+	})
+}
+
+func (c *certificate) read(readFile func(string) ([]byte, error)) (*pair, error) {
+	chain, err := readFile(c.certFile)
+	var key []byte
+	if err == nil {
+		key, err = readFile(c.keyFile)
+	}
+	var cert tls.Certificate
+	if err == nil {
+		cert, err = tls.X509KeyPair(chain, key)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: api.tls_cert_file %s and api.tls_key_file %s must hold a certificate chain and its key in PEM: %w",
 			datacenter.ErrInvalidInput, c.certFile, c.keyFile, err)

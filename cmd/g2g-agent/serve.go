@@ -13,6 +13,7 @@ import (
 	"github.com/g2g-agent/g2g-agent/api"
 	"github.com/g2g-agent/g2g-agent/config"
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/reread"
 	"github.com/g2g-agent/g2g-agent/internal/service"
 )
 
@@ -29,6 +30,8 @@ type serving struct {
 
 	mu     sync.Mutex
 	config *config.Config // in force, as far as it can be reloaded
+	// rereading waits, not for ever, for what is to be reloaded.
+	rereading reread.Patience[reloaded]
 
 	ready bool // the goroutine's that steps
 	end   context.CancelFunc
@@ -147,28 +150,42 @@ func (s *serving) close() error {
 	return s.err
 }
 
+// reloaded is what was read anew.
+type reloaded struct {
+	config           *config.Config
+	token, readToken string
+}
+
+// readAnew reads the config and the tokens that it names.
+func (s *serving) readAnew() (r reloaded, err error) {
+	if r.config, err = s.load(); err != nil {
+		return r, err
+	}
+	if s.server != nil {
+		r.token, r.readToken, err = r.config.API.RereadTokens()
+	}
+	return r, err
+}
+
 // reload puts into force what may change in a running agent.
 func (s *serving) reload() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c, err := s.load()
+	r, err := s.rereading.Within(reread.Limit, s.readAnew)
 	if err != nil {
 		return err
 	}
-	reloaded, restart := config.Changes(s.config, c)
+	c := r.config
+	changed, restart := config.Changes(s.config, c)
 	if s.server != nil {
-		token, readToken, err := c.API.Tokens()
-		if err == nil {
-			err = s.server.Reload(c.Control, token, readToken)
-		}
-		if err != nil {
+		if err := s.server.Reload(c.Control, r.token, r.readToken); err != nil {
 			return err
 		}
 	}
 	s.logLevel.set(c.Log)
 	s.config.Log.Level, s.config.API.TokenFile, s.config.API.ReadTokenFile, s.config.Control.DefaultLeaseS =
 		c.Log.Level, c.API.TokenFile, c.API.ReadTokenFile, c.Control.DefaultLeaseS
-	s.log.Info().Strs("changed", reloaded).Msg("config reloaded")
+	s.log.Info().Strs("changed", changed).Msg("config reloaded")
 	if len(restart) > 0 {
 		s.log.Warn().Strs("keys", restart).Msg("these keys differ from what runs; they need a restart")
 	}

@@ -135,6 +135,35 @@ func TestServiceReloads(t *testing.T) {
 	}
 }
 
+// A reload that hangs keeps neither the watchdog from being fed nor the run from
+// ending.
+func TestServiceWithAReloadThatHangs(t *testing.T) {
+	manager := managertest.Start(t)
+	s := newTestService(t, zerolog.Nop(), "NOTIFY_SOCKET="+manager.Path, "WATCHDOG_USEC=100000")
+	begun, release := make(chan struct{}), make(chan struct{})
+	ended := make(chan struct{})
+	end := runService(t, s, func() error {
+		defer close(ended)
+		close(begun)
+		<-release
+		return nil
+	})
+	s.OnDemand()
+	manager.Await(t, "READY=1")
+	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	<-begun
+	manager.Await(t, "RELOADING=1")
+	manager.Await(t, "WATCHDOG=1")
+	if err := end(); err != nil {
+		t.Error(err)
+	}
+	manager.Await(t, "STOPPING=1")
+	close(release)
+	<-ended
+}
+
 // watchedService is a service whose messages come with their time, under
 // synctest's clock.
 func watchedService(t *testing.T, watchdog time.Duration) (s *Notifier, fed func() []time.Duration) {

@@ -1,0 +1,108 @@
+//go:build unix
+
+package main
+
+import (
+	"net/http"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestReloadOfWhatHangs: whatever has come in place of a file that is read again,
+// the reload fails with words, the next one works, and the run ends.
+func TestReloadOfWhatHangs(t *testing.T) {
+	t.Parallel()
+	config, token := shippedReplay(t), writeToken(t, "control-0123456789")
+	a := startAPI(t, []string{"G2G_AGENT_API__TOKEN_FILE=" + token}, "replay", "--config", config, "--pace", "step")
+	hangUp := func(want string) {
+		t.Helper()
+		if err := a.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		a.await(t, &a.stderr, want)
+	}
+	const failed, reloaded = "is no regular file", `"config reloaded"`
+	for name, replace := range map[string]func(file string) error{
+		"a pipe":   func(file string) error { return syscall.Mkfifo(file, 0o600) },
+		"a folder": func(file string) error { return os.Mkdir(file, 0o700) },
+		"a device": func(file string) error { return os.Symlink("/dev/zero", file) },
+	} {
+		for _, file := range []string{token, config} {
+			aside := file + ".aside"
+			if err := os.Rename(file, aside); err != nil {
+				t.Fatal(err)
+			}
+			if err := replace(file); err != nil {
+				t.Skip(name, ": ", err)
+			}
+			hangUp(failed)
+			hangUp(failed)
+			if err := os.Remove(file); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Rename(aside, file); err != nil {
+				t.Fatal(err)
+			}
+			hangUp(reloaded)
+		}
+	}
+	if err := os.Remove(token); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(token, 0o600); err != nil {
+		t.Skip(err)
+	}
+	hangUp(failed)
+	a.terminate(t)
+}
+
+// TestNothingIsRead: a run ends in time with both outputs blocked, and with clients
+// that do not read.
+func TestNothingIsRead(t *testing.T) {
+	t.Parallel()
+	for name, args := range map[string][]string{"stdout": {"--out", "-"}, "a file": {"--out", filepath.Join(t.TempDir(), "states.csv")}, "nowhere": nil} {
+		t.Run("to "+name, func(t *testing.T) {
+			t.Parallel()
+			p := startDemo(t, fullPipe(t), fullPipe(t), args...)
+			// It tells nobody that it steps: its first rows are late by 2 s at most.
+			warm := time.NewTimer(5 * time.Second)
+			defer warm.Stop()
+			<-warm.C
+			if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			p.wait(t, 12*time.Second)
+		})
+	}
+}
+
+// TestClientsDoNotRead: those who ask for everything and take nothing do not keep a
+// run from ending.
+func TestClientsDoNotRead(t *testing.T) {
+	t.Parallel()
+	a := startAPI(t, []string{"G2G_AGENT_LIVE__STAGGER_S=1"}, "demo")
+	a.awaitProbe(t, "/readyz", http.StatusOK)
+	for range 20 {
+		for _, path := range []string{"/v1/history?n=3000", "/v1/events?n=1000", "/metrics"} {
+			a.askWithoutReading(t, path)
+		}
+	}
+	a.terminate(t)
+}
+
+// askWithoutReading sends a request and never looks at the answer.
+func (a *apiProgram) askWithoutReading(t *testing.T, path string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, a.url+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := (&http.Transport{ReadBufferSize: 1}).RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { resp.Body.Close() })
+}
