@@ -139,7 +139,7 @@ func (s *Server) long(w http.ResponseWriter, r *http.Request, answer func(turn f
 		return
 	}
 	defer leave()
-	answer(func(work func()) error {
+	answer(func(work func()) error { //nolint:contextcheck // it is the request's, as that of answer
 		if err := s.turns.take(r.Context(), client); err != nil {
 			return err
 		}

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/g2g-agent/g2g-agent/datacenter"
 )
 
 // Who asks for many long answers waits for longer, and nobody else does.
@@ -122,7 +124,10 @@ func TestTurnsAreLimited(t *testing.T) {
 // than there may be are told to come back.
 func TestHistoryThatIsNotRead(t *testing.T) {
 	const states = 12_000 // more than the kernel keeps for a client
-	s := listening(t, func(c *Config) { c.Settings.HistoryStates = states })
+	s := listening(t, func(c *Config) {
+		c.Settings.HistoryStates = states
+		c.Advance = func(context.Context, int) ([]*datacenter.State, error) { return nil, nil } // turns without rests
+	})
 	for i := range states {
 		s.Publish(liveState(int64(i)))
 	}

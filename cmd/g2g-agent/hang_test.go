@@ -3,9 +3,13 @@
 package main
 
 import (
+	"io"
+	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -105,4 +109,32 @@ func (a *apiProgram) askWithoutReading(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { resp.Body.Close() })
+}
+
+// TestFewFilesMayBeOpen: that there are too few is said at the start, and when they
+// have run out a probe is answered all the same: what idles gives up its own.
+func TestFewFilesMayBeOpen(t *testing.T) {
+	t.Parallel()
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", `ulimit -n 64 && exec g2g-agent "$@"`, "sh", "replay", "--config", shippedReplay(t), "--pace", "step")
+	a := &apiProgram{program: startCommand(t, cmd, nil), client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: soon}}
+	a.await(t, &a.stderr, "fewer files may be open")
+	a.url = a.apiURL(t)
+	address := strings.TrimPrefix(a.url, "http://")
+	for range 80 {
+		conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		io.WriteString(conn, "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+	}
+	began := time.Now()
+	if got, err := a.send(t, http.MethodGet, "/livez", ""); err != nil || got.status != http.StatusOK {
+		t.Errorf("a probe with no files left: %v, %v", got, err)
+	}
+	if took := time.Since(began); took > 4*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	a.await(t, &a.stderr, "connections cannot be accepted")
+	a.terminate(t)
 }

@@ -72,6 +72,7 @@ const startMargin = time.Minute
 // outlive ctx, the run's, until [serving.close]. A failure of the API calls fail.
 func (s *serving) open(ctx context.Context, cfg api.Config, fail context.CancelCauseFunc) error {
 	s.run = cfg.Site
+	warnOfFileLimit(s.log, filesNeeded(s.config, cfg.LiveStats != nil))
 	s.service.Starting(seconds(s.config.Live.WarmupTimeoutS)+startMargin, seconds(s.config.DT.Float64()))
 	context.AfterFunc(ctx, s.service.Stopping)
 	ctx, s.end = context.WithCancel(context.WithoutCancel(ctx))
