@@ -318,7 +318,7 @@ func TestFilesHaveRunOut(t *testing.T) {
 	d := s.dial(t)
 	d.ask(t, "GET /livez", "")
 	eventually(t, "it idles", func() bool { return s.connections.idleOthers() == 1 })
-	l := &limited{Listener: failing{}, guard: s.Guard}
+	l := newLimited(failing{}, s.Guard)
 	for range 3 {
 		if _, err := l.Accept(); err == nil {
 			t.Fatal("accepted")
