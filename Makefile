@@ -11,7 +11,7 @@ COUNT    ?= 6
 GENERATED = $(shell git grep -lE '^(//|\#|<!--) Code generated .* DO NOT EDIT')
 
 .NOTPARALLEL:
-.PHONY: check build test bench compare compare-load step-timing stream-load lockstep-speed command-latency interop kills soak fmt fmt-check lint vet test-race generated tidy cross no-fma fuzz bench-once soak-short truth package vuln
+.PHONY: check build test bench compare compare-load step-timing stream-load lockstep-speed command-latency interop kills soak siege fmt fmt-check lint vet test-race generated tidy cross no-fma fuzz bench-once soak-short truth package vuln
 
 # The gate: everything that must hold before a commit.
 check: fmt-check lint vet test-race truth generated tidy cross no-fma fuzz bench-once soak-short package vuln
@@ -66,6 +66,11 @@ interop:
 # The demo under faults for half an hour: no step missing, no power lost, no growth.
 soak:
 	go run ./scripts/soak -duration-s 1800 $(ARGS)
+
+# Thousands of connections, wrong tokens and readers of all the history from one
+# address at once; two idle cores and 1 minute.
+siege:
+	go run ./scripts/siege $(ARGS)
 
 # Lay the code out as fmt-check wants it.
 fmt:

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,6 +15,7 @@ import (
 	"github.com/g2g-agent/g2g-agent/config"
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/internal/credential"
+	"github.com/g2g-agent/g2g-agent/internal/reread"
 	"github.com/g2g-agent/g2g-agent/loadgen"
 	"github.com/g2g-agent/g2g-agent/power"
 	"github.com/g2g-agent/g2g-agent/power/kinds"
@@ -195,16 +195,11 @@ func renewable(file string, log zerolog.Logger) (*credential.Credential, error) 
 // secretIn returns a function that reads a file with a secret. After the first
 // time it reads only what cannot keep the reader waiting, as a pipe can.
 func secretIn(file string) func() (string, error) {
+	var patience reread.Patience[string]
 	again := false
 	return func() (string, error) {
 		if again {
-			info, err := os.Stat(file)
-			if err != nil {
-				return "", err
-			}
-			if !info.Mode().IsRegular() {
-				return "", fmt.Errorf("%s is no regular file, and is not read again", file)
-			}
+			return patience.Within(reread.Limit, func() (string, error) { return config.RereadSecret(file) })
 		}
 		again = true
 		return config.ReadSecret(file)

@@ -29,33 +29,46 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 		return
 	case []*datacenter.State:
 		w.WriteHeader(status)
-		writeStates(w, v)
+		writeStates(w, v, func(work func()) error { work(); return nil })
 		return
 	}
 	body, err := json.Marshal(v)
+	writeEncoded(w, status, body, err)
+}
+
+// writeEncoded answers with JSON, unless there was none.
+func writeEncoded(w http.ResponseWriter, status int, body []byte, err error) {
 	if err != nil {
 		problem.New(http.StatusInternalServerError, "the answer cannot be written as JSON: %v", err).Write(w)
 		return
 	}
+	w.Header().Set("Content-Type", contentTypeJSON)
 	w.WriteHeader(status)
 	_, _ = w.Write(append(body, '\n'))
 }
 
 // writeStates writes an array of states, in chunks, so that a long one takes
-// little memory. It stops when the client is gone.
-func writeStates(w io.Writer, states []*datacenter.State) {
+// little memory; each is encoded in a turn. It stops when the client is gone.
+func writeStates(w io.Writer, states []*datacenter.State, turn func(work func()) error) {
 	b := make([]byte, 0, min(stateBytes*(len(states)+1), writeChunk+2*stateBytes))
 	b = append(b, '[')
-	for i, state := range states {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = state.AppendJSON(b)
-		if len(b) >= writeChunk {
-			if _, err := w.Write(b); err != nil {
-				return
+	for next := 0; ; b = b[:0] {
+		err := turn(func() {
+			for ; next < len(states) && len(b) < writeChunk; next++ {
+				if next > 0 {
+					b = append(b, ',')
+				}
+				b = states[next].AppendJSON(b)
 			}
-			b = b[:0]
+		})
+		if err != nil {
+			return
+		}
+		if next == len(states) {
+			break
+		}
+		if _, err := w.Write(b); err != nil {
+			return
 		}
 	}
 	_, _ = w.Write(append(b, ']', '\n'))

@@ -2,12 +2,14 @@ package api
 
 import (
 	"cmp"
+	"encoding/json"
 	"math"
 	"net/http"
 	"slices"
 	"time"
 
 	"github.com/g2g-agent/g2g-agent/agent"
+	"github.com/g2g-agent/g2g-agent/api/guard"
 	"github.com/g2g-agent/g2g-agent/api/problem"
 	"github.com/g2g-agent/g2g-agent/api/stream"
 	"github.com/g2g-agent/g2g-agent/datacenter"
@@ -109,12 +111,42 @@ func (s *Server) state(query) (any, *problem.Problem) {
 // usualHistory is the number of states that an answer has unless the request says.
 func (s *Server) usualHistory() int { return min(defaultHistory, s.cfg.Settings.HistoryStates) }
 
-func (s *Server) history(q query) (any, *problem.Problem) {
-	n, refused := q.whole("n", s.usualHistory(), 1, s.cfg.Settings.HistoryStates)
-	if refused != nil {
-		return nil, refused
+// history serves the latest states.
+func (s *Server) history() http.Handler {
+	return goodQuery(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n, refused := queryOf(r).whole("n", s.usualHistory(), 1, s.cfg.Settings.HistoryStates)
+		if refused != nil {
+			refused.Write(w)
+			return
+		}
+		s.long(w, r, func(turn func(work func()) error) {
+			w.Header().Set("Content-Type", contentTypeJSON)
+			w.WriteHeader(http.StatusOK)
+			writeStates(w, s.hub.History(n), turn)
+		})
+	}), "n")
+}
+
+// long answers with what takes long to make. answer makes it with turns, a piece
+// in each, and writes between them: a client that does not read keeps nobody else
+// waiting. turn fails when the request has ended.
+func (s *Server) long(w http.ResponseWriter, r *http.Request, answer func(turn func(work func()) error)) {
+	client := guard.ClientOf(r.Context())
+	leave, ok := s.turns.enter(client)
+	if !ok {
+		problem.New(http.StatusTooManyRequests, "too many long answers are under way: %d for each client, %d for all; to follow states, use the WebSocket",
+			maxLongPerClient, maxLong).With("Retry-After", "1").Write(w)
+		return
 	}
-	return s.hub.History(n), nil
+	defer leave()
+	answer(func(work func()) error { //nolint:contextcheck // it is the request's, as that of answer
+		if err := s.turns.take(r.Context(), client); err != nil {
+			return err
+		}
+		defer s.turns.give()
+		work()
+		return nil
+	})
 }
 
 func (s *Server) models(query) (any, *problem.Problem) {
@@ -136,7 +168,13 @@ func (s *Server) events() http.Handler {
 		case follow:
 			sockets.ServeHTTP(w, r)
 		default:
-			writeJSON(w, http.StatusOK, eventsAfter(s.hub.Events(n), after))
+			s.long(w, r, func(turn func(work func()) error) {
+				var body []byte
+				var err error
+				if turn(func() { body, err = json.Marshal(eventsAfter(s.hub.Events(n), after)) }) == nil {
+					writeEncoded(w, http.StatusOK, body, err)
+				}
+			})
 		}
 	}), "n", "after", "follow")
 }

@@ -36,7 +36,7 @@ func (s *Server) addRoutes() error {
 	s.routes = routes{mux: http.NewServeMux(), methods: map[string][]string{}}
 	get := func(path string, h http.Handler) { s.handle(http.MethodGet, path, h) }
 	get("/v1/state", reading(s.state))
-	get("/v1/history", reading(s.history, "n"))
+	get("/v1/history", s.history())
 	get("/v1/stream", goodQuery(s.sockets.States()))
 	get("/v1/events", s.events())
 	get("/v1/models", reading(s.models))

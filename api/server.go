@@ -70,6 +70,7 @@ type Server struct {
 	metrics *metrics.Metrics
 	routes  routes
 	answers answers
+	turns   *turns
 	handler http.Handler
 
 	startedAt  time.Time
@@ -94,7 +95,7 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, startedAt: time.Now(), guard: g, hub: stream.NewHub(cfg.Settings.HistoryStates)}
+	s := &Server{cfg: cfg, startedAt: time.Now(), guard: g, hub: stream.NewHub(cfg.Settings.HistoryStates), turns: newTurns(cfg.Advance != nil)}
 	s.metrics, err = metrics.New(metrics.Config{
 		Version: cfg.Version, Site: cfg.Site, Hub: s.hub, Guard: g, LiveStats: cfg.LiveStats, OutputLeftOut: cfg.OutputLeftOut,
 	})

@@ -94,7 +94,11 @@ const (
 // override it, and validates the whole. The error is an [*Error] with all
 // problems.
 func Load(file string, environ []string, purpose Purpose) (*Config, error) {
-	raw, err := readFile(file)
+	return load(file, environ, purpose, readFile)
+}
+
+func load(file string, environ []string, purpose Purpose, read func(file string) ([]byte, error)) (*Config, error) {
+	raw, err := read(file)
 	if err != nil {
 		return nil, &Error{file, []Problem{{"", err.Error()}}}
 	}

@@ -6,7 +6,14 @@ import (
 	"strconv"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/reread"
 )
+
+// Reload is [Load] for a file that was read before: it keeps nobody waiting, and so
+// must be a regular one.
+func Reload(file string, environ []string, purpose Purpose) (*Config, error) {
+	return load(file, environ, purpose, func(file string) ([]byte, error) { return reread.File(file, maxFileBytes) })
+}
 
 // reloadableKeys are the keys that a running agent takes over from a config that
 // is read again. What stands in the files of tokens and certificates it reads

@@ -7,6 +7,7 @@ import (
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/internal/credential"
+	"github.com/g2g-agent/g2g-agent/internal/reread"
 	"github.com/g2g-agent/g2g-agent/internal/textfile"
 )
 
@@ -16,8 +17,14 @@ const maxSecretBytes = 16 << 10
 // ReadSecret reads a token or key from a file of its own, as [credential.Trim] leaves
 // it. A secret has visible ASCII characters only, so that it can stand in
 // an HTTP header.
-func ReadSecret(file string) (string, error) {
-	f, err := os.Open(file)
+func ReadSecret(file string) (string, error) { return readSecret(file, os.Open) }
+
+// RereadSecret is ReadSecret for a file that was read before: it keeps nobody
+// waiting, and so must be a regular one.
+func RereadSecret(file string) (string, error) { return readSecret(file, reread.Open) }
+
+func readSecret(file string, open func(string) (*os.File, error)) (string, error) {
+	f, err := open(file)
 	if err != nil {
 		return "", err
 	}
@@ -43,14 +50,19 @@ func ReadSecret(file string) (string, error) {
 
 // Tokens reads the tokens that commands and reading need; empty: they need none.
 // Errors name the key and wrap [datacenter.ErrInvalidInput].
-func (a *API) Tokens() (control, read string, err error) {
+func (a *API) Tokens() (control, read string, err error) { return a.tokens(ReadSecret) }
+
+// RereadTokens is Tokens once they have been read before, see [RereadSecret].
+func (a *API) RereadTokens() (control, read string, err error) { return a.tokens(RereadSecret) }
+
+func (a *API) tokens(readSecret func(file string) (string, error)) (control, read string, err error) {
 	if a.TokenFile != "" {
-		if control, err = ReadSecret(a.TokenFile); err != nil {
+		if control, err = readSecret(a.TokenFile); err != nil {
 			return "", "", fmt.Errorf("%w: api.token_file: %w", datacenter.ErrInvalidInput, err)
 		}
 	}
 	if a.ReadTokenFile != "" {
-		if read, err = ReadSecret(a.ReadTokenFile); err != nil {
+		if read, err = readSecret(a.ReadTokenFile); err != nil {
 			return "", "", fmt.Errorf("%w: api.read_token_file: %w", datacenter.ErrInvalidInput, err)
 		}
 	}

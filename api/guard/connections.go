@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"time"
 )
 
 const (
@@ -16,6 +17,11 @@ const (
 	// leastPerAddress is what one address may open at least, where nothing else is
 	// configured and the limit of all is not smaller.
 	leastPerAddress = 64
+	// freshFor is how long a new connection has to ask for something.
+	freshFor = 500 * time.Millisecond
+	// rushTime is how long the next connection waits, where need be, for those before
+	// it to be looked at.
+	rushTime = 200 * time.Millisecond
 )
 
 // perAddressOf is the connections of one address where none are configured: half of
@@ -27,6 +33,7 @@ func perAddressOf(most int) int { return max(most/2, min(most, leastPerAddress))
 // Where nothing is idle, a new one is let in on probation, in the reserve.
 type connections struct {
 	most, perAddress int
+	now              func() time.Time
 
 	mu       sync.Mutex
 	open     int // without the reserve
@@ -45,20 +52,30 @@ type peer struct {
 	idle idleList
 }
 
-// idleList has connections that wait for a request, those idle for longest first.
-// Those whose last request bore a token of ours are kept for longer than others.
-type idleList struct{ others, trusted list.List }
+// idleList has connections that wait for a request, those idle for longest first:
+// those that have not had one yet, those that had, and those whose last one bore a
+// token of ours.
+type idleList struct{ fresh, others, trusted list.List }
 
-func (l *idleList) of(trusted bool) *list.List {
-	if trusted {
+func (l *idleList) of(n *connection) *list.List {
+	switch {
+	case n.trusted:
 		return &l.trusted
+	case n.asked:
+		return &l.others
+	default:
+		return &l.fresh
 	}
-	return &l.others
 }
 
-// oldest is the one to make room, nil for none.
-func (l *idleList) oldest() *connection {
-	for _, from := range []*list.List{&l.others, &l.trusted} {
+// oldest is the one to make room, nil for none. What is new has a while to ask, if
+// others can go.
+func (l *idleList) oldest(now time.Time) *connection {
+	lists := []*list.List{&l.others, &l.fresh, &l.trusted}
+	if front := l.fresh.Front(); front != nil && now.Sub(front.Value.(*connection).came) >= freshFor {
+		return front.Value.(*connection)
+	}
+	for _, from := range lists {
 		if front := from.Front(); front != nil {
 			return front.Value.(*connection)
 		}
@@ -72,18 +89,36 @@ type connection struct {
 	all     *connections
 	address netip.Addr
 
+	came time.Time
+
 	// What follows is guarded by all.mu.
-	reserved, trusted, busy, gone bool
+	reserved, asked, trusted, busy, gone bool
 	// Where it stands in the lists of all and of its peer, nil while a request of
 	// it is served.
 	inAll, inPeer *list.Element
 }
 
-func newConnections(most, perAddress int) *connections {
+func newConnections(most, perAddress int, now func() time.Time) *connections {
 	if perAddress == 0 {
 		perAddress = perAddressOf(most)
 	}
-	return &connections{most: most, perAddress: perAddress, peers: map[netip.Addr]*peer{}}
+	return &connections{most: most, perAddress: perAddress, now: now, peers: map[netip.Addr]*peer{}}
+}
+
+// rushed reports whether a new connection would take the place of one that came
+// just before, and that may not have been looked at yet.
+func (c *connections) rushed(conn net.Conn) bool {
+	address, _ := clientAddress(conn.RemoteAddr().String())
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var victim *connection
+	switch p := c.peers[address]; {
+	case p != nil && p.open >= c.perAddress:
+		victim = p.idle.oldest(c.now())
+	case c.open >= c.most:
+		victim = c.idle.oldest(c.now())
+	}
+	return victim != nil && !victim.asked && c.now().Sub(victim.came) < rushTime
 }
 
 // admit counts a new connection; evicted, if not nil, is to be closed in its place.
@@ -92,12 +127,12 @@ func (c *connections) admit(conn net.Conn) (admitted, evicted *connection) {
 	address, _ := clientAddress(conn.RemoteAddr().String())
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n := &connection{Conn: conn, all: c, address: address}
+	n := &connection{Conn: conn, all: c, address: address, came: c.now()}
 	switch p := c.peers[address]; {
 	case p != nil && p.open >= c.perAddress:
-		evicted = p.idle.oldest()
+		evicted = p.idle.oldest(n.came)
 	case c.open >= c.most:
-		evicted = c.idle.oldest()
+		evicted = c.idle.oldest(n.came)
 	default:
 		c.count(n)
 		return n, nil
@@ -146,8 +181,8 @@ func (c *connections) rest(n *connection) {
 		n.inAll = c.probation.PushBack(n)
 		return
 	}
-	n.inAll = c.idle.of(n.trusted).PushBack(n)
-	n.inPeer = c.peers[n.address].idle.of(n.trusted).PushBack(n)
+	n.inAll = c.idle.of(n).PushBack(n)
+	n.inPeer = c.peers[n.address].idle.of(n).PushBack(n)
 }
 
 // unlist takes a connection off the lists of idle ones.
@@ -158,8 +193,8 @@ func (c *connections) unlist(n *connection) {
 	if n.reserved {
 		c.probation.Remove(n.inAll)
 	} else {
-		c.idle.of(n.trusted).Remove(n.inAll)
-		c.peers[n.address].idle.of(n.trusted).Remove(n.inPeer)
+		c.idle.of(n).Remove(n.inAll)
+		c.peers[n.address].idle.of(n).Remove(n.inPeer)
 	}
 	n.inAll, n.inPeer = nil, nil
 }
@@ -188,7 +223,7 @@ func (c *connections) forget(n *connection) {
 func (c *connections) evictOldest() *connection {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n := c.idle.oldest()
+	n := c.idle.oldest(c.now())
 	if n != nil {
 		c.evicted++
 		c.forget(n)
@@ -211,7 +246,7 @@ func (n *connection) serve(trusted bool) (reserved bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.unlist(n)
-	n.trusted = trusted
+	n.asked, n.trusted = true, trusted
 	if !n.reserved || n.gone {
 		return false
 	}

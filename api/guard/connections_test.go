@@ -80,13 +80,11 @@ func TestIdleConnectionsMakeRoom(t *testing.T) {
 	var open []*dialed
 	for i := range 3 * limit {
 		d := s.dial(t)
-		if i%2 == 0 { // the others never ask for anything
-			if status, _ := d.ask(t, "GET /livez", ""); status != 200 {
-				t.Fatalf("connection %d: %d", i, status)
-			}
+		if status, _ := d.ask(t, "GET /livez", ""); status != 200 {
+			t.Fatalf("connection %d: %d", i, status)
 		}
 		open = append(open, d)
-		eventually(t, "it is counted", func() bool { st := s.Stats(); return st.OpenConnections+int(st.EvictedConnections) == i+1 })
+		eventually(t, "it idles", func() bool { return s.connections.idleOthers() == min(i+1, limit) })
 	}
 	if got := s.Stats(); got.Connections != 0 || got.OpenConnections != limit || got.EvictedConnections != 2*limit {
 		t.Errorf("stats %+v, want %d open and %d closed for others", got, limit, 2*limit)
@@ -133,6 +131,43 @@ func (c *connections) idleOthers() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.idle.others.Len()
+}
+
+// A new connection is not the first to go, unless it has asked for nothing for a
+// while.
+func TestFreshConnectionsHaveAWhile(t *testing.T) {
+	clk := newClock()
+	c := newConnections(3, 3, clk.Now)
+	admit := func() (n, evicted *connection) { return c.admit(&connFrom{from: "192.0.2.1"}) }
+	fresh, _ := admit()
+	var asked []*connection
+	for range 2 {
+		n, _ := admit()
+		n.serve(false)
+		n.rest()
+		asked = append(asked, n)
+	}
+	for i := range asked {
+		n, evicted := admit()
+		if evicted != asked[i] {
+			t.Errorf("what makes room first is not what has asked")
+		}
+		n.serve(true)
+		n.rest()
+	}
+	if _, evicted := admit(); evicted != fresh {
+		t.Error("where there are only those with a token, a new one makes room")
+	}
+	clk.advance(freshFor)
+	n, evicted := admit() // in place of the one that has waited
+	if evicted == nil || evicted.trusted {
+		t.Error("one that has a token goes before one that asks for nothing")
+	}
+	n.serve(false)
+	n.rest()
+	if _, evicted := admit(); evicted != n {
+		t.Error("one with a token goes before others")
+	}
 }
 
 // Where nothing is idle, the reserve is for probes and those with a token.
@@ -208,7 +243,7 @@ func (c *connFrom) RemoteAddr() net.Addr {
 
 // One address has its share, whatever it does.
 func TestShareOfAnAddress(t *testing.T) {
-	c := newConnections(10, 4)
+	c := newConnections(10, 4, time.Now)
 	admit := func(from string, busy bool) *connection {
 		t.Helper()
 		n, _ := c.admit(&connFrom{from: from})
@@ -251,7 +286,7 @@ func TestShareOfAnAddress(t *testing.T) {
 // A place in the reserve is given back by whoever leaves it, into the room that has
 // come about or to wait.
 func TestPlacesOfTheReserveAreGivenBack(t *testing.T) {
-	c := newConnections(1, 1)
+	c := newConnections(1, 1, time.Now)
 	for range 3 * reservedConnections {
 		first, _ := c.admit(&connFrom{Conn: closedConn{}, from: "192.0.2.1"})
 		first.serve(false)
@@ -310,7 +345,7 @@ func TestNoRoomAtAll(t *testing.T) {
 
 // The count comes out even whatever happens to connections, in whatever order.
 func TestConnectionsAreCountedOut(t *testing.T) {
-	c := newConnections(5, 3)
+	c := newConnections(5, 3, time.Now)
 	var all []*connection
 	for i := range 500 {
 		n, _ := c.admit(&connFrom{Conn: closedConn{}, from: fmt.Sprint("192.0.2.", i%7)})
@@ -337,7 +372,7 @@ func TestConnectionsAreCountedOut(t *testing.T) {
 		n.Close()
 		n.rest()
 	}
-	if c.open != 0 || c.reserved != 0 || c.busy != 0 || len(c.peers) != 0 || c.probation.Len()+c.idle.others.Len()+c.idle.trusted.Len() != 0 {
+	if c.open != 0 || c.reserved != 0 || c.busy != 0 || len(c.peers) != 0 || c.probation.Len()+c.idle.fresh.Len()+c.idle.others.Len()+c.idle.trusted.Len() != 0 {
 		t.Errorf("left over: %+v", c)
 	}
 }
@@ -354,7 +389,7 @@ func TestFilesHaveRunOut(t *testing.T) {
 	d := s.dial(t)
 	d.ask(t, "GET /livez", "")
 	eventually(t, "it idles", func() bool { return s.connections.idleOthers() == 1 })
-	l := &limited{Listener: failing{}, guard: s.Guard}
+	l := newLimited(failing{}, s.Guard)
 	for range 3 {
 		if _, err := l.Accept(); err == nil {
 			t.Fatal("accepted")

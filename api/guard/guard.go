@@ -122,7 +122,7 @@ func New(cfg Config) (*Guard, error) {
 	g := &Guard{
 		cfg: cfg, address: listenAddress{address}, certificate: pair, origins: trusted, hosts: named,
 		clients: newClients(cfg.MaxRequestsPerS), refusedAudit: newThrottle(refusedAuditEvery, refusedAuditBurst),
-		connections: newConnections(cfg.MaxConnections, cfg.MaxConnectionsPerAddress), acceptLog: newThrottle(refusalLogEvery, 1),
+		connections: newConnections(cfg.MaxConnections, cfg.MaxConnectionsPerAddress, cfg.now), acceptLog: newThrottle(refusalLogEvery, 1),
 	}
 	for i := range g.throttles {
 		g.throttles[i] = newThrottle(refusalLogEvery, 1)
@@ -136,6 +136,11 @@ func New(cfg Config) (*Guard, error) {
 // again. If anything is wrong with either, nothing is changed and the error, which
 // wraps [datacenter.ErrInvalidInput], says what. Connections that are open stay.
 func (g *Guard) Reload(token, readToken string) error {
+	var pair *pair
+	var pairErr error
+	if g.certificate != nil {
+		pair, pairErr = g.certificate.readAnew()
+	}
 	g.reloading.Lock()
 	defer g.reloading.Unlock()
 	secrets, err := newTokens(token, readToken)
@@ -144,13 +149,7 @@ func (g *Guard) Reload(token, readToken string) error {
 			"write one into the file",
 			datacenter.ErrInvalidInput, g.cfg.Listen)
 	}
-	var pair *pair
-	if g.certificate != nil {
-		var pairErr error
-		pair, pairErr = g.certificate.read()
-		err = errors.Join(err, pairErr)
-	}
-	if err != nil {
+	if err = errors.Join(err, pairErr); err != nil {
 		return fmt.Errorf("nothing was reloaded: %w", err)
 	}
 	if pair != nil {
@@ -205,9 +204,21 @@ type caller struct {
 	Address string
 	// UserAgent is what the client calls itself, cut to a bearable length.
 	UserAgent string
+	// counted is what of the address is counted together.
+	counted netip.Addr
 }
 
 type callerKey struct{}
+
+// ClientOf says who made the request that ctx belongs to, as far as one is told from
+// another: by role and address. It is empty if ctx did not come through [Guard.Wrap].
+func ClientOf(ctx context.Context) string {
+	c, ok := ctx.Value(callerKey{}).(caller)
+	if !ok {
+		return ""
+	}
+	return c.Role + " " + c.counted.String()
+}
 
 // callerFrom returns who made the request that ctx belongs to, anyone if ctx did
 // not come through [Guard.Wrap].

@@ -8,6 +8,9 @@ import (
 	"net"
 	"net/netip"
 	"syscall"
+	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/internal/apirule"
@@ -36,7 +39,7 @@ func (g *Guard) Listen(ctx context.Context) (net.Listener, error) {
 	if err != nil {
 		return nil, g.explain(err)
 	}
-	var l net.Listener = &limited{Listener: bound, guard: g}
+	var l net.Listener = newLimited(bound, g)
 	if g.certificate != nil {
 		l = tls.NewListener(l, &tls.Config{
 			MinVersion: tls.VersionTLS12,
@@ -107,6 +110,15 @@ func (g *Guard) explain(err error) error {
 type limited struct {
 	net.Listener
 	guard *Guard
+	// pace keeps a rush from filling the processors' queues: a step waits in them too.
+	pace *rate.Limiter
+}
+
+// So many connections a second, and so many at once, are taken at most.
+const acceptsPerS, acceptBurst = 4000, 8
+
+func newLimited(l net.Listener, g *Guard) *limited {
+	return &limited{Listener: l, guard: g, pace: rate.NewLimiter(acceptsPerS, acceptBurst)}
 }
 
 func (l *limited) Accept() (net.Conn, error) {
@@ -118,6 +130,12 @@ func (l *limited) Accept() (net.Conn, error) {
 				g.acceptFailed(err)
 			}
 			return nil, err // net/http waits and tries again when files have run out
+		}
+		if !l.pace.Allow() {
+			<-time.After(time.Millisecond)
+		}
+		for wait := time.Duration(0); wait < rushTime && g.connections.rushed(conn); wait += time.Millisecond {
+			<-time.After(time.Millisecond)
 		}
 		admitted, evicted := g.connections.admit(conn)
 		if evicted != nil {

@@ -220,7 +220,7 @@ func TestAcceptErrorsAreLeftToTheServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = (&limited{Listener: failing{}, guard: g}).Accept()
+	_, err = newLimited(failing{}, g).Accept()
 	var temporary interface{ Temporary() bool }
 	if !errors.As(err, &temporary) || !temporary.Temporary() {
 		t.Errorf("Accept: %v, which net/http would not wait out", err)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/internal/apirule"
+	"github.com/g2g-agent/g2g-agent/internal/reread"
 	"github.com/g2g-agent/g2g-agent/internal/textfile"
 )
 
@@ -16,6 +17,7 @@ import (
 type certificate struct {
 	certFile, keyFile string
 	pair              atomic.Pointer[pair]
+	rereading         reread.Patience[*pair]
 }
 
 // pair is a certificate chain with its key.
@@ -29,7 +31,7 @@ func newCertificate(certFile, keyFile string) (*certificate, error) {
 		return nil, fmt.Errorf("%w: api.%s %w", datacenter.ErrInvalidInput, missing, err)
 	}
 	c := &certificate{certFile: certFile, keyFile: keyFile}
-	p, err := c.read()
+	p, err := c.read(os.ReadFile)
 	if err != nil {
 		return nil, err
 	}
@@ -37,9 +39,19 @@ func newCertificate(certFile, keyFile string) (*certificate, error) {
 	return c, nil
 }
 
-// read reads the files as they are now, and changes nothing.
-func (c *certificate) read() (*pair, error) {
-	cert, err := loadPair(c.certFile, c.keyFile)
+// maxPairBytes bounds what is read again of a chain or a key.
+const maxPairBytes = 1 << 20
+
+// readAnew reads the files as they are now, without waiting for them for ever, and
+// changes nothing.
+func (c *certificate) readAnew() (*pair, error) {
+	return c.rereading.Within(reread.Limit, func() (*pair, error) {
+		return c.read(func(file string) ([]byte, error) { return reread.File(file, maxPairBytes) })
+	})
+}
+
+func (c *certificate) read(readFile func(string) ([]byte, error)) (*pair, error) {
+	cert, err := loadPair(readFile, c.certFile, c.keyFile)
 	if err != nil {
 		return nil, fmt.Errorf("%w: api.tls_cert_file %s and api.tls_key_file %s must hold a certificate chain and its key in PEM: %w",
 			datacenter.ErrInvalidInput, c.certFile, c.keyFile, err)
@@ -48,10 +60,10 @@ func (c *certificate) read() (*pair, error) {
 }
 
 // loadPair is [tls.LoadX509KeyPair] for files that may have a byte-order mark.
-func loadPair(certFile, keyFile string) (tls.Certificate, error) {
+func loadPair(readFile func(string) ([]byte, error), certFile, keyFile string) (tls.Certificate, error) {
 	var texts [2][]byte
 	for i, file := range []string{certFile, keyFile} {
-		raw, err := os.ReadFile(file)
+		raw, err := readFile(file)
 		if err == nil {
 			if texts[i], err = textfile.Strip(raw); err != nil {
 				err = fmt.Errorf("%s %w", file, err)

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -84,6 +85,17 @@ func TestTLSReload(t *testing.T) {
 	writePair(t, dir, "fourth", soon)
 	if err := s.Reload("a b", ""); err == nil {
 		t.Error("a token with a space was taken")
+	}
+	expect("second")
+	// A pipe that nobody writes to is not waited for.
+	if err := os.Remove(keyFile); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(keyFile, 0o600); err != nil {
+		t.Skip("there are no pipes here: ", err)
+	}
+	if err := s.Reload("another-control-token", ""); err == nil || !strings.Contains(err.Error(), "is no regular file") {
+		t.Errorf("Reload with a pipe: %v", err)
 	}
 	expect("second")
 }

@@ -77,7 +77,7 @@ func (g *Guard) newVisit(w http.ResponseWriter, r *http.Request) *visit {
 		need: accessOf(r.Method, r.URL.Path), health: isHealthCheck(r), socket: isWebSocket(r),
 	}
 	counted, address := clientAddress(r.RemoteAddr)
-	v.caller = caller{Role: roleAnyone, Address: address, UserAgent: printable(r.UserAgent())}
+	v.caller = caller{Role: roleAnyone, Address: address, UserAgent: printable(r.UserAgent()), counted: counted}
 	sent, found := sentToken(r)
 	v.sentToken = found && v.tokens.control != nil
 	if v.sentToken {
@@ -183,8 +183,7 @@ func (v *visit) checkToken() bool {
 		return v.refuse(unauthorized, http.StatusUnauthorized, "this needs "+which+how)
 	}
 	var wait time.Duration
-	counted, _ := clientAddress(v.r.RemoteAddr)
-	v.g.clients.visit(counted, v.came, func(c *client) { wait = take(c.failures, v.came) })
+	v.g.clients.visit(v.caller.counted, v.came, func(c *client) { wait = take(c.failures, v.came) })
 	if wait > 0 {
 		v.setRetryAfter(wait)
 		v.w.Header().Set("Connection", "close")

@@ -30,12 +30,18 @@ func startAPI(t *testing.T, env []string, args ...string) *apiProgram {
 	t.Helper()
 	a := &apiProgram{program: startProgram(t, env, args...), client: &http.Client{Transport: &http.Transport{}, Timeout: soon}}
 	t.Cleanup(a.client.CloseIdleConnections)
+	a.url = a.apiURL(t)
+	return a
+}
+
+// apiURL waits for the log to tell the API's address.
+func (p *program) apiURL(t *testing.T) string {
+	t.Helper()
 	var line struct{ URL string }
-	if err := json.Unmarshal([]byte(a.await(t, &a.stderr, logAPI)), &line); err != nil || !strings.HasPrefix(line.URL, "http://127.0.0.1:") {
+	if err := json.Unmarshal([]byte(p.await(t, &p.stderr, logAPI)), &line); err != nil || !strings.HasPrefix(line.URL, "http://127.0.0.1:") {
 		t.Fatalf("the URL of the API is %q: %v", line.URL, err)
 	}
-	a.url = strings.TrimSuffix(line.URL, "/")
-	return a
+	return strings.TrimSuffix(line.URL, "/")
 }
 
 // answer is an answer that has been read.

@@ -48,11 +48,16 @@ func main() {
 	err := run(ctx, os.Args[1:], terminal{os.Stdout, os.Stderr, os.Environ()})
 	end()
 	if err != nil {
-		// That the input is at fault shows in the exit status and in the message itself.
-		message := strings.ReplaceAll(err.Error(), datacenter.ErrInvalidInput.Error()+": ", "")
-		fmt.Fprintf(os.Stderr, "g2g-agent: %s\n", excerpt.Printable(message, maxMessage, '\n'))
+		say(err)
 	}
 	os.Exit(exitStatus(err))
+}
+
+// say prints why the program ends, to who may not be reading.
+func say(err error) {
+	// That the input is at fault shows in the exit status and in the message itself.
+	message := strings.ReplaceAll(err.Error(), datacenter.ErrInvalidInput.Error()+": ", "")
+	_ = tell(os.Stderr, "g2g-agent: "+excerpt.Printable(message, maxMessage, '\n')+"\n") // there is nobody to be told
 }
 
 // run parses args and runs the verb they name.

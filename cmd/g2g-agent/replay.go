@@ -22,8 +22,8 @@ type replayCmd struct {
 }
 
 func (cmd replayCmd) Run(ctx context.Context, term terminal) error {
-	load := func() (*config.Config, error) { return config.Load(cmd.Config, term.environ, config.ForReplay) }
-	c, err := load()
+	load := func() (*config.Config, error) { return config.Reload(cmd.Config, term.environ, config.ForReplay) }
+	c, err := config.Load(cmd.Config, term.environ, config.ForReplay)
 	if err != nil {
 		return err
 	}

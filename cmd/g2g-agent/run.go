@@ -33,11 +33,11 @@ type liveFlags struct {
 }
 
 func (cmd runCmd) Run(ctx context.Context, term terminal) error {
-	load := func() (*config.Config, error) { return config.Load(cmd.Config, term.environ, config.ForLive) }
-	c, err := load()
+	c, err := config.Load(cmd.Config, term.environ, config.ForLive)
 	if err != nil {
 		return err
 	}
+	load := func() (*config.Config, error) { return config.Reload(cmd.Config, term.environ, config.ForLive) }
 	return cmd.runLive(ctx, term, liveRun{config: c, name: cmd.Config, load: load, log: newLiveLogger(c.Log, term.stderr)})
 }
 

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/signal"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -13,6 +15,7 @@ import (
 	"github.com/g2g-agent/g2g-agent/api"
 	"github.com/g2g-agent/g2g-agent/config"
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/reread"
 	"github.com/g2g-agent/g2g-agent/internal/service"
 )
 
@@ -26,9 +29,13 @@ type serving struct {
 	service *service.Notifier
 	server  *api.Server // nil without an API
 	run     agent.Controllable
+	// hangups are the SIGHUPs since the beginning; nil if they end the program.
+	hangups chan os.Signal
 
 	mu     sync.Mutex
 	config *config.Config // in force, as far as it can be reloaded
+	// rereading waits, not for ever, for what is to be reloaded.
+	rereading reread.Patience[reloaded]
 
 	ready bool // the goroutine's that steps
 	end   context.CancelFunc
@@ -41,7 +48,12 @@ func newServing(c *config.Config, load func() (*config.Config, error), log zerol
 	if err != nil {
 		return nil, err
 	}
-	return &serving{log: log, logLevel: level, load: load, config: c, service: notifier}, nil
+	s := &serving{log: log, logLevel: level, load: load, config: c, service: notifier}
+	if !isTerminal(os.Stderr) {
+		s.hangups = make(chan os.Signal, 1)
+		signal.Notify(s.hangups, syscall.SIGHUP)
+	}
+	return s, nil
 }
 
 // observer lets the API and the service manager see a run.
@@ -69,6 +81,7 @@ const startMargin = time.Minute
 // outlive ctx, the run's, until [serving.close]. A failure of the API calls fail.
 func (s *serving) open(ctx context.Context, cfg api.Config, fail context.CancelCauseFunc) error {
 	s.run = cfg.Site
+	warnOfFileLimit(s.log, filesNeeded(s.config, cfg.LiveStats != nil))
 	s.service.Starting(seconds(s.config.Live.WarmupTimeoutS)+startMargin, seconds(s.config.DT.Float64()))
 	context.AfterFunc(ctx, s.service.Stopping)
 	ctx, s.end = context.WithCancel(context.WithoutCancel(ctx))
@@ -96,11 +109,7 @@ func (s *serving) open(ctx context.Context, cfg api.Config, fail context.CancelC
 		})
 	}
 	s.ended.Go(func() {
-		reload := s.reload
-		if isTerminal(os.Stderr) {
-			reload = nil // SIGHUP ends the program there
-		}
-		if err := s.service.Run(ctx, reload); err != nil {
+		if err := s.service.Run(ctx, s.hangups, s.reload); err != nil {
 			s.log.Error().Err(err).Msg("the service manager is no longer told")
 		}
 	})
@@ -139,6 +148,9 @@ func stepStatus(state *datacenter.State) string {
 
 // close ends the API and the notifications, and waits for them.
 func (s *serving) close() error {
+	if s.hangups != nil {
+		defer signal.Stop(s.hangups)
+	}
 	if s.end == nil {
 		return nil
 	}
@@ -147,28 +159,42 @@ func (s *serving) close() error {
 	return s.err
 }
 
+// reloaded is what was read anew.
+type reloaded struct {
+	config           *config.Config
+	token, readToken string
+}
+
+// readAnew reads the config and the tokens that it names.
+func (s *serving) readAnew() (r reloaded, err error) {
+	if r.config, err = s.load(); err != nil {
+		return r, err
+	}
+	if s.server != nil {
+		r.token, r.readToken, err = r.config.API.RereadTokens()
+	}
+	return r, err
+}
+
 // reload puts into force what may change in a running agent.
 func (s *serving) reload() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c, err := s.load()
+	r, err := s.rereading.Within(reread.Limit, s.readAnew)
 	if err != nil {
 		return err
 	}
-	reloaded, restart := config.Changes(s.config, c)
+	c := r.config
+	changed, restart := config.Changes(s.config, c)
 	if s.server != nil {
-		token, readToken, err := c.API.Tokens()
-		if err == nil {
-			err = s.server.Reload(c.Control, token, readToken)
-		}
-		if err != nil {
+		if err := s.server.Reload(c.Control, r.token, r.readToken); err != nil {
 			return err
 		}
 	}
 	s.logLevel.set(c.Log)
 	s.config.Log.Level, s.config.API.TokenFile, s.config.API.ReadTokenFile, s.config.Control.DefaultLeaseS =
 		c.Log.Level, c.API.TokenFile, c.API.ReadTokenFile, c.Control.DefaultLeaseS
-	s.log.Info().Strs("changed", reloaded).Msg("config reloaded")
+	s.log.Info().Strs("changed", changed).Msg("config reloaded")
 	if len(restart) > 0 {
 		s.log.Warn().Strs("keys", restart).Msg("these keys differ from what runs; they need a restart")
 	}

@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 // endSignals are those that ask for an orderly end. A terminal that is closed says
@@ -18,11 +20,19 @@ func endSignals() []os.Signal {
 	return signals
 }
 
+// endWithin is what an orderly end may take. What has to be written or told in it has
+// limits of its own, which together are less as a rule.
+const endWithin = 9500 * time.Millisecond
+
 // endBySignal ends the run in order at the first signal. An orderly end is bounded in
 // time and worth waiting for, so that it takes a third one to cut it short.
 func endBySignal(signals <-chan os.Signal, end context.CancelFunc) {
 	<-signals
 	end()
+	time.AfterFunc(endWithin, func() {
+		say(fmt.Errorf("it did not end in order within %v, and is ended as it is", endWithin))
+		os.Exit(exitFailed)
+	})
 	<-signals
 	_ = tell(os.Stderr, "g2g-agent: it is ending in order, which takes 10 s at most; once more ends it at once\n")
 	<-signals

@@ -7,12 +7,10 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/signal"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -162,15 +160,10 @@ func (s *Notifier) update(change func(*note)) {
 }
 
 // Run talks to the manager until ctx is done, which it takes for the end of the
-// run. It calls reload at each SIGHUP, unless that is nil; while it does, the
-// manager hears nothing else. The error is that of the last message.
-func (s *Notifier) Run(ctx context.Context, reload func() error) error {
-	var hangups chan os.Signal // nil: none
-	if reload != nil {
-		hangups = make(chan os.Signal, 1)
-		signal.Notify(hangups, syscall.SIGHUP)
-		defer signal.Stop(hangups)
-	}
+// run. It calls reload at each of hangups, which are the SIGHUPs that came or nil for
+// none, one after the other; one under way at the end is left to itself. The error is
+// that of the last message.
+func (s *Notifier) Run(ctx context.Context, hangups <-chan os.Signal, reload func() error) error {
 	var watchdog <-chan time.Time // nil: it is not fed
 	if s.watchdog > 0 {
 		ticker := time.NewTicker(s.watchdog / 2)
@@ -180,6 +173,8 @@ func (s *Notifier) Run(ctx context.Context, reload func() error) error {
 	statuses := time.NewTicker(statusInterval)
 	defer statuses.Stop()
 	var sent note
+	var reloading chan error // the outcome of the reload under way, nil for none
+	wanted := hangups        // nil meanwhile
 	for {
 		select {
 		case <-ctx.Done():
@@ -194,8 +189,13 @@ func (s *Notifier) Run(ctx context.Context, reload func() error) error {
 			if s.alive() {
 				s.tell(daemon.SdNotifyWatchdog)
 			}
-		case <-hangups:
-			s.reload(reload, sent.ready)
+		case <-wanted:
+			reloading, wanted = make(chan error, 1), nil
+			s.tellReloading(sent.ready)
+			go func() { reloading <- reload() }()
+		case err := <-reloading:
+			reloading, wanted = nil, hangups
+			s.reloaded(err, sent.ready)
 		}
 	}
 }
@@ -253,13 +253,17 @@ func (s *Notifier) alive() bool {
 	return !due || idle <= time.Duration(s.dt.Load())+s.watchdog/2
 }
 
-// reload does what SIGHUP asks for; reload itself logs what it changed. A manager
-// takes no word of it before it has heard that the service is ready.
-func (s *Notifier) reload(reload func() error, ready bool) {
+// tellReloading says that SIGHUP is being followed. A manager takes no word of it
+// before it has heard that the service is ready.
+func (s *Notifier) tellReloading(ready bool) {
 	if ready {
 		s.tell(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
 	}
-	if err := reload(); err != nil {
+}
+
+// reloaded says that it was; reload itself has logged what it changed.
+func (s *Notifier) reloaded(err error, ready bool) {
+	if err != nil {
 		s.log.Error().Err(err).Msg("SIGHUP: the config was not reloaded, all stays as it was")
 	}
 	if ready {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/signal"
 	"regexp"
 	"slices"
 	"strings"
@@ -46,8 +47,11 @@ func fill(t *testing.T, m *managertest.Manager) {
 func runService(t *testing.T, s *Notifier, reload func() error) (end func() error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	t.Cleanup(func() { signal.Stop(hangups) })
 	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx, reload) }()
+	go func() { done <- s.Run(ctx, hangups, reload) }()
 	end = sync.OnceValue(func() error { cancel(); return <-done })
 	t.Cleanup(func() { end() })
 	return end
@@ -133,6 +137,35 @@ func TestServiceReloads(t *testing.T) {
 	if text := log.String(); strings.Count(text, "the config was not reloaded") != 1 || strings.Count(text, "want a whole number") != 1 {
 		t.Errorf("the log:\n%s", text)
 	}
+}
+
+// A reload that hangs keeps neither the watchdog from being fed nor the run from
+// ending.
+func TestServiceWithAReloadThatHangs(t *testing.T) {
+	manager := managertest.Start(t)
+	s := newTestService(t, zerolog.Nop(), "NOTIFY_SOCKET="+manager.Path, "WATCHDOG_USEC=100000")
+	begun, release := make(chan struct{}), make(chan struct{})
+	ended := make(chan struct{})
+	end := runService(t, s, func() error {
+		defer close(ended)
+		close(begun)
+		<-release
+		return nil
+	})
+	s.OnDemand()
+	manager.Await(t, "READY=1")
+	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	<-begun
+	manager.Await(t, "RELOADING=1")
+	manager.Await(t, "WATCHDOG=1")
+	if err := end(); err != nil {
+		t.Error(err)
+	}
+	manager.Await(t, "STOPPING=1")
+	close(release)
+	<-ended
 }
 
 // watchedService is a service whose messages come with their time, under

@@ -127,11 +127,8 @@ func (r *run) watchMemory(ctx context.Context, pid int) {
 			return
 		case <-ticker.C:
 		}
-		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
-		if fields := strings.Fields(string(raw)); err == nil && len(fields) > 1 {
-			if pages, err := strconv.ParseFloat(fields[1], 64); err == nil {
-				r.rssBytes = append(r.rssBytes, pages*float64(os.Getpagesize()))
-			}
+		if rss, err := measuring.RSSBytes(pid); err == nil {
+			r.rssBytes = append(r.rssBytes, rss)
 		}
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -91,6 +93,21 @@ func (p *Process) Stop() error {
 
 // PID is the process's number.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// RSSBytes is the resident memory of a process, as Linux tells it.
+func RSSBytes(pid int) (float64, error) {
+	file := fmt.Sprintf("/proc/%d/statm", pid)
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	fields := strings.Fields(string(raw))
+	if len(fields) < 2 {
+		return 0, fmt.Errorf("%s has %q", file, raw)
+	}
+	pages, err := strconv.ParseFloat(fields[1], 64)
+	return pages * float64(os.Getpagesize()), err
+}
 
 // CPU is the processor time that the program has taken, once it has ended.
 func (p *Process) CPU() time.Duration {
