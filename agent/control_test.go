@@ -345,6 +345,30 @@ func TestRunsEndWithTheirContext(t *testing.T) {
 	}
 }
 
+// A run that is behind its time ends as exactly: no step is caught up after its end.
+func TestLateRunEndsWithItsContext(t *testing.T) {
+	for range 20 { // a run that left it to chance would hold for each step with one half
+		synctest.Test(t, func(t *testing.T) {
+			replay, err := NewReplay(twoModels(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			timing, err := RunPaced(ctx, replay, seconds(t, "1"), func(s *datacenter.State) error {
+				if s.Seq == 3 {
+					<-time.After(5 * time.Second)
+					cancel()
+				}
+				return nil
+			}, nil)
+			if !errors.Is(err, context.Canceled) || timing.Steps != 4 {
+				t.Errorf("%d steps, error %v; want 4 and the context's", timing.Steps, err)
+			}
+		})
+	}
+}
+
 func TestShippedConfigRunsTheGoldenCase(t *testing.T) {
 	c, err := config.Load("../configs/replay.yaml", nil, config.ForReplay)
 	if err != nil {

@@ -35,7 +35,7 @@ type faultTest struct {
 // together runs tests beside each other, since each of them mostly waits.
 func together(t *testing.T, tests []faultTest) {
 	t.Helper()
-	togetherOf(t, 8, tests)
+	togetherOf(t, 4, tests)
 }
 
 // togetherOf runs at most so many beside each other.
@@ -139,12 +139,26 @@ func (p *pulse) beat() {
 	}
 }
 
-// starved reports whether we waited long for the processor, at once or in all.
-func (p *pulse) starved() bool {
+// pulseMark is what was lost up to a time.
+type pulseMark struct {
+	at   time.Time
+	lost time.Duration
+}
+
+func (p *pulse) mark() pulseMark {
 	p.beat()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.worst > 250*time.Millisecond || p.lost > time.Since(p.began)/5
+	return pulseMark{at: p.last, lost: p.lost}
+}
+
+// starvedSince reports whether we waited long for the processor, ever at once or
+// since the mark in all.
+func (p *pulse) starvedSince(m pulseMark) bool {
+	p.beat()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.worst > 250*time.Millisecond || p.lost-m.lost > time.Since(m.at)/5
 }
 
 // watcher looks at every state of a running site, from the first on.
@@ -210,7 +224,13 @@ func (w *watcher) see(t *testing.T, state *datacenter.State) {
 // untimely is an error unless the machine was too busy to be in time.
 func (w *watcher) untimely(t *testing.T, format string, args ...any) {
 	t.Helper()
-	if w.pulse.starved() {
+	w.untimelySince(t, pulseMark{at: w.pulse.began}, format, args...)
+}
+
+// untimelySince is untimely of what began at the mark.
+func (w *watcher) untimelySince(t *testing.T, m pulseMark, format string, args ...any) {
+	t.Helper()
+	if w.pulse.starvedSince(m) {
 		t.Logf("on a busy machine: "+format, args...)
 		return
 	}
@@ -221,7 +241,7 @@ func (w *watcher) untimely(t *testing.T, format string, args ...any) {
 // that takes longer than within.
 func (w *watcher) until(t *testing.T, what string, within time.Duration, ok func(*datacenter.State) bool) *datacenter.State {
 	t.Helper()
-	began := time.Now()
+	began := w.pulse.mark()
 	timeout := time.NewTimer(within + 10*time.Second)
 	defer timeout.Stop()
 	for {
@@ -231,8 +251,8 @@ func (w *watcher) until(t *testing.T, what string, within time.Duration, ok func
 			if !ok(state) {
 				continue
 			}
-			if took := time.Since(began); took > within {
-				w.untimely(t, "%s came after %v, want %v at most", what, took, within)
+			if took := time.Since(began.at); took > within {
+				w.untimelySince(t, began, "%s came after %v, want %v at most", what, took, within)
 			}
 			return state
 		case <-w.done:

@@ -73,6 +73,10 @@ func RunPaced(ctx context.Context, s Stepper, dt datacenter.Seconds, emit func(*
 			return timing, context.Cause(ctx)
 		case <-timer.C:
 		}
+		// When steps are late both are ready, and there are to be no more.
+		if ctx.Err() != nil {
+			return timing, context.Cause(ctx)
+		}
 		now := time.Now()
 		step := StepTiming{Lateness: now.Sub(due)}
 		if timing.Steps == 0 {
