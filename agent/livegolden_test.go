@@ -38,7 +38,14 @@ func (quietHardware) PowerAgeS() float64                 { return 0 }
 // TestLiveMatchesOpenG2G feeds scripted readings of real GPUs through the power
 // feed, its rolling buffers, the live source and the augmenter.
 func TestLiveMatchesOpenG2G(t *testing.T) {
-	raw, err := os.ReadFile("../testdata/golden/online/two_models.json")
+	for _, name := range []string{"two_models", "measured_only_and_without_gpus"} {
+		t.Run(name, func(t *testing.T) { testLiveGolden(t, name) })
+	}
+}
+
+func testLiveGolden(t *testing.T, name string) {
+	t.Helper()
+	raw, err := os.ReadFile("../testdata/golden/online/" + name + ".json")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,6 +114,9 @@ func TestLiveMatchesOpenG2G(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if d.SimulatedNumReplicas == 0 {
+			schedule = nil
+		}
 		cfg.Models = append(cfg.Models, datacenter.ModelSpec{
 			ModelLabel: d.Spec.ModelLabel, GPUsPerReplica: d.Spec.GPUsPerReplica, FeasibleBatchSizes: d.Spec.FeasibleBatchSizes,
 			InitialBatchSize: d.InitialBatchSize, Replicas: schedule,
@@ -132,7 +142,7 @@ func TestLiveMatchesOpenG2G(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	f, err := os.Open("../testdata/golden/online/two_models.csv")
+	f, err := os.Open("../testdata/golden/online/" + name + ".csv")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +196,7 @@ func TestLiveMatchesOpenG2G(t *testing.T) {
 			}
 		}
 	}
-	if step != len(rows)-1 || step == 0 || !slices.Contains(rows[0], "Llama-3.1-70B:measured_power_w") {
+	if step != len(rows)-1 || step == 0 || !slices.Contains(rows[0], run.Deployments[1].Spec.ModelLabel+":measured_power_w") {
 		t.Errorf("%d steps, the golden file has %d", step, len(rows)-1)
 	}
 }

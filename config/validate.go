@@ -146,12 +146,13 @@ func (c *Config) validateForLive(r *rules) {
 		for j := range servers {
 			r.that(servers[j].VLLMBaseURL != "", path+m.Live.ServerPath(j)+".vllm_base_url", "is missing; a live run loads a vLLM server")
 		}
-		if r.that(m.Live.SimulatedNumReplicas != 0, path+".simulated_num_replicas", "is missing or 0; must be >= 1") {
+		if r.that(m.Live.SimulatedNumReplicas != nil, path+".simulated_num_replicas", "is missing; must be >= 0, and 0 only measures the model") {
 			// Both are at most 2^31: the product holds, and the sum is cut below.
-			simulated = min(simulated+m.Live.SimulatedNumReplicas*m.GPUsPerReplica/max(c.Datacenter.GPUsPerServer, 1), math.MaxInt32)
+			simulated = min(simulated+*m.Live.SimulatedNumReplicas*m.GPUsPerReplica/max(c.Datacenter.GPUsPerServer, 1), math.MaxInt32)
 		}
+		withGPUs := slices.ContainsFunc(servers, func(s LiveServer) bool { return len(s.GPUEndpoints) > 0 })
 		for j := range servers {
-			servers[j].validateGPUsForLive(r, path+m.Live.ServerPath(j)+".gpu_endpoints")
+			servers[j].validateGPUsForLive(r, path+m.Live.ServerPath(j)+".gpu_endpoints", withGPUs)
 		}
 	}
 	r.that(simulated <= maxServers, "models", "simulate more than %d servers", maxServers)
@@ -168,10 +169,12 @@ func (c *Config) validateForLive(r *rules) {
 	}
 }
 
-func (s *LiveServer) validateGPUsForLive(r *rules, path string) {
-	r.that(len(s.GPUEndpoints) > 0, path, "must list at least one zeusd daemon; a live run reads its GPUs' power")
+// validateGPUsForLive checks a server's GPUs; others says that some server of the
+// model has any.
+func (s *LiveServer) validateGPUsForLive(r *rules, path string, others bool) {
+	r.that(len(s.GPUEndpoints) > 0 || !others, path, "must list at least one zeusd daemon, as the model's other servers do")
 	for i, e := range s.GPUEndpoints {
-		r.that(len(e.GPUIndices) > 0, fmt.Sprintf("%s[%d].gpu_indices", path, i), "must list at least one GPU")
+		r.that(len(e.GPUs()) > 0, fmt.Sprintf("%s[%d].gpu_indices", path, i), "must list at least one GPU")
 	}
 }
 
@@ -263,7 +266,9 @@ func (p *Replicas) validate(r *rules, path string) {
 }
 
 func (l *LiveModel) validate(r *rules, path string) {
-	r.count(path+".simulated_num_replicas", l.SimulatedNumReplicas, 0)
+	if n := l.SimulatedNumReplicas; n != nil {
+		r.count(path+".simulated_num_replicas", *n, 0)
+	}
 	if l.Servers != nil {
 		r.that(len(l.Servers) > 0, path+".servers", "must list at least one vLLM server")
 		const each = "each of servers has its own; leave it out here"
@@ -292,7 +297,7 @@ func (s *LiveServer) validate(r *rules, path string, seen map[string]bool) {
 		at := fmt.Sprintf("%s.gpu_endpoints[%d]", path, i)
 		e.validate(r, at)
 		kind, known := kinds.Table()[e.Kind()]
-		for j, g := range e.GPUIndices {
+		for j, g := range e.GPUs() {
 			if index := fmt.Sprintf("%s.gpu_indices[%d]", at, j); known && r.clean(index) {
 				id := fmt.Sprintf("%s %s %d", e.Kind(), kind.Address(e.Endpoint()), g)
 				r.that(!seen[id], index, "GPU %d of this endpoint stands there twice", g)
@@ -327,7 +332,7 @@ func (e *GPUEndpoint) validate(r *rules, path string) {
 	if !r.that(known, path+".source", "must be one of %q, got %q", names, e.Source) {
 		return
 	}
-	for _, p := range slices.Concat(kind.Check(e.Endpoint()), power.CheckGPUs(e.GPUIndices), power.CheckRange(e.PowerRangeW)) {
+	for _, p := range slices.Concat(kind.Check(e.Endpoint()), power.CheckGPUs(e.GPUs()), power.CheckRange(e.PowerRangeW)) {
 		at := path
 		if p.Key != "" {
 			at += "." + p.Key
@@ -339,10 +344,18 @@ func (e *GPUEndpoint) validate(r *rules, path string) {
 // Kind is the kind of the source.
 func (e *GPUEndpoint) Kind() string { return cmp.Or(e.Source, kinds.Default) }
 
+// GPUs are the indices of the endpoint's GPUs, by default the first.
+func (e *GPUEndpoint) GPUs() []int {
+	if e.GPUIndices == nil {
+		return []int{0}
+	}
+	return e.GPUIndices
+}
+
 // Endpoint is the endpoint in the vocabulary of package power, its token still to
 // be read.
 func (e *GPUEndpoint) Endpoint() power.Endpoint {
-	endpoint := power.Endpoint{Host: e.Host, Port: e.Port, Socket: e.Socket, File: e.File, TokenFile: e.TokenFile, GPUIndices: e.GPUIndices}
+	endpoint := power.Endpoint{Host: e.Host, Port: e.Port, Socket: e.Socket, File: e.File, TokenFile: e.TokenFile, GPUIndices: e.GPUs()}
 	if len(e.PowerRangeW) == len(endpoint.RangeW) {
 		endpoint.RangeW = [2]float64(e.PowerRangeW)
 	}
@@ -454,6 +467,7 @@ func (l *Live) validate(r *rules) {
 	r.that(p == 0 || p >= minPollIntervalS && p <= maxLiveS, "live.prometheus_poll_interval_s",
 		"must be 0 for never, or from %v to %v, got %v", minPollIntervalS, maxLiveS, p)
 	r.that(l.MaxOutputTokens > 0, "live.max_output_tokens", "must be > 0, got %d", l.MaxOutputTokens)
+	r.that(l.MinimalRequestText != "", "live.minimal_request_text", "must not be empty; it is what a model without a request file is asked")
 	within("itl_window_s", l.ITLWindowS, minITLWindowS, maxLiveS)
 	positive("stagger_s", l.StaggerS, maxStaggerS)
 	positive("warmup_timeout_s", l.WarmupTimeoutS, maxLiveS)

@@ -576,52 +576,6 @@ def write_reference(config: dict, path: Path) -> tuple[Reference | None, str | N
     return reference, None
 
 
-def write_noise_floor() -> None:
-    """Writes servers' power around 1 W, below which noise is that of 1 W."""
-    import numpy as np
-    from openg2g.datacenter.layout import ServerPool
-    from openg2g.datacenter.workloads.inference import InferencePowerAugmenter
-
-    servers, gpus_per_server, seed = 12, 8, 17
-    case = {
-        "num_servers": servers,
-        "gpus_per_server": gpus_per_server,
-        "phase_list": [i % 3 for i in range(servers)],
-        "amplitude_scales": [0.75 + i / 16 for i in range(servers)],
-        "noise_fraction": 0.25,
-        "seed": seed,
-        "steps": [],
-    }
-    pool = ServerPool(
-        num_servers=servers,
-        gpus_per_server=gpus_per_server,
-        phase_list=np.array(case["phase_list"]),
-        stagger_offsets=np.zeros(servers, dtype=int),
-        amplitude_scales=np.array(case["amplitude_scales"]),
-        noise_fraction=case["noise_fraction"],
-        model_priorities={"m": np.arange(servers)},
-    )
-    augmenter = InferencePowerAugmenter(pool, {"m": gpus_per_server}, seed=seed)
-    for per_gpu_w in (0, 0.001, 0.1, 0.125, 0.2, 100, 0):
-        out = augmenter.augment({"m": np.full(servers, float(per_gpu_w))}, {"m": servers})
-        power = [out.power_w.a, out.power_w.b, out.power_w.c]
-        case["steps"].append({"per_gpu_w": per_gpu_w, "power_w": power, "power_by_model_w": out.power_by_model_w["m"]})
-    path = CASES.parent / "components/noise_floor.json"
-    path.write_text(json.dumps(case, indent=1) + "\n")
-
-
-def write_golden(name: str) -> None:
-    """Writes OpenG2G's output for a golden case, and its accounting of GPUs."""
-    if name == "noise_floor":
-        write_noise_floor()
-        return
-    reference, reason = write_reference(golden_config(name), CASES / f"{name}.csv")
-    if reason is not None:
-        sys.exit(reason)
-    text = json.dumps(reference.available_gpu_capacity)
-    (CASES / f"{name}.available_gpu_capacity.json").write_text(text + "\n")
-
-
 def capacity_problems(config_path: Path, reference: Reference) -> list[str]:
     """Drives the replay step by step and compares the GPUs it tells to be left."""
     environ = {**os.environ, "G2G_AGENT_API__LISTEN": "127.0.0.1:0", "G2G_AGENT_LOG__FORMAT": "json"}
@@ -726,8 +680,6 @@ def main() -> int:
     verb.add_argument("--seed", type=int, default=0)
     verb.add_argument("--keep", type=Path, help="leave configs and CSV files in this folder")
     verb.add_argument("--reference-only", action="store_true", help="write configs and OpenG2G's CSV only")
-    verb = verbs.add_parser("golden", help="write OpenG2G's output for a case of testdata/golden/offline, or noise_floor")
-    verb.add_argument("case")
     verb = verbs.add_parser("openg2g-steps", help="print OpenG2G's microseconds a step for a golden case")
     verb.add_argument("case")
     args = parser.parse_args()
@@ -736,9 +688,6 @@ def main() -> int:
         ok = speed(args.rounds, args.write)
     elif args.verb == "exactness":
         ok = exactness(args.cases, args.seed, args.keep, args.reference_only)
-    elif args.verb == "golden":
-        ok = True
-        write_golden(args.case)
     else:
         ok = True
         print_openg2g_us_per_step(args.case)
