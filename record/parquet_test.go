@@ -43,7 +43,7 @@ func TestParquetHasOnlyWhatEveryReaderHas(t *testing.T) {
 		t.Errorf("%d row groups, want 2", len(meta.RowGroups))
 	}
 	// RLE is what the levels of nulls are in, in every file there is.
-	encodings := []format.Encoding{format.Plain, format.PlainDictionary, format.RLEDictionary, format.RLE, format.BitPacked}
+	encodings := []format.Encoding{format.Plain, format.RLEDictionary, format.RLE}
 	for _, group := range meta.RowGroups {
 		for _, column := range group.Columns {
 			name := column.MetaData.PathInSchema

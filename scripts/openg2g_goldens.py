@@ -14,11 +14,11 @@ import json
 import random
 import sys
 from fractions import Fraction
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from compare_openg2g import CASES, SETTING, Silent, golden_config, write_reference
+from openg2g_exactness import write_reference
+from openg2g_reference import CASES, SETTING, Silent, golden_config
 
 GOLDEN = CASES.parent
 

@@ -78,7 +78,7 @@ func TestHealthChecksAreAnsweredWhoeverAsks(t *testing.T) {
 	open := serve(t, Config{}, nil)
 	raw := func(request string) int {
 		t.Helper()
-		conn, err := net.Dial("tcp", open.address)
+		conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", open.address)
 		if err != nil {
 			t.Fatal(err)
 		}
