@@ -29,6 +29,8 @@ type LiveConfig struct {
 	PrometheusPollInterval time.Duration
 	ITLWindow              time.Duration
 	MaxOutputTokens        int
+	// MinimalRequestText is what a model without requests is asked; empty is OpenG2G's.
+	MinimalRequestText string
 	// Stagger is the power history that the servers are spread over.
 	Stagger             time.Duration
 	WarmupTimeout       time.Duration
@@ -54,7 +56,8 @@ type LiveConfig struct {
 
 // HardwareConfig is the real servers of one model.
 type HardwareConfig struct {
-	// SimulatedReplicas is the number of replicas that the real ones stand for.
+	// SimulatedReplicas is the number of replicas that the real ones stand for; 0: the
+	// model is only measured, and has no replica schedule.
 	SimulatedReplicas int
 	Requests          []loadgen.Request
 	Servers           []rig.ServerConfig
@@ -137,7 +140,8 @@ func (l *Live) rigConfig() rig.Config {
 	}
 	return rig.Config{
 		Models: models, PrometheusPollInterval: cfg.PrometheusPollInterval, ITLWindow: cfg.ITLWindow, MaxOutputTokens: cfg.MaxOutputTokens,
-		HistoryWindow: cfg.Stagger, WarmupTimeout: cfg.WarmupTimeout, SaturationThreshold: cfg.SaturationThreshold,
+		MinimalRequestText: cfg.MinimalRequestText,
+		HistoryWindow:      cfg.Stagger, WarmupTimeout: cfg.WarmupTimeout, SaturationThreshold: cfg.SaturationThreshold,
 		StaleAfter: cfg.StaleAfter, NoTokenLimit: cfg.NoTokenLimit, Seed: cfg.Seed, OnKept: l.failsafeKept, Log: cfg.Log,
 	}
 }

@@ -80,16 +80,16 @@ type onlinePoll struct {
 }
 
 // readOnlineRun reads the run, and the rows of its golden file, the header first.
-func readOnlineRun(t *testing.T) (run onlineRun, rows [][]string) {
+func readOnlineRun(t *testing.T, name string) (run onlineRun, rows [][]string) {
 	t.Helper()
-	raw, err := os.ReadFile("../testdata/golden/online/two_models.json")
+	raw, err := os.ReadFile("../testdata/golden/online/" + name + ".json")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := json.Unmarshal(raw, &run); err != nil {
 		t.Fatal(err)
 	}
-	f, err := os.Open("../testdata/golden/online/two_models.csv")
+	f, err := os.Open("../testdata/golden/online/" + name + ".csv")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,6 +125,9 @@ func (run *onlineRun) config(t *testing.T) (cfg Config, gpus [][]rig.GPU) {
 		schedule, err := datacenter.NewReplicaSchedule(initial, ramps...)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if d.SimulatedNumReplicas == 0 {
+			schedule = nil
 		}
 		cfg.Models = append(cfg.Models, datacenter.ModelSpec{
 			ModelLabel: d.Spec.ModelLabel, GPUsPerReplica: d.Spec.GPUsPerReplica, FeasibleBatchSizes: d.Spec.FeasibleBatchSizes,
@@ -162,7 +165,14 @@ func (poll *onlinePoll) feedTo(feed *rig.Feed, gpus [][]rig.GPU) {
 // TestLiveMatchesOpenG2G feeds scripted readings of real GPUs through the power
 // feed, its rolling buffers, the live readings and the augmenter.
 func TestLiveMatchesOpenG2G(t *testing.T) {
-	run, rows := readOnlineRun(t)
+	for _, name := range []string{"two_models", "measured_only_and_without_gpus"} {
+		t.Run(name, func(t *testing.T) { testOnlineRun(t, name) })
+	}
+}
+
+func testOnlineRun(t *testing.T, name string) {
+	t.Helper()
+	run, rows := readOnlineRun(t, name)
 	cfg, gpus := run.config(t)
 	const staggerS = 10
 	feed := rig.NewFeed(gpus, staggerS)
@@ -191,7 +201,7 @@ func TestLiveMatchesOpenG2G(t *testing.T) {
 		step++
 		wantRow(t, step, rows[0], rows[step], nowS, state)
 	}
-	if step != len(rows)-1 || step == 0 || !slices.Contains(rows[0], "Llama-3.1-70B:measured_power_w") {
+	if step != len(rows)-1 || step == 0 || !slices.Contains(rows[0], run.Deployments[1].Spec.ModelLabel+":measured_power_w") {
 		t.Errorf("%d steps, the golden file has %d", step, len(rows)-1)
 	}
 }

@@ -87,6 +87,7 @@ func SetUpLive(c *config.Config, secrets Secrets, log zerolog.Logger, o Observer
 		PrometheusPollInterval: duration(c.Live.PrometheusPollIntervalS),
 		ITLWindow:              duration(c.Live.ITLWindowS),
 		MaxOutputTokens:        c.Live.MaxOutputTokens,
+		MinimalRequestText:     c.Live.MinimalRequestText,
 		Stagger:                duration(c.Live.StaggerS),
 		WarmupTimeout:          duration(c.Live.WarmupTimeoutS),
 		SaturationThreshold:    c.Live.SaturationThreshold,
@@ -110,6 +111,7 @@ func SetUpLive(c *config.Config, secrets Secrets, log zerolog.Logger, o Observer
 		return nil, fmt.Errorf("%w: %w", datacenter.ErrInvalidInput, err)
 	}
 	setup.Warnings = append(setup.Warnings, oddGPUs(models, cfg.Hardware)...)
+	setup.Warnings = append(setup.Warnings, oddSimulations(c, cfg.Hardware)...)
 	setup.Live, err = NewLive(cfg)
 	return setup, err
 }
@@ -182,6 +184,21 @@ func oddGPUs(models []datacenter.ModelSpec, hardware []HardwareConfig) []string 
 	return warnings
 }
 
+// oddSimulations warns of models whose power in the states is none.
+func oddSimulations(c *config.Config, hardware []HardwareConfig) []string {
+	var warnings []string
+	for i := range c.Models {
+		m := &c.Models[i]
+		switch simulated := hardware[i].SimulatedReplicas; {
+		case simulated > 0 && hardware[i].numGPUs() == 0:
+			warnings = append(warnings, fmt.Sprintf("model %q has no gpu_endpoints: its %d simulated replicas draw 0 W", m.ModelLabel, simulated))
+		case simulated == 0 && m.Replicas != nil:
+			warnings = append(warnings, fmt.Sprintf("model %q is only measured, as its simulated_num_replicas is 0: its replicas have no effect", m.ModelLabel))
+		}
+	}
+	return warnings
+}
+
 func duration(seconds float64) time.Duration { return time.Duration(seconds * float64(time.Second)) }
 
 // renewEvery is the least time between two readings of a secret that is refused.
@@ -210,7 +227,7 @@ func secretIn(file string) func() (string, error) {
 // the key at fault, below models[i].live.
 func (s *LiveSetup) hardware(c *config.Config, i int, secrets Secrets, log zerolog.Logger) (HardwareConfig, error) {
 	live := c.Models[i].Live
-	h := HardwareConfig{SimulatedReplicas: live.SimulatedNumReplicas}
+	h := HardwareConfig{SimulatedReplicas: *live.SimulatedNumReplicas}
 	for j, server := range live.AllServers() {
 		cfg := rig.ServerConfig{VLLMBaseURL: server.VLLMBaseURL, Credential: credential.Fixed(secrets.VLLMAPIKey), RequestExtraBody: server.RequestExtraBody}
 		if server.BatchSizeActuator != "auto" {
@@ -233,6 +250,8 @@ func (s *LiveSetup) hardware(c *config.Config, i int, secrets Secrets, log zerol
 			s.Warnings = append(s.Warnings, fmt.Sprintf("there is no %s: model %q is loaded with a minimal request", file, c.Models[i].ModelLabel))
 		case err != nil:
 			return h, fmt.Errorf(".requests_dir: %w", err)
+		case len(h.Requests) == 0:
+			s.Warnings = append(s.Warnings, fmt.Sprintf("%s holds no request: model %q is loaded with a minimal request", file, c.Models[i].ModelLabel))
 		}
 	}
 	return h, nil

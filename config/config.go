@@ -90,8 +90,9 @@ type LiveModel struct {
 	VLLMBaseURL string `koanf:"vllm_base_url"`
 	// APIKeyFile holds the key of a vLLM server started with --api-key.
 	APIKeyFile string `koanf:"api_key_file"`
-	// SimulatedNumReplicas is the number of replicas that the real ones stand for.
-	SimulatedNumReplicas int `koanf:"simulated_num_replicas"`
+	// SimulatedNumReplicas is the number of replicas that the real ones stand for; 0:
+	// the model is measured and not simulated.
+	SimulatedNumReplicas *int `koanf:"simulated_num_replicas"`
 	// BatchSizeActuator is how batch sizes are set: auto, set_max_num_seqs,
 	// runtime_config or concurrency.
 	BatchSizeActuator string         `koanf:"batch_size_actuator"`
@@ -145,9 +146,10 @@ type GPUEndpoint struct {
 	Port   int    `koanf:"port"`
 	Socket string `koanf:"socket"`
 	// File has the readings that the source file plays.
-	File       string `koanf:"file"`
-	TokenFile  string `koanf:"token_file"`
-	GPUIndices []int  `koanf:"gpu_indices"`
+	File      string `koanf:"file"`
+	TokenFile string `koanf:"token_file"`
+	// GPUIndices are the GPUs' on their host; nil: the first one.
+	GPUIndices []int `koanf:"gpu_indices"`
 	// PowerRangeW is the least and the most that one of the GPUs can draw, in watts;
 	// nil is what the source knows of them.
 	PowerRangeW []float64 `koanf:"power_range_w"`
@@ -214,11 +216,13 @@ type Live struct {
 	RequestsDir             string  `koanf:"requests_dir"`
 	PrometheusPollIntervalS float64 `koanf:"prometheus_poll_interval_s"`
 	MaxOutputTokens         int     `koanf:"max_output_tokens"`
-	ITLWindowS              float64 `koanf:"itl_window_s"`
-	StaggerS                float64 `koanf:"stagger_s"`
-	WarmupTimeoutS          float64 `koanf:"warmup_timeout_s"`
-	SaturationThreshold     float64 `koanf:"saturation_threshold"`
-	StaleAfterS             float64 `koanf:"stale_after_s"`
+	// MinimalRequestText is what a model without a request file is asked.
+	MinimalRequestText  string  `koanf:"minimal_request_text"`
+	ITLWindowS          float64 `koanf:"itl_window_s"`
+	StaggerS            float64 `koanf:"stagger_s"`
+	WarmupTimeoutS      float64 `koanf:"warmup_timeout_s"`
+	SaturationThreshold float64 `koanf:"saturation_threshold"`
+	StaleAfterS         float64 `koanf:"stale_after_s"`
 	// StaleErrorAfterS ends the run when a model's power has been stale for that
 	// long; 0 never does.
 	StaleErrorAfterS float64 `koanf:"stale_error_after_s"`
@@ -275,7 +279,7 @@ func Default() Config {
 		Augmentation: Augmentation{AmplitudeScaleRange: []float64{1, 1}},
 		Replay:       Replay{Duration: seconds(600), AtEnd: AtEndEnd, ITL: true},
 		Live: Live{
-			PrometheusPollIntervalS: 0.5, MaxOutputTokens: 512, ITLWindowS: 1, StaggerS: 10,
+			PrometheusPollIntervalS: 0.5, MaxOutputTokens: 512, MinimalRequestText: "Hello, how are you?", ITLWindowS: 1, StaggerS: 10,
 			WarmupTimeoutS: 60, SaturationThreshold: 0.95, StaleAfterS: 2, RestoreBatchSizes: true,
 		},
 		API: API{Listen: "127.0.0.1:8480", MaxRequestsPerS: 100, MaxConnections: 2048, HistoryStates: 3000},
@@ -299,7 +303,7 @@ func (c *Config) LiveFacility() datacenter.Facility {
 	f.TotalGPUCapacity = 0
 	for i := range c.Models {
 		if l := c.Models[i].Live; l != nil {
-			f.TotalGPUCapacity += l.SimulatedNumReplicas * c.Models[i].GPUsPerReplica
+			f.TotalGPUCapacity += *l.SimulatedNumReplicas * c.Models[i].GPUsPerReplica
 		}
 	}
 	return f
@@ -334,18 +338,22 @@ func (c *Config) ModelSpecs() ([]datacenter.ModelSpec, error) {
 }
 
 // LiveModelSpecs is [Config.ModelSpecs] as a live run has them: models without a
-// replica schedule keep their simulated replicas.
+// replica schedule keep their simulated replicas, and models that are not simulated
+// have no schedule.
 func (c *Config) LiveModelSpecs() ([]datacenter.ModelSpec, error) {
 	specs, err := c.ModelSpecs()
 	if err != nil {
 		return nil, err
 	}
 	for i := range specs {
-		if specs[i].Replicas != nil {
-			continue
-		}
-		if specs[i].Replicas, err = datacenter.NewReplicaSchedule(c.Models[i].Live.SimulatedNumReplicas); err != nil {
-			return nil, err
+		simulated := *c.Models[i].Live.SimulatedNumReplicas
+		switch {
+		case simulated == 0:
+			specs[i].Replicas = nil
+		case specs[i].Replicas == nil:
+			if specs[i].Replicas, err = datacenter.NewReplicaSchedule(simulated); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return specs, nil

@@ -107,7 +107,7 @@ func TestEveryKeyIsRead(t *testing.T) {
 			SpecHash: "abc", GPUModel: "H100", Task: "chat", Precision: "fp8", TensorParallel: 2, ExpertParallel: 3,
 			BatchSizes: []int{8}, FitExcludeBatchSizes: []int{512},
 			Live: &LiveModel{
-				VLLMBaseURL: "http://node1:8000", APIKeyFile: "/key", SimulatedNumReplicas: 720, BatchSizeActuator: "concurrency",
+				VLLMBaseURL: "http://node1:8000", APIKeyFile: "/key", SimulatedNumReplicas: whole(720), BatchSizeActuator: "concurrency",
 				GPUEndpoints: []GPUEndpoint{
 					{Host: "node1", Port: 4938, TokenFile: "/t", GPUIndices: []int{0, 1}, PowerRangeW: []float64{20, 1200}}, {Socket: "/run/zeusd.sock"},
 				},
@@ -120,7 +120,7 @@ func TestEveryKeyIsRead(t *testing.T) {
 			{&half, map[string]int{"Llama-3.1-8B": 12}, nil},
 			{&half, nil, &ShiftReplicas{"Llama-3.1-8B", whole(-20)}},
 		}},
-		Live: Live{"/r", 0, 100, 2, 3, 4, 0.5, 6, 7, false},
+		Live: Live{"/r", 0, 100, "Count to 1000.", 2, 3, 4, 0.5, 6, 7, false},
 		API:  API{"0.0.0.0:1", "/tok", "/rtok", "/c", "/k", []string{"https://grid.example"}, []string{"agent.example"}, 50, 600, 300, 1000},
 		Log:  Log{"debug", "json"},
 	}
@@ -473,4 +473,18 @@ func FuzzParse(f *testing.F) {
 		}
 		c.resolvePaths("dir")
 	})
+}
+
+func TestGPUsOfEndpointsWithoutIndices(t *testing.T) {
+	c := parsed(t, oneModel+`    live: {gpu_endpoints: [{host: n}, {socket: /s}, {host: m, gpu_indices: [3]}]}
+`)
+	var got [][]int
+	for _, e := range c.Models[0].Live.GPUEndpoints {
+		got = append(got, e.Endpoint().GPUIndices)
+	}
+	if diff := cmp.Diff([][]int{{0}, {0}, {3}}, got); diff != "" {
+		t.Errorf("indices (-want +got):\n%s", diff)
+	}
+	refused(t, oneModel+"    live: {gpu_endpoints: [{host: n}, {host: n, gpu_indices: [0]}]}\n", nil,
+		"models[0].live.gpu_endpoints[1].gpu_indices[0]: GPU 0 of this endpoint stands there twice")
 }

@@ -88,6 +88,7 @@ var onReload = map[string]string{
 	"replay.commands[0].shift_replicas.replica_delta":          "restart",
 	"live.requests_dir":                                        "restart",
 	"live.prometheus_poll_interval_s":                          "restart",
+	"live.minimal_request_text":                                "restart",
 	"live.max_output_tokens":                                   "restart",
 	"live.itl_window_s":                                        "restart",
 	"live.stagger_s":                                           "restart",

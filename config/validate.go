@@ -169,12 +169,13 @@ func (c *Config) validateForLive(r *rules) {
 		for j := range servers {
 			r.that(servers[j].VLLMBaseURL != "", path+m.Live.ServerPath(j)+".vllm_base_url", "is missing; a live run loads a vLLM server")
 		}
-		if r.that(m.Live.SimulatedNumReplicas != 0, path+".simulated_num_replicas", "is missing or 0; must be >= 1") {
+		if r.that(m.Live.SimulatedNumReplicas != nil, path+".simulated_num_replicas", "is missing; must be >= 0, and 0 only measures the model") {
 			// Both are at most 2^31: the product holds, and the sum is cut below.
-			simulated = min(simulated+m.Live.SimulatedNumReplicas*m.GPUsPerReplica/max(c.Datacenter.GPUsPerServer, 1), math.MaxInt32)
+			simulated = min(simulated+*m.Live.SimulatedNumReplicas*m.GPUsPerReplica/max(c.Datacenter.GPUsPerServer, 1), math.MaxInt32)
 		}
+		withGPUs := slices.ContainsFunc(servers, func(s LiveServer) bool { return len(s.GPUEndpoints) > 0 })
 		for j := range servers {
-			servers[j].validateGPUsForLive(r, path+m.Live.ServerPath(j)+".gpu_endpoints")
+			servers[j].validateGPUsForLive(r, path+m.Live.ServerPath(j)+".gpu_endpoints", withGPUs)
 		}
 	}
 	r.that(simulated <= maxServers, "models", "simulate more than %d servers", maxServers)
@@ -191,10 +192,12 @@ func (c *Config) validateForLive(r *rules) {
 	}
 }
 
-func (s *LiveServer) validateGPUsForLive(r *rules, path string) {
-	r.that(len(s.GPUEndpoints) > 0, path, "must list at least one power source; a live run reads its GPUs' power")
+// validateGPUsForLive checks a server's GPUs; others says that some server of the
+// model has any.
+func (s *LiveServer) validateGPUsForLive(r *rules, path string, others bool) {
+	r.that(len(s.GPUEndpoints) > 0 || !others, path, "must list at least one power source, as the model's other servers do")
 	for i, e := range s.GPUEndpoints {
-		r.that(len(e.GPUIndices) > 0, fmt.Sprintf("%s[%d].gpu_indices", path, i), "must list at least one GPU")
+		r.that(len(e.GPUs()) > 0, fmt.Sprintf("%s[%d].gpu_indices", path, i), "must list at least one GPU")
 	}
 }
 
@@ -385,6 +388,7 @@ func (l *Live) validate(r *rules) {
 	r.that(p == 0 || p >= minPollIntervalS && p <= maxLiveS, "live.prometheus_poll_interval_s",
 		"must be 0 for never, or from %v to %v, got %v", minPollIntervalS, maxLiveS, p)
 	r.that(l.MaxOutputTokens > 0, "live.max_output_tokens", "must be > 0, got %d", l.MaxOutputTokens)
+	r.that(l.MinimalRequestText != "", "live.minimal_request_text", "must not be empty; it is what a model without a request file is asked")
 	within("itl_window_s", l.ITLWindowS, minITLWindowS, maxLiveS)
 	positive("stagger_s", l.StaggerS, maxStaggerS)
 	positive("warmup_timeout_s", l.WarmupTimeoutS, maxLiveS)

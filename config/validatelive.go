@@ -14,7 +14,9 @@ import (
 )
 
 func (l *LiveModel) validate(r *rules, path string) {
-	r.count(path+".simulated_num_replicas", l.SimulatedNumReplicas, 0)
+	if n := l.SimulatedNumReplicas; n != nil {
+		r.count(path+".simulated_num_replicas", *n, 0)
+	}
 	if l.Servers != nil {
 		r.that(len(l.Servers) > 0, path+".servers", "must list at least one vLLM server")
 		const own = "each of servers has its own; leave it out here"
@@ -51,7 +53,7 @@ func (s *LiveServer) validate(r *rules, path string, seen map[string]bool) {
 		at := fmt.Sprintf("%s.gpu_endpoints[%d]", path, i)
 		e.validate(r, at)
 		kind, known := kinds.Table()[e.Kind()]
-		for j, g := range e.GPUIndices {
+		for j, g := range e.GPUs() {
 			if index := fmt.Sprintf("%s.gpu_indices[%d]", at, j); known && r.clean(index) {
 				id := fmt.Sprintf("%s %s %d", e.Kind(), kind.Identity(e.Endpoint()), g)
 				r.that(!seen[id], index, "GPU %d of this endpoint stands there twice", g)
@@ -86,7 +88,7 @@ func (e *GPUEndpoint) validate(r *rules, path string) {
 	if !r.that(known, path+".source", "must be one of %q, got %q", names, e.Source) {
 		return
 	}
-	for _, p := range slices.Concat(kind.Check(e.Endpoint()), power.CheckGPUs(e.GPUIndices), power.CheckRange(e.PowerRangeW)) {
+	for _, p := range slices.Concat(kind.Check(e.Endpoint()), power.CheckGPUs(e.GPUs()), power.CheckRange(e.PowerRangeW)) {
 		at := path
 		if p.Key != "" {
 			at += "." + p.Key
@@ -98,10 +100,18 @@ func (e *GPUEndpoint) validate(r *rules, path string) {
 // Kind is the kind of the source.
 func (e *GPUEndpoint) Kind() string { return cmp.Or(e.Source, kinds.Default) }
 
+// GPUs are the indices of the endpoint's GPUs, by default the first.
+func (e *GPUEndpoint) GPUs() []int {
+	if e.GPUIndices == nil {
+		return []int{0}
+	}
+	return e.GPUIndices
+}
+
 // Endpoint is the endpoint in the vocabulary of package power, its token still to
 // be read.
 func (e *GPUEndpoint) Endpoint() power.Endpoint {
-	endpoint := power.Endpoint{Host: e.Host, Port: e.Port, Socket: e.Socket, File: e.File, TokenFile: e.TokenFile, GPUIndices: e.GPUIndices}
+	endpoint := power.Endpoint{Host: e.Host, Port: e.Port, Socket: e.Socket, File: e.File, TokenFile: e.TokenFile, GPUIndices: e.GPUs()}
 	if len(e.PowerRangeW) == len(endpoint.RangeW) {
 		endpoint.RangeW = [2]float64(e.PowerRangeW)
 	}

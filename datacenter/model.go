@@ -54,9 +54,10 @@ type Facility struct {
 	TotalGPUCapacity int
 }
 
-// NumServers is the number of servers that TotalGPUCapacity GPUs fill.
+// NumServers is the number of servers that TotalGPUCapacity GPUs fill, and 1 for a
+// live run that simulates none, as in OpenG2G.
 func (f *Facility) NumServers() int {
-	return ceilDiv(f.TotalGPUCapacity, f.GPUsPerServer)
+	return max(1, ceilDiv(f.TotalGPUCapacity, f.GPUsPerServer))
 }
 
 // ServersFor is the number of whole servers that replicas replicas of m need.

@@ -32,10 +32,12 @@ type Config struct {
 	Credential *credential.Credential
 	// Concurrency is the number of requests in flight at first.
 	Concurrency int
-	// Requests are cycled through. Without any, a minimal one of MaxOutputTokens
-	// is repeated.
+	// Requests are cycled through. Without any, a minimal one that asks for an answer
+	// to MinimalRequestText is repeated.
 	Requests []Request
-	// MaxOutputTokens is the length of the minimal request's answer; 0 is 512.
+	// MinimalRequestText is a message to the model; empty is OpenG2G's.
+	MinimalRequestText string
+	// MaxOutputTokens is the most tokens of an answer to it; 0 is 512.
 	MaxOutputTokens int
 	// ExtraBody has keys that are set in every request, in place of its own.
 	ExtraBody map[string]any
@@ -89,6 +91,9 @@ func New(cfg Config) (*Generator, error) {
 	if cfg.MaxOutputTokens == 0 {
 		cfg.MaxOutputTokens = 512
 	}
+	if cfg.MinimalRequestText == "" {
+		cfg.MinimalRequestText = "Hello, how are you?"
+	}
 	if cfg.ITLWindow == 0 {
 		cfg.ITLWindow = time.Second
 	}
@@ -136,7 +141,11 @@ func prepare(cfg *Config) ([]preparedRequest, error) {
 	}
 	requests := cfg.Requests
 	if len(requests) == 0 {
-		requests = []Request{minimalRequest(cfg.MaxOutputTokens)}
+		minimal, err := minimalRequest(cfg.MinimalRequestText, cfg.MaxOutputTokens)
+		if err != nil {
+			return nil, err
+		}
+		requests = []Request{minimal}
 	}
 	prepared := make([]preparedRequest, len(requests))
 	for i, r := range requests {

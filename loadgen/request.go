@@ -27,7 +27,7 @@ const maxQuoted = 100
 const maxRequestBytes = 16 << 20
 
 // LoadRequests reads a request file: one OpenAI chat completion request in JSON
-// a line; blank lines are passed over. Errors name the file and the line, and
+// a line; blank lines are passed over, and a file may hold none. Errors name the file and the line, and
 // wrap [datacenter.ErrInvalidInput] when its content is at fault.
 func LoadRequests(path string) ([]Request, error) {
 	file, err := os.Open(path)
@@ -61,8 +61,6 @@ func readRequests(r io.Reader, name string) ([]Request, error) {
 		return nil, fmt.Errorf("%w: %s:%d: the line is longer than %d bytes", datacenter.ErrInvalidInput, name, number, maxRequestBytes)
 	case err != nil:
 		return nil, fmt.Errorf("%s: %w", name, err)
-	case len(requests) == 0:
-		return nil, fmt.Errorf("%w: %s: holds no request, want one JSON object a line", datacenter.ErrInvalidInput, name)
 	}
 	return requests, nil
 }
@@ -99,13 +97,13 @@ func checkChoices(fields map[string]json.RawMessage) error {
 	return nil
 }
 
-// minimalRequest is what is asked when there is no request file: something with
-// a long answer.
-func minimalRequest(maxOutputTokens int) Request {
+// minimalRequest is what is asked when there is no request file.
+func minimalRequest(text string, maxOutputTokens int) (Request, error) {
+	messages, err := json.Marshal([]map[string]string{{"role": "user", "content": text}})
 	return Request{fields: map[string]json.RawMessage{
-		"messages":              json.RawMessage(`[{"role":"user","content":"Tell me a long story about a power grid."}]`),
+		"messages":              messages,
 		"max_completion_tokens": fmt.Appendf(nil, "%d", maxOutputTokens),
-	}}
+	}}, err
 }
 
 // preparedRequest is a request as it is sent.
@@ -114,8 +112,9 @@ type preparedRequest struct {
 	maxTokens int // that it asks for, 0 if it does not say
 }
 
-// prepare makes the request to modelID: for a stream with the number of tokens in
-// every chunk, and with the keys of extra in place of its own.
+// prepare makes the request as it is sent: for a stream with the number of tokens in
+// every chunk, with the keys of extra in place of its own, and to modelID unless it
+// names a model itself, such as a LoRA adapter of the server's.
 func (r Request) prepare(modelID string, extra map[string]json.RawMessage) (preparedRequest, error) {
 	body := maps.Clone(r.fields)
 	maps.Copy(body, extra)
@@ -128,16 +127,16 @@ func (r Request) prepare(modelID string, extra map[string]json.RawMessage) (prep
 		}
 		delete(body, "max_tokens")
 	}
-	model, err := json.Marshal(modelID)
-	if err != nil {
-		return preparedRequest{}, err
+	if model, own := body["model"]; !own || string(model) == "null" {
+		var err error
+		if body["model"], err = json.Marshal(modelID); err != nil {
+			return preparedRequest{}, err
+		}
 	}
-	body["model"] = model
 	body["stream"] = json.RawMessage("true")
 	body["stream_options"] = json.RawMessage(`{"include_usage":true,"continuous_usage_stats":true}`)
-	prepared := preparedRequest{maxTokens: tokenLimit(body["max_completion_tokens"])}
-	prepared.body, err = json.Marshal(body)
-	return prepared, err
+	encoded, err := json.Marshal(body)
+	return preparedRequest{body: encoded, maxTokens: tokenLimit(body["max_completion_tokens"])}, err
 }
 
 // tokenLimit is the number of tokens that a request asks for, 0 if it does not say,

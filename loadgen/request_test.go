@@ -44,7 +44,10 @@ func TestBodiesOfRequests(t *testing.T) {
 		extra      map[string]any
 		want       map[string]any
 	}{
-		{"forced keys", `{` + messages + `,"model":"other","stream":false,"stream_options":{"include_usage":false}}`, nil, map[string]any{}},
+		{"forced keys", `{` + messages + `,"stream":false,"stream_options":{"include_usage":false}}`, nil, map[string]any{}},
+		{"a model of its own", `{` + messages + `,"model":"adapter-7"}`, nil, map[string]any{"model": "adapter-7"}},
+		{"no model after all", `{` + messages + `,"model":null}`, nil, map[string]any{}},
+		{"a model in the extra body", `{` + messages + `,"model":"adapter-7"}`, map[string]any{"model": "adapter-8"}, map[string]any{"model": "adapter-8"}},
 		{"max_tokens is the old name", `{` + messages + `,"max_tokens":7}`, nil, map[string]any{"max_completion_tokens": 7.}},
 		{"the new name wins", `{` + messages + `,"max_tokens":7,"max_completion_tokens":9}`, nil, map[string]any{"max_completion_tokens": 9.}},
 		{"unless it is null", `{` + messages + `,"max_tokens":7,"max_completion_tokens":null}`, nil, map[string]any{"max_completion_tokens": 7.}},
@@ -69,7 +72,22 @@ func TestBodiesOfRequests(t *testing.T) {
 }
 
 func TestMinimalRequest(t *testing.T) {
-	requests, err := prepare(&Config{ModelID: "m", MaxOutputTokens: 77})
+	g, err := New(Config{BaseURL: "http://n:1", ModelID: "m"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const usual = `{"max_completion_tokens":512,"messages":[{"content":"Hello, how are you?","role":"user"}],"model":"m","stream":true,` +
+		`"stream_options":{"include_usage":true,"continuous_usage_stats":true}}`
+	if len(g.requests) != 1 || string(g.requests[0].body) != usual {
+		t.Errorf("the minimal request is %s, want %s", g.requests[0].body, usual)
+	}
+	requests, err := prepare(&Config{ModelID: "m", MaxOutputTokens: 77, MinimalRequestText: "say \"<b>\""})
+	if err == nil {
+		var body struct{ Messages []struct{ Content string } }
+		if err := json.Unmarshal(requests[0].body, &body); err != nil || len(body.Messages) != 1 || body.Messages[0].Content != "say \"<b>\"" {
+			t.Errorf("the body is %s (%v)", requests[0].body, err)
+		}
+	}
 	if err != nil || len(requests) != 1 || !bytes.Contains(requests[0].body, []byte(`"max_completion_tokens":77`)) || !bytes.Contains(requests[0].body, []byte(`"messages":[{`)) {
 		t.Errorf("requests %+v (%v)", requests, err)
 	}
@@ -101,7 +119,6 @@ func TestTokenLimitOfRequests(t *testing.T) {
 func TestRequestFilesRefused(t *testing.T) {
 	const good = `{"messages":[{"role":"user","content":"a"}]}` + "\n"
 	for _, test := range []struct{ name, file, want string }{
-		{"empty", "\n \n", ": holds no request, want one JSON object a line"},
 		{"not JSON", good + "\n{\"messages\":\n", ":3: not a JSON object: unexpected end of JSON input"},
 		{"a list", "[]\n", ":1: not a JSON object: json: cannot unmarshal array into Go value of type map[string]json.RawMessage"},
 		{"null", "null\n", ":1: messages is missing, want a list of chat messages"},
@@ -121,6 +138,15 @@ func TestRequestFilesRefused(t *testing.T) {
 				t.Errorf("error is %v, want %s", err, want)
 			}
 		})
+	}
+	for _, empty := range []string{"", "\n \n"} {
+		path := filepath.Join(t.TempDir(), "empty.jsonl")
+		if err := os.WriteFile(path, []byte(empty), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if requests, err := LoadRequests(path); err != nil || requests != nil {
+			t.Errorf("%q: %d requests, %v", empty, len(requests), err)
+		}
 	}
 	if _, err := LoadRequests(filepath.Join(t.TempDir(), "none.jsonl")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("error for no file is %v", err)

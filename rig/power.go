@@ -45,6 +45,7 @@ func (r *Rig) awaitPower(ctx context.Context) error {
 			unread = append(unread, m.gpus[i].String())
 		}
 		switch {
+		case len(m.gpus) == 0: // it has none, and draws no power
 		case len(unread) == len(m.gpus):
 			errs = append(errs, fmt.Errorf("model %q: %w from any of its GPUs within %v: %s", m.label, errNoReading, firstReadingTimeout, m.PowerErrors()))
 		case len(unread) > 0:

@@ -32,6 +32,8 @@ type Config struct {
 	PrometheusPollInterval time.Duration
 	ITLWindow              time.Duration
 	MaxOutputTokens        int
+	// MinimalRequestText is what a model without requests is asked; empty is the usual.
+	MinimalRequestText string
 	// HistoryWindow is how far back the power histories reach; the warm-up fills it.
 	HistoryWindow       time.Duration
 	WarmupTimeout       time.Duration

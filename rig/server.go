@@ -80,7 +80,8 @@ func newServer(m *Model, i int) (*Server, error) {
 	s.load, err = loadgen.New(loadgen.Config{
 		BaseURL: c.VLLMBaseURL, ModelID: model.ModelID, ModelLabel: model.Label, Credential: c.Credential,
 		Concurrency: s.concurrencyFor(model.InitialBatchSize), Requests: model.Requests, MaxOutputTokens: cfg.MaxOutputTokens,
-		ExtraBody: c.RequestExtraBody, ITLWindow: cfg.ITLWindow, Log: logged, Seed: cfg.Seed + uint64(m.index) + uint64(i)<<32,
+		MinimalRequestText: cfg.MinimalRequestText,
+		ExtraBody:          c.RequestExtraBody, ITLWindow: cfg.ITLWindow, Log: logged, Seed: cfg.Seed + uint64(m.index) + uint64(i)<<32,
 	})
 	if err != nil {
 		server.Close()

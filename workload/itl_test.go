@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"regexp"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -128,4 +129,23 @@ func FuzzLoadITLFit(f *testing.F) {
 			t.Error("no fits and no error")
 		}
 	})
+}
+
+// As OpenG2G does, the parameters are taken with the prefix of latency_fits.csv, too.
+func TestITLFitWithPrefix(t *testing.T) {
+	plain := v02()["h1/itl_fit.json"]
+	file := filepath.Join(t.TempDir(), itlFitFile)
+	fits := make([]map[int]ITLMixture, 2)
+	for i, text := range []string{plain, regexp.MustCompile(`"(loc|[a-z]+_(steady|stall))"`).ReplaceAllString(plain, `"itl_mix_$1"`)} {
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if fits[i], err = loadITLFit(file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff(fits[0], fits[1], sameBits); diff != "" {
+		t.Errorf("fits without and with the prefix:\n%s", diff)
+	}
 }

@@ -23,6 +23,9 @@ type ITLFits map[string]map[int]ITLMixture
 // itlDist is the only kind of fit there is.
 const itlDist = "lognormal_mixture_2"
 
+// itlPrefix stands before the parameters' names in latency_fits.csv.
+const itlPrefix = "itl_mix_"
+
 // itlSchema is the schema of itl_fit.json.
 const itlSchema = "itl_fit." + itlDist
 
@@ -73,7 +76,7 @@ func (f ITLFits) add(label string, batchSize int, m ITLMixture) bool {
 func itlColumns() []string {
 	columns := []string{"model_label", "max_num_seqs", "itl_dist"}
 	for _, p := range itlParams() {
-		columns = append(columns, "itl_mix_"+p.name)
+		columns = append(columns, itlPrefix+p.name)
 	}
 	return columns
 }
@@ -97,7 +100,7 @@ func loadITLFits(file string) (ITLFits, error) {
 				return err
 			}
 		}
-		if err := m.validate("itl_mix_"); err != nil {
+		if err := m.validate(itlPrefix); err != nil {
 			return row.errorf("%w", err)
 		}
 		if !fits.add(label, batchSize, m) {
@@ -164,6 +167,9 @@ func loadITLFit(file string) (map[int]ITLMixture, error) {
 		var m ITLMixture
 		for _, p := range itlParams() {
 			v := content.PerBatch[key][p.name]
+			if v == nil { // OpenG2G takes them with the prefix of latency_fits.csv, too
+				v = content.PerBatch[key][itlPrefix+p.name]
+			}
 			if v == nil {
 				return nil, fileErrorf(file, 0, "per_batch.%s.%s is missing", key, p.name)
 			}
