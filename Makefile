@@ -11,7 +11,7 @@ COUNT    ?= 6
 GENERATED = $(shell git grep -lE '^(//|\#|<!--) Code generated .* DO NOT EDIT')
 
 .NOTPARALLEL:
-.PHONY: check build test bench compare compare-load step-timing stream-load lockstep-speed command-latency interop kills soak siege fmt fmt-check lint vet test-race generated tidy cross no-fma fuzz bench-once soak-short truth package vuln
+.PHONY: check build test bench compare compare-load step-timing stream-load lockstep-speed command-latency interop kills soak siege fmt fmt-check lint vet test-race test-shuffled generated tidy cross no-fma fuzz bench-once soak-short truth package vuln
 
 # The gate: everything that must hold before a commit.
 check: fmt-check lint vet test-race truth generated tidy cross no-fma fuzz bench-once soak-short package vuln
@@ -90,9 +90,14 @@ vet:
 	@echo "== vet"
 	go vet ./...
 
+# As the README says, so that what passed just now need not run again.
 test-race:
-	@echo "== tests, with the race detector, in random order"
-	go test -race -shuffle=on ./...
+	@echo "== tests, with the race detector"
+	go test -race -p 1 ./...
+
+# The same in random order.
+test-shuffled:
+	go test -race -p 1 -shuffle=on ./...
 
 # Generated files must be what their generators write.
 generated:
