@@ -29,7 +29,7 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 		return
 	case []*datacenter.State:
 		w.WriteHeader(status)
-		writeStates(w, v, func(work func()) error { work(); return nil })
+		_, _ = writeStates(w, v, func(work func()) error { work(); return nil })
 		return
 	}
 	body, err := json.Marshal(v)
@@ -48,8 +48,9 @@ func writeEncoded(w http.ResponseWriter, status int, body []byte, err error) {
 }
 
 // writeStates writes an array of states, in chunks, so that a long one takes
-// little memory; each is encoded in a turn. It stops when the client is gone.
-func writeStates(w io.Writer, states []*datacenter.State, turn func(work func()) error) {
+// little memory; each is encoded in a turn. It stops when the client is gone. The
+// error is that of a turn; begun says that a part of the array was written by then.
+func writeStates(w io.Writer, states []*datacenter.State, turn func(work func()) error) (begun bool, err error) {
 	b := make([]byte, 0, min(stateBytes*(len(states)+1), writeChunk+2*stateBytes))
 	b = append(b, '[')
 	for next := 0; ; b = b[:0] {
@@ -62,14 +63,16 @@ func writeStates(w io.Writer, states []*datacenter.State, turn func(work func())
 			}
 		})
 		if err != nil {
-			return
+			return begun, err
 		}
 		if next == len(states) {
 			break
 		}
+		begun = true
 		if _, err := w.Write(b); err != nil {
-			return
+			return begun, nil //nolint:nilerr // the client is gone
 		}
 	}
 	_, _ = w.Write(append(b, ']', '\n'))
+	return true, nil
 }

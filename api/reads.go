@@ -119,18 +119,18 @@ func (s *Server) history() http.Handler {
 			refused.Write(w)
 			return
 		}
-		s.long(w, r, func(turn func(work func()) error) {
+		s.long(w, r, func(turn func(work func()) error) (begun bool, err error) {
 			w.Header().Set("Content-Type", contentTypeJSON)
-			w.WriteHeader(http.StatusOK)
-			writeStates(w, s.hub.History(n), turn)
+			return writeStates(w, s.hub.History(n), turn)
 		})
 	}), "n")
 }
 
 // long answers with what takes long to make. answer makes it with turns, a piece
 // in each, and writes between them: a client that does not read keeps nobody else
-// waiting. turn fails when the request has ended.
-func (s *Server) long(w http.ResponseWriter, r *http.Request, answer func(turn func(work func()) error)) {
+// waiting. turn fails when the request has ended, or the run; answer then returns its
+// error, and whether it has begun to write.
+func (s *Server) long(w http.ResponseWriter, r *http.Request, answer func(turn func(work func()) error) (begun bool, err error)) {
 	client := guard.ClientOf(r.Context())
 	leave, ok := s.turns.enter(client)
 	if !ok {
@@ -139,7 +139,7 @@ func (s *Server) long(w http.ResponseWriter, r *http.Request, answer func(turn f
 		return
 	}
 	defer leave()
-	answer(func(work func()) error { //nolint:contextcheck // it is the request's, as that of answer
+	begun, err := answer(func(work func()) error { //nolint:contextcheck // it is the request's, as that of answer
 		if err := s.turns.take(r.Context(), client); err != nil {
 			return err
 		}
@@ -147,6 +147,14 @@ func (s *Server) long(w http.ResponseWriter, r *http.Request, answer func(turn f
 		work()
 		return nil
 	})
+	switch {
+	case err == nil:
+	case begun:
+		// The connection is cut off, so that a part of an answer does not look like all of it.
+		panic(http.ErrAbortHandler) //nolint:forbidigo // net/http's way to do so
+	default:
+		problem.New(http.StatusServiceUnavailable, "the run ended before this answer was made").Write(w)
+	}
 }
 
 func (s *Server) models(query) (any, *problem.Problem) {
@@ -168,12 +176,14 @@ func (s *Server) events() http.Handler {
 		case follow:
 			sockets.ServeHTTP(w, r)
 		default:
-			s.long(w, r, func(turn func(work func()) error) {
+			s.long(w, r, func(turn func(work func()) error) (begun bool, err error) {
 				var body []byte
-				var err error
-				if turn(func() { body, err = json.Marshal(eventsAfter(s.hub.Events(n), after)) }) == nil {
-					writeEncoded(w, http.StatusOK, body, err)
+				var encodeErr error
+				if err := turn(func() { body, encodeErr = json.Marshal(eventsAfter(s.hub.Events(n), after)) }); err != nil {
+					return false, err
 				}
+				writeEncoded(w, http.StatusOK, body, encodeErr)
+				return true, nil
 			})
 		}
 	}), "n", "after", "follow")

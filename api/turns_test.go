@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -118,6 +119,51 @@ func TestTurnsAreLimited(t *testing.T) {
 	if _, ok := turns.enter("another"); !ok {
 		t.Error("refused although there is room")
 	}
+}
+
+// What the end of the run cuts short does not look like a whole answer.
+func TestLongAnswersAtTheEnd(t *testing.T) {
+	const states = 12_000
+	s := listening(t, func(c *Config) {
+		c.Settings.HistoryStates = states
+		c.Advance = func(context.Context, int) ([]*datacenter.State, error) { return nil, nil } // turns without rests
+	})
+	for i := range states {
+		s.Publish(liveState(int64(i)))
+	}
+	ask := func(path string) *bufio.Reader {
+		conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", s.Address())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		conn.SetDeadline(time.Now().Add(30 * time.Second))
+		fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n", path)
+		return bufio.NewReader(conn)
+	}
+	begun := ask(fmt.Sprintf("/v1/history?n=%d", states))
+	if _, err := begun.Peek(1); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.turns.take(t.Context(), "the test"); err != nil {
+		t.Fatal(err)
+	}
+	waiting := []*bufio.Reader{ask("/v1/history"), ask("/v1/events")}
+	s.end()
+	for _, in := range waiting {
+		resp, err := http.ReadResponse(in, nil) //nolint:bodyclose // the connection is closed in the end, and with it the body
+		if err != nil || resp.StatusCode != http.StatusServiceUnavailable {
+			t.Errorf("an answer that was not begun: %v, %v; want 503", resp, err)
+		}
+	}
+	resp, err := http.ReadResponse(begun, nil) //nolint:bodyclose // likewise
+	if err != nil {
+		t.Fatal(err)
+	}
+	if raw, err := io.ReadAll(resp.Body); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("an answer that was begun ends with %v after %d bytes, want it cut off", err, len(raw))
+	}
+	s.turns.give()
 }
 
 // Readers of the history that do not read keep nobody else from it, and more of them

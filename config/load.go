@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"os"
-	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -18,6 +16,7 @@ import (
 	"github.com/knadh/koanf/v2"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/decimal"
 	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 )
 
@@ -33,8 +32,6 @@ const (
 	pathDelim = "\x1f"
 	// maxQuoted bounds what a message repeats of a value, in bytes.
 	maxQuoted = 100
-	// maxFileBytes bounds the config file.
-	maxFileBytes = 16 << 20
 )
 
 // Error is everything wrong with a configuration. It wraps
@@ -90,23 +87,13 @@ const (
 	ForLive
 )
 
-// Load reads the config file, lets the environment (as os.Environ gives it)
-// override it, and validates the whole. The error is an [*Error] with all
-// problems.
+// Load is [ReadFile] and [File.Load].
 func Load(file string, environ []string, purpose Purpose) (*Config, error) {
-	return load(file, environ, purpose, readFile)
-}
-
-func load(file string, environ []string, purpose Purpose, read func(file string) ([]byte, error)) (*Config, error) {
-	raw, err := read(file)
+	f, err := ReadFile(file)
 	if err != nil {
-		return nil, &Error{file, []Problem{{"", err.Error()}}}
+		return nil, err
 	}
-	c, problems := parse(raw, environ, purpose, filepath.Dir(file))
-	if len(problems) > 0 {
-		return nil, &Error{file, problems}
-	}
-	return c, nil
+	return f.Load(environ, purpose)
 }
 
 // Parse is [Load] for a config that is at hand as text; name stands for the file
@@ -117,19 +104,6 @@ func Parse(name string, text []byte, environ []string, purpose Purpose) (*Config
 		return nil, &Error{name, problems}
 	}
 	return c, nil
-}
-
-func readFile(file string) ([]byte, error) {
-	info, err := os.Stat(file)
-	if err == nil && info.Mode().IsRegular() && info.Size() > maxFileBytes {
-		return nil, fmt.Errorf("has %d bytes, a config has at most %d", info.Size(), maxFileBytes)
-	}
-	raw, err := os.ReadFile(file)
-	var pathErr *os.PathError
-	if errors.As(err, &pathErr) {
-		return nil, pathErr.Err
-	}
-	return raw, err
 }
 
 // parse turns a config file's text and the environment into a valid config or
@@ -262,7 +236,7 @@ func setKey(node any, path []string, value envValue) error {
 		return setKey(node[key], path[1:], value)
 	case []any:
 		i, err := strconv.Atoi(key)
-		if err != nil || i < 0 || i >= len(node) {
+		if err != nil || i < 0 || i >= len(node) || strconv.Itoa(i) != key {
 			return fmt.Errorf("%s does not index a list of %d; elements count from 0", excerpt.Quote(key, maxQuoted), len(node))
 		}
 		if last {
@@ -392,6 +366,11 @@ func decodeHook(from, to reflect.Value) (any, error) {
 func decodeSeconds(value any) (any, error) {
 	switch v := value.(type) {
 	case string:
+		for part := range strings.SplitSeq(v, "/") {
+			if written := decimal.Of(strings.TrimSpace(part)); !decimal.Plain(strings.TrimSpace(part)) && written != "" {
+				return nil, fmt.Errorf("want a number in decimal digits, such as %s, got %s", written, describe(v))
+			}
+		}
 		return datacenter.ParseSeconds(v)
 	case float64:
 		return datacenter.SecondsOf(v)

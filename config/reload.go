@@ -12,7 +12,11 @@ import (
 // Reload is [Load] for a file that was read before: it keeps nobody waiting, and so
 // must be a regular one.
 func Reload(file string, environ []string, purpose Purpose) (*Config, error) {
-	return load(file, environ, purpose, func(file string) ([]byte, error) { return reread.File(file, maxFileBytes) })
+	f, err := newFile(file, func(name string) ([]byte, error) { return reread.File(name, maxFileBytes) })
+	if err != nil {
+		return nil, err
+	}
+	return f.Load(environ, purpose)
 }
 
 // reloadableKeys are the keys that a running agent takes over from a config that

@@ -113,7 +113,7 @@ func (c *Config) validate(r *rules, purpose Purpose) {
 		c.Training[i].validate(r, fmt.Sprintf("training[%d]", i))
 	}
 	c.Replay.validate(r, c)
-	if purpose == ForReplay || c.Replay.DataDir != "" {
+	if purpose == ForReplay || purpose == ForAnything && c.Replay.DataDir != "" {
 		r.that(c.Replay.DataDir != "", "replay.data_dir", "is missing; a replay needs an OpenG2G data directory")
 		r.that(c.Datacenter.TotalGPUCapacity != 0, "datacenter.total_gpu_capacity",
 			"is missing or 0; a replay needs the number of GPUs the datacenter can host")

@@ -27,8 +27,8 @@ const maxQuoted = 100
 const maxRequestBytes = 16 << 20
 
 // LoadRequests reads a request file: one OpenAI chat completion request in JSON
-// a line; blank lines are passed over, and a file may hold none. Errors name the file and the line, and
-// wrap [datacenter.ErrInvalidInput] when its content is at fault.
+// a line; blank lines are passed over, and a file may hold none. Errors name the file
+// and the line, and wrap [datacenter.ErrInvalidInput] when its content is at fault.
 func LoadRequests(path string) ([]Request, error) {
 	file, err := os.Open(path)
 	if err != nil {

@@ -191,6 +191,19 @@ func tool(t *testing.T, name string) string {
 
 const unit = "../systemd/g2g-agent.service"
 
+// Whatever others send, the host has memory left.
+func TestUnitBoundsMemory(t *testing.T) {
+	text, err := os.ReadFile(unit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"MemoryHigh=", "MemoryMax="} {
+		if !strings.Contains(string(text), "\n"+key) {
+			t.Errorf("%s does not set %s", unit, key)
+		}
+	}
+}
+
 // TestUnitIsHardened: an exposure of at most 2.0, of 10.
 func TestUnitIsHardened(t *testing.T) {
 	report := output(t, tool(t, "systemd-analyze"), "security", "--offline=true", "--threshold=20", "--no-pager", unit)

@@ -6,6 +6,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -110,9 +111,12 @@ func (e *Endpoint) Identity(defaultPort int) string {
 	return net.JoinHostPort(hostname.Identity(e.Host), strconv.Itoa(cmp.Or(e.Port, defaultPort)))
 }
 
-// PathIdentity is the path of a socket or file without links on the way, as far as it
-// is there: /var/run is often /run.
+// PathIdentity is the absolute path of a socket or file without links on the way, as
+// far as it is there: /var/run is often /run.
 func PathIdentity(path string) string {
+	if dir, err := os.Getwd(); err == nil && !filepath.IsAbs(path) {
+		path = dir + string(filepath.Separator) + path // not cleaned: a link may be on the way
+	}
 	if target, err := filepath.EvalSymlinks(path); err == nil {
 		return target
 	}
@@ -128,7 +132,7 @@ func validHost(host string) bool {
 	if _, err := netip.ParseAddr(host); err == nil {
 		return true
 	}
-	return !strings.ContainsFunc(host, func(c rune) bool {
+	return strings.Trim(host, ".") != "" && !strings.ContainsFunc(host, func(c rune) bool {
 		return !unicode.IsLetter(c) && !unicode.IsDigit(c) && !strings.ContainsRune("-._", c)
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -187,6 +188,22 @@ func TestFIFOIsWrittenDirectly(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"x.parquet"}, entries(t, dir)); diff != "" {
 		t.Errorf("files after the pipe was written to (-want +got):\n%s", diff)
+	}
+}
+
+// A FIFO that nobody reads is refused, and keeps nobody waiting for ever.
+func TestFIFOWithoutAReader(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.csv")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Skip("no FIFO here:", err)
+	}
+	began := time.Now()
+	_, err := Create(path, oneModel)
+	if !errors.Is(err, datacenter.ErrInvalidInput) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "reader") {
+		t.Errorf("%v, want the file's name and what it lacks", err)
+	}
+	if took := time.Since(began); took > 8*time.Second {
+		t.Errorf("it took %v", took)
 	}
 }
 

@@ -19,9 +19,6 @@ const (
 	leastPerAddress = 64
 	// freshFor is how long a new connection has to ask for something.
 	freshFor = 500 * time.Millisecond
-	// rushTime is how long the next connection waits, where need be, for those before
-	// it to be looked at.
-	rushTime = 200 * time.Millisecond
 )
 
 // perAddressOf is the connections of one address where none are configured: half of
@@ -105,20 +102,17 @@ func newConnections(most, perAddress int, now func() time.Time) *connections {
 	return &connections{most: most, perAddress: perAddress, now: now, peers: map[netip.Addr]*peer{}}
 }
 
-// rushed reports whether a new connection would take the place of one that came
-// just before, and that may not have been looked at yet.
-func (c *connections) rushed(conn net.Conn) bool {
-	address, _ := clientAddress(conn.RemoteAddr().String())
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var victim *connection
-	switch p := c.peers[address]; {
-	case p != nil && p.open >= c.perAddress:
-		victim = p.idle.oldest(c.now())
-	case c.open >= c.most:
-		victim = c.idle.oldest(c.now())
+// makesRoom is the one to make room for another of p, which is nil for an address that
+// has none; nil if nothing idles. Who has more connections than the one that has idled
+// for longest makes room among its own: a flood ends with whom it comes from.
+func (c *connections) makesRoom(p *peer, now time.Time) *connection {
+	oldest := c.idle.oldest(now)
+	if oldest != nil && p != nil && p.open > c.peers[oldest.address].open {
+		if own := p.idle.oldest(now); own != nil {
+			return own
+		}
 	}
-	return victim != nil && !victim.asked && c.now().Sub(victim.came) < rushTime
+	return oldest
 }
 
 // admit counts a new connection; evicted, if not nil, is to be closed in its place.
@@ -132,7 +126,7 @@ func (c *connections) admit(conn net.Conn) (admitted, evicted *connection) {
 	case p != nil && p.open >= c.perAddress:
 		evicted = p.idle.oldest(n.came)
 	case c.open >= c.most:
-		evicted = c.idle.oldest(n.came)
+		evicted = c.makesRoom(p, n.came)
 	default:
 		c.count(n)
 		return n, nil

@@ -283,6 +283,33 @@ func TestShareOfAnAddress(t *testing.T) {
 	}
 }
 
+// A flood from one address, which asks for nothing, takes nobody else's place, however
+// small the limits are.
+func TestFloodTakesItsOwnPlaces(t *testing.T) {
+	for _, limit := range []struct{ most, perAddress int }{{8, 8}, {16, 0}, {8, 4}, {2048, 8}} {
+		clk := newClock()
+		c := newConnections(limit.most, limit.perAddress, clk.Now)
+		admit := func(from string) *connection {
+			n, _ := c.admit(&connFrom{from: from})
+			return n
+		}
+		flood := func() {
+			for range 5 * limit.most {
+				admit("192.0.2.1")
+				clk.advance(time.Millisecond)
+			}
+		}
+		flood()
+		silent, asked := admit("192.0.2.2"), admit("192.0.2.3")
+		asked.serve(false)
+		asked.rest()
+		flood()
+		if silent.gone || asked.gone || silent.reserved || asked.reserved {
+			t.Errorf("limits %+v: a flood took the place of another address: %+v, %+v", limit, silent, asked)
+		}
+	}
+}
+
 // A place in the reserve is given back by whoever leaves it, into the room that has
 // come about or to wait.
 func TestPlacesOfTheReserveAreGivenBack(t *testing.T) {

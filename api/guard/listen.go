@@ -134,9 +134,6 @@ func (l *limited) Accept() (net.Conn, error) {
 		if !l.pace.Allow() {
 			<-time.After(time.Millisecond)
 		}
-		for wait := time.Duration(0); wait < rushTime && g.connections.rushed(conn); wait += time.Millisecond {
-			<-time.After(time.Millisecond)
-		}
 		admitted, evicted := g.connections.admit(conn)
 		if evicted != nil {
 			_ = evicted.Conn.Close() // it was counted out

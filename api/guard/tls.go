@@ -3,6 +3,7 @@ package guard
 import (
 	"crypto/tls"
 	"fmt"
+	"io"
 	"os"
 	"sync/atomic"
 	"time"
@@ -31,7 +32,7 @@ func newCertificate(certFile, keyFile string) (*certificate, error) {
 		return nil, fmt.Errorf("%w: api.%s %w", datacenter.ErrInvalidInput, missing, err)
 	}
 	c := &certificate{certFile: certFile, keyFile: keyFile}
-	p, err := c.read(os.ReadFile)
+	p, err := c.read(readPair)
 	if err != nil {
 		return nil, err
 	}
@@ -39,8 +40,22 @@ func newCertificate(certFile, keyFile string) (*certificate, error) {
 	return c, nil
 }
 
-// maxPairBytes bounds what is read again of a chain or a key.
+// maxPairBytes bounds what is read of a chain or a key.
 const maxPairBytes = 1 << 20
+
+// readPair is os.ReadFile up to that bound.
+func readPair(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, maxPairBytes+1))
+	if err == nil && len(raw) > maxPairBytes {
+		err = fmt.Errorf("%s has more than %d bytes", file, maxPairBytes)
+	}
+	return raw, err
+}
 
 // readAnew reads the files as they are now, without waiting for them for ever, and
 // changes nothing.

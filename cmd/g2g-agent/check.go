@@ -22,10 +22,14 @@ type checkCmd struct {
 }
 
 func (cmd checkCmd) Run(ctx context.Context, term terminal) error {
-	if cmd.Probe {
-		return cmd.probe(ctx, term)
+	file, err := config.ReadFile(cmd.Config)
+	if err != nil {
+		return err
 	}
-	c, err := config.Load(cmd.Config, term.environ, config.ForAnything)
+	if cmd.Probe {
+		return cmd.probe(ctx, term, file)
+	}
+	c, err := file.Load(term.environ, config.ForAnything)
 	if err != nil {
 		return err
 	}
@@ -44,7 +48,7 @@ func (cmd checkCmd) Run(ctx context.Context, term terminal) error {
 		}
 	}
 	if slices.ContainsFunc(c.Models, func(m config.Model) bool { return m.Live != nil }) {
-		if _, setup, err := cmd.setUpLive(term, io.Discard); err != nil {
+		if _, setup, err := cmd.setUpLive(term, file, io.Discard); err != nil {
 			if len(errs) == 0 || err.Error() != errs[0].Error() { // both read the training traces
 				errs = append(errs, err)
 			}
@@ -79,8 +83,8 @@ func checkAPI(ctx context.Context, c *config.Config) (warnings []string, err err
 }
 
 // setUpLive does what a live run does before it contacts anything.
-func (cmd checkCmd) setUpLive(term terminal, logTo io.Writer) (*config.Config, *agent.LiveSetup, error) {
-	c, err := config.Load(cmd.Config, term.environ, config.ForLive)
+func (cmd checkCmd) setUpLive(term terminal, file *config.File, logTo io.Writer) (*config.Config, *agent.LiveSetup, error) {
+	c, err := file.Load(term.environ, config.ForLive)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -101,8 +105,8 @@ func printWarnings(w io.Writer, warnings []string) {
 }
 
 // probe asks the servers and prints what each answered.
-func (cmd checkCmd) probe(ctx context.Context, term terminal) error {
-	c, setup, err := cmd.setUpLive(term, term.stderr)
+func (cmd checkCmd) probe(ctx context.Context, term terminal, file *config.File) error {
+	c, setup, err := cmd.setUpLive(term, file, term.stderr)
 	if err != nil {
 		return err
 	}

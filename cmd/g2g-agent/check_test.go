@@ -211,7 +211,7 @@ func TestNumbersOfFlags(t *testing.T) {
 	for flag, want := range map[string]string{
 		"--seed=010": `--seed: "010" could be read in two ways; want it in decimal digits: 10`, "--seed=0x1F": "digits: 31", "--seed=1_000": "digits: 1000", "--seed=0o17": "digits: 15",
 		"--duration-s=0100": "digits: 100", "--duration-s=0x1p4": `want a number, got "0x1p4"`, "--p-hi=08": "digits: 8", "--seg-lo-range=1,010": "digits: 10",
-		"--seed=-1": `want a whole number >= 0, got "-1"`, "--seed=1e1": "want a whole number", "--duration-s=1,5": `want a number, got "1,5"`, "--seed=\x1b": `got "\x1b"`,
+		"--seed=-1": `want a whole number >= 0, got "-1"`, "--seed=1e400": "want a whole number", "--seed=1.5": "want a whole number", "--duration-s=1,5": `want a number, got "1,5"`, "--seed=\x1b": `got "\x1b"`,
 	} {
 		_, _, err := runArgs(t.Context(), "generate", "training-trace", flag)
 		if !errors.Is(err, datacenter.ErrInvalidInput) || !strings.Contains(err.Error(), want) {
@@ -221,7 +221,7 @@ func TestNumbersOfFlags(t *testing.T) {
 	if _, _, err := runArgs(t.Context(), "sim", "--gpus=010"); err == nil || !strings.Contains(err.Error(), "digits: 10") {
 		t.Errorf("--gpus=010: %v", err)
 	}
-	if _, _, err := runArgs(t.Context(), "generate", "training-trace", "--seed=5", "--p-hi=2e2", "--ramp-s=.5", "--duration-s=+5", "--seg-lo-range=1,2.5", "--seg-hi-range=1,2"); err != nil {
+	if _, _, err := runArgs(t.Context(), "generate", "training-trace", "--seed=+1e1", "--p-hi=2e2", "--ramp-s=.5", "--duration-s=+5", "--seg-lo-range=1,2.5", "--seg-hi-range=1,2"); err != nil {
 		t.Error(err)
 	}
 }

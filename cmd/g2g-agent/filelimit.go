@@ -10,8 +10,8 @@ import (
 )
 
 // otherFiles is about what a run has open beside connections: outputs, logs, power
-// sources, health checks, and a margin.
-const otherFiles = 64
+// sources, health checks, the API's reserve for probes, and a margin.
+const otherFiles = 128
 
 // filesNeeded is how many files the run may have open at once.
 func filesNeeded(c *config.Config, live bool) int {

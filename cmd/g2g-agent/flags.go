@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"reflect"
 	"strconv"
 	"strings"
@@ -56,12 +57,12 @@ func decimalNumbers() []kong.Option {
 		}
 	}
 	whole := func(target reflect.Value, text string, bits int) error {
-		n, err := strconv.ParseInt(text, 10, bits)
+		n, err := strconv.ParseInt(wholeDigits(text), 10, bits)
 		target.SetInt(n)
 		return err
 	}
 	natural := func(target reflect.Value, text string, bits int) error {
-		n, err := strconv.ParseUint(text, 10, bits)
+		n, err := strconv.ParseUint(wholeDigits(text), 10, bits)
 		target.SetUint(n)
 		return err
 	}
@@ -78,4 +79,14 @@ func decimalNumbers() []kong.Option {
 		kong.KindMapper(reflect.Uint64, mapper("a whole number >= 0", 64, natural)),
 		kong.KindMapper(reflect.Float64, mapper("a number", 64, float)),
 	}
+}
+
+// wholeDigits spells a whole number with digits alone, as 1e3 and +5 are spelled in
+// configs too; what is none stays as it is.
+func wholeDigits(text string) string {
+	const exact = 1 << 53
+	if f, err := strconv.ParseFloat(text, 64); decimal.Plain(text) && err == nil && f == math.Trunc(f) && math.Abs(f) < exact {
+		return strconv.FormatInt(int64(f), 10)
+	}
+	return strings.TrimPrefix(text, "+")
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -63,6 +64,25 @@ func TestReloadOfWhatHangs(t *testing.T) {
 	a.terminate(t)
 }
 
+// TestCheckReadsAPipe, which can be read once, for all that it checks.
+func TestCheckReadsAPipe(t *testing.T) {
+	dir := checkFolder(t)
+	pipe := filepath.Join(dir, "pipe.yaml")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Skip(err)
+	}
+	text := fmt.Sprintf(liveModelForCheck, "{host: n, gpu_indices: [0]}", "", "req", "")
+	written := make(chan error, 1)
+	go func() { written <- os.WriteFile(pipe, []byte(text), 0) }()
+	out, _, err := runArgs(t.Context(), "check", "--config", pipe)
+	if err != nil || !strings.Contains(out, "ok for run") {
+		t.Errorf("%q, %v", out, err)
+	}
+	if err := <-written; err != nil {
+		t.Error(err)
+	}
+}
+
 // TestHangupDuringSetup: SIGHUP is a reload from the moment on that anything is set up.
 func TestHangupDuringSetup(t *testing.T) {
 	t.Parallel()
@@ -104,7 +124,7 @@ func TestNothingIsRead(t *testing.T) {
 			if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 				t.Fatal(err)
 			}
-			p.wait(t, 12*time.Second)
+			p.wait(t, 10*time.Second)
 		})
 	}
 }

@@ -20,9 +20,10 @@ func endSignals() []os.Signal {
 	return signals
 }
 
-// endWithin is what an orderly end may take. What has to be written or told in it has
-// limits of its own, which together are less as a rule.
-const endWithin = 9500 * time.Millisecond
+// endWithin is what an orderly end may take, so that with the words about it all has
+// ended within 10 s. What has to be written or told in it has limits of its own, which
+// together are less as a rule.
+const endWithin = 9500*time.Millisecond - noticeTimeout
 
 // endBySignal ends the run in order at the first signal. An orderly end is bounded in
 // time and worth waiting for, so that it takes a third one to cut it short.

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/g2g-agent/g2g-agent/internal/excerpt"
+	"github.com/g2g-agent/g2g-agent/internal/hostname"
 )
 
 // The bounds of the settings.
@@ -130,12 +131,12 @@ func ConnectionsPerAddress(n, most int) error {
 
 // Host returns a host name as it stands in requests, without a port.
 func Host(text string) (string, error) {
-	host := strings.ToLower(strings.TrimSuffix(text, "."))
-	bare := strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
-	if ip, err := netip.ParseAddr(bare); err == nil {
-		return ip.String(), nil
+	bare := strings.TrimSuffix(strings.TrimPrefix(text, "["), "]")
+	if _, err := netip.ParseAddr(bare); err == nil {
+		return hostname.Canonical(bare), nil
 	}
-	if host == "" || strings.ContainsAny(host, ":/@*,[]?# \t\r\n") {
+	host := hostname.Canonical(text)
+	if strings.Trim(host, ".") == "" || strings.ContainsAny(host, ":/@*,[]?# \t\r\n") {
 		return "", fmt.Errorf("must be a host name or an address without a port, such as agent.example, got %s", excerpt.Quote(text, maxQuoted))
 	}
 	return host, nil

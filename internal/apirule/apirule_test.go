@@ -72,7 +72,7 @@ func TestRules(t *testing.T) {
 func TestHost(t *testing.T) {
 	for text, want := range map[string]string{
 		"Agent.Example": "agent.example", "agent.example.": "agent.example", "agent": "agent", "192.0.2.1": "192.0.2.1",
-		"[2001:DB8::1]": "2001:db8::1", "2001:db8::1": "2001:db8::1",
+		"[2001:DB8::1]": "2001:db8::1", "agent..": "agent", "::ffff:10.0.0.1": "10.0.0.1", "2001:db8::1": "2001:db8::1",
 	} {
 		if got, err := Host(text); err != nil || got != want {
 			t.Errorf("Host(%q) = %q, %v, want %q", text, got, err, want)

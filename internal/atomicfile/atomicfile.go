@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -25,7 +26,7 @@ type File struct {
 
 // Create starts the file at path. A symbolic link at path keeps pointing to the
 // file it names, which is what is replaced. To what is no regular file (a FIFO,
-// a device) everything is written as it comes.
+// a device) everything is written as it comes; a FIFO needs a reader within 5 s.
 //
 // The errors name path. A missing directory is an [fs.ErrNotExist]; a path that
 // is a directory is refused.
@@ -37,7 +38,7 @@ func Create(path string) (*File, error) {
 	}
 	f.target = target
 	if exists && !mode.IsRegular() {
-		f.file, err = os.OpenFile(path, os.O_WRONLY, 0)
+		f.file, err = openInPlace(path, mode)
 	} else {
 		f.file, f.temporary, err = createTemporary(target)
 	}
@@ -56,6 +57,27 @@ func Create(path string) (*File, error) {
 		}
 	}
 	return f, nil
+}
+
+// readerWithin is how long the reader of a FIFO may take to come.
+const readerWithin = 5 * time.Second
+
+// openInPlace opens what is no regular file. A FIFO that nobody reads would keep us
+// waiting for ever, so that its reader has only so long.
+func openInPlace(path string, mode fs.FileMode) (*os.File, error) {
+	if mode&fs.ModeNamedPipe == 0 {
+		return os.OpenFile(path, os.O_WRONLY, 0)
+	}
+	for began := time.Now(); ; {
+		file, err := os.OpenFile(path, os.O_WRONLY|syscall.O_NONBLOCK, 0)
+		if !errors.Is(err, syscall.ENXIO) {
+			return file, err
+		}
+		if time.Since(began) >= readerWithin {
+			return nil, fmt.Errorf("nobody has opened it for reading within %v; start its reader", readerWithin)
+		}
+		<-time.After(10 * time.Millisecond)
+	}
 }
 
 // createTemporary creates and locks a file beside target: the lock tells

@@ -108,12 +108,12 @@ func (c *Credential) Renew(refused string) (renewed bool, err error) {
 	if c.Key() != refused {
 		return true, nil // somebody else was refused just before
 	}
-	if now := time.Now(); now.Sub(c.readAt) >= c.every {
-		c.readAt = now
+	if time.Since(c.readAt) >= c.every {
 		var key string
 		if key, c.readErr = c.read(); c.readErr == nil {
 			c.readErr = check(key)
 		}
+		c.readAt = time.Now() // a reading that took long answers those who waited for it
 		if c.readErr == nil && key != refused {
 			c.key.Store(&key)
 			c.log.Info().Msg("the server refused the key or token; a new one was found and is used from now on")

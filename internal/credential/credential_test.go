@@ -3,6 +3,7 @@ package credential
 import (
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -88,6 +89,36 @@ func TestTrim(t *testing.T) {
 		if got := Trim(raw); got != want {
 			t.Errorf("Trim(%q) = %q, want %q", raw, got, want)
 		}
+	}
+}
+
+// A reading that takes longer than readings are apart is waited for once, by all that
+// were refused meanwhile.
+func TestRenewThatHangs(t *testing.T) {
+	hangs := errors.New("it hangs")
+	reads := 0
+	c, err := Renewable(func() (string, error) {
+		if reads++; reads == 1 {
+			return "one", nil
+		}
+		<-time.After(renewEvery + renewEvery/5)
+		return "", hangs
+	}, renewEvery, zerolog.Nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.readAt = time.Time{}
+	var refused sync.WaitGroup
+	for range 20 {
+		refused.Go(func() {
+			if renewed, err := c.Renew("one"); renewed || !errors.Is(err, hangs) {
+				t.Errorf("renewed %v, %v", renewed, err)
+			}
+		})
+	}
+	refused.Wait()
+	if reads != 2 {
+		t.Errorf("20 that were refused read %d times, want once", reads-1)
 	}
 }
 

@@ -10,7 +10,8 @@ import (
 // maxDigits bounds the numbers that [Of] spells.
 const maxDigits = 100
 
-// Plain reports whether a number is one that everybody takes for the same: decimal, without zeros before it or anything between its digits.
+// Plain reports whether a number is one that everybody takes for the same: decimal,
+// without zeros before it or anything between its digits.
 func Plain(text string) bool {
 	digits := strings.TrimLeft(text, "+-")
 	if len(text)-len(digits) > 1 {

@@ -21,13 +21,17 @@ func Canonical(host string) string {
 }
 
 // Identity is [Canonical], and one form for all that by convention is this host:
-// localhost, 127.0.0.1 and ::1. Other addresses of 127.0.0.0/8 stay apart. It names a
-// host and is not to be connected to, since a server may listen on one of them alone.
+// localhost and names below it, 127.0.0.1 and ::1, and the addresses that name none,
+// which connect to it. Other addresses of 127.0.0.0/8 stay apart. It names a host and is
+// not to be connected to, since a server may listen on one of them alone.
 func Identity(host string) string {
 	const thisHost = "::1"
 	host = Canonical(host)
 	switch host {
-	case "localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback", "127.0.0.1":
+	case "localhost", "localhost.localdomain", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback", "127.0.0.1", "0.0.0.0", "::":
+		return thisHost
+	}
+	if strings.HasSuffix(host, ".localhost") { // RFC 6761, section 6.3
 		return thisHost
 	}
 	return host

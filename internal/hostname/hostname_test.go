@@ -24,12 +24,13 @@ func TestOneHostHoweverItIsSpelled(t *testing.T) {
 }
 
 func TestThisHost(t *testing.T) {
-	for _, host := range []string{"localhost", "Localhost.", "127.0.0.1", "::1", "0:0:0:0:0:0:0:1", "::ffff:127.0.0.1", "localhost.localdomain", "ip6-localhost"} {
+	for _, host := range []string{"localhost", "Localhost.", "127.0.0.1", "::1", "0:0:0:0:0:0:0:1", "::ffff:127.0.0.1", "localhost.localdomain", "ip6-localhost",
+		"localhost6", "agent.localhost", "0.0.0.0", "::", "0:0::0", "::ffff:0.0.0.0"} {
 		if got := Identity(host); got != Identity("localhost") {
 			t.Errorf("%s is %s, not this host", host, got)
 		}
 	}
-	for _, host := range []string{"127.0.0.2", "node1", "localhost1", "::2", "::1%lo", "192.0.2.1"} {
+	for _, host := range []string{"127.0.0.2", "node1", "localhost1", "notlocalhost", "0.0.0.1", "::2", "::1%lo", "192.0.2.1"} {
 		if got := Identity(host); got != Canonical(host) {
 			t.Errorf("%s is %s", host, got)
 		}
