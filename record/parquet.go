@@ -14,6 +14,7 @@ import (
 	"github.com/parquet-go/parquet-go/format"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/parquetfile"
 )
 
 const (
@@ -246,22 +247,10 @@ type parquetReader struct {
 	buffer  [rowsPerRead]parquet.Row
 }
 
-func corrupt(err *error) {
-	if cause := recover(); cause != nil {
-		*err = fmt.Errorf("the Parquet file is corrupt: %v", cause)
-	}
-}
-
 func openParquet(r io.ReaderAt, size int64) (p *parquetReader, err error) {
-	defer corrupt(&err)
-	if err := checkFooter(r, size); err != nil {
-		return nil, err
-	}
-	file, err := parquet.OpenFile(r, size, parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true))
+	defer parquetfile.Recover(&err)
+	file, err := parquetfile.Open(r, size)
 	if err != nil {
-		return nil, err
-	}
-	if err := checkCodecs(file.Metadata()); err != nil {
 		return nil, err
 	}
 	p = &parquetReader{columns: map[int]parquetColumn{}, groups: file.RowGroups()}
@@ -279,21 +268,6 @@ func openParquet(r io.ReaderAt, size int64) (p *parquetReader, err error) {
 		p.columns[leaf.ColumnIndex] = c
 	}
 	return p, nil
-}
-
-// checkCodecs refuses compressions that Parquet writers do not use by default:
-// the library's LZ4 exhausts memory on corrupt pages.
-func checkCodecs(file *format.FileMetaData) error {
-	for _, group := range file.RowGroups {
-		for _, column := range group.Columns {
-			switch codec := column.MetaData.Codec; codec {
-			case format.Uncompressed, format.Snappy, format.Zstd:
-			default:
-				return fmt.Errorf("column %q has compression %v, want none, SNAPPY or ZSTD", column.MetaData.PathInSchema, codec)
-			}
-		}
-	}
-	return nil
 }
 
 // sameType tells whether a file's column holds what node does. Whether it is
@@ -340,7 +314,7 @@ func parquetLabels(file *parquet.File) ([]string, error) {
 // read returns the next states and, after the last ones, io.EOF. States before
 // an error are good.
 func (p *parquetReader) read() (states []*datacenter.State, err error) {
-	defer corrupt(&err)
+	defer parquetfile.Recover(&err)
 	if p.rows == nil {
 		if len(p.groups) == 0 {
 			return nil, io.EOF
@@ -394,7 +368,7 @@ func (p *parquetReader) state(row parquet.Row) (*datacenter.State, error) {
 }
 
 func (p *parquetReader) close() (err error) {
-	defer corrupt(&err)
+	defer parquetfile.Recover(&err)
 	if p.rows != nil {
 		return p.rows.Close()
 	}

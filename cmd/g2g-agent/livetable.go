@@ -158,7 +158,7 @@ func writeState(w io.Writer, s *datacenter.State, deadlineS map[string]float64) 
 		m := &s.Models[i]
 		running, waiting := "-", "-"
 		if l := m.Live.Server; l != nil {
-			running, waiting = requests(l.NumRequestsRunning), requests(l.NumRequestsWaiting)
+			running, waiting = requestCount(l.NumRequestsRunning), requestCount(l.NumRequestsWaiting)
 		}
 		fresh := "fresh"
 		if m.Live.Stale {
@@ -178,8 +178,8 @@ func measuredW(s *datacenter.State) float64 {
 	return w
 }
 
-// requests prints a number of requests, - for one that is not known.
-func requests(n float64) string {
+// requestCount prints a number of requests, - for one that is not known.
+func requestCount(n float64) string {
 	if math.IsNaN(n) {
 		return "-"
 	}

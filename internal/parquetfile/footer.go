@@ -1,4 +1,4 @@
-package record
+package parquetfile
 
 import (
 	"encoding/binary"
