@@ -2,24 +2,16 @@ package datacenter
 
 import (
 	"math"
-	"strconv"
 	"strings"
+
+	"github.com/g2g-agent/g2g-agent/internal/pyjson"
 )
 
 // AppendFloat appends f in the shortest form that reads back to the same bits,
 // spelled as Python's repr spells it: 0.0, 1234.5, 1e-05, 1e+16, nan, inf. Apart
 // from the last two it is valid JSON.
 func AppendFloat(b []byte, f float64) []byte {
-	switch abs := math.Abs(f); {
-	case abs >= 1e-4 && abs < 1e16 || abs == 0:
-		start := len(b)
-		b = strconv.AppendFloat(b, f, 'f', -1, 64)
-		for _, c := range b[start:] {
-			if c == '.' {
-				return b
-			}
-		}
-		return append(b, ".0"...)
+	switch {
 	case math.IsNaN(f):
 		return append(b, "nan"...)
 	case math.IsInf(f, 0):
@@ -28,7 +20,7 @@ func AppendFloat(b []byte, f float64) []byte {
 		}
 		return append(b, "inf"...)
 	default:
-		return strconv.AppendFloat(b, f, 'e', -1, 64)
+		return pyjson.AppendFloat(b, f)
 	}
 }
 

@@ -12,11 +12,11 @@ import (
 
 // twins is a directory with two measurements of one model, which differ in task,
 // GPU model and precision.
-func twins(t *testing.T) (string, []spec) {
+func twins(t *testing.T) (string, []DataSpec) {
 	t.Helper()
-	var specs []spec
+	var specs []DataSpec
 	files := map[string]string{}
-	for i, s := range []spec{
+	for i, s := range []DataSpec{
 		{ModelLabel: "m", ModelID: "org/m", GPUModel: "H100", Task: "chat", Precision: "bfloat16", GPUsPerReplica: 2, TensorParallel: 1, ExpertParallel: 1, BatchSizes: []int{8}, FitExcludeBatchSizes: []int{}},
 		{ModelLabel: "m", ModelID: "org/m", GPUModel: "B200", Task: "qa", Precision: "fp8", GPUsPerReplica: 2, TensorParallel: 2, ExpertParallel: 4, BatchSizes: []int{8, 16}, FitExcludeBatchSizes: []int{16}},
 	} {
@@ -24,7 +24,7 @@ func twins(t *testing.T) (string, []spec) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		dir := s.cacheHash() + "/"
+		dir := s.Hash() + "/"
 		files[dir+"trace.csv"] = rows(measureHead, fmt.Sprintf("8,%%d,%d", 100*(i+1)), 5)
 		files[dir+"_manifest.json"] = string(raw)
 		specs = append(specs, s)
@@ -35,7 +35,7 @@ func twins(t *testing.T) (string, []spec) {
 
 func TestChoiceAmongMeasurements(t *testing.T) {
 	dir, specs := twins(t)
-	byHash := func(q *DataQuery) { q.Spec.Hash = specs[1].cacheHash() }
+	byHash := func(q *DataQuery) { q.Spec.Hash = specs[1].Hash() }
 	for name, test := range map[string]struct {
 		edit func(*DataQuery)
 		want float64 // power of the measurement chosen
@@ -74,7 +74,7 @@ func TestChoiceAmongMeasurements(t *testing.T) {
 func TestFullFieldsNeedNoManifest(t *testing.T) {
 	dir, specs := twins(t)
 	for _, s := range specs {
-		if err := os.Remove(filepath.Join(dir, s.cacheHash(), manifestFile)); err != nil {
+		if err := os.Remove(filepath.Join(dir, s.Hash(), manifestFile)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -92,8 +92,8 @@ func TestFullFieldsNeedNoManifest(t *testing.T) {
 func TestNoChoiceListsMeasurements(t *testing.T) {
 	dir, specs := twins(t)
 	lines := []string{
-		"\n  " + specs[0].cacheHash() + ": m (org/m), gpu_model H100, task chat, precision bfloat16, gpus_per_replica 2, tensor_parallel 1, expert_parallel 1, batch_sizes [8], fit_exclude_batch_sizes []",
-		"\n  " + specs[1].cacheHash() + ": m (org/m), gpu_model B200, task qa, precision fp8, gpus_per_replica 2, tensor_parallel 2, expert_parallel 4, batch_sizes [8 16], fit_exclude_batch_sizes [16]",
+		"\n  " + specs[0].Hash() + ": m (org/m), gpu_model H100, task chat, precision bfloat16, gpus_per_replica 2, tensor_parallel 1, expert_parallel 1, batch_sizes [8], fit_exclude_batch_sizes []",
+		"\n  " + specs[1].Hash() + ": m (org/m), gpu_model B200, task qa, precision fp8, gpus_per_replica 2, tensor_parallel 2, expert_parallel 4, batch_sizes [8 16], fit_exclude_batch_sizes [16]",
 		"\n  no-manifest: no _manifest.json",
 	}
 	slices.Sort(lines)

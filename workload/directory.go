@@ -1,19 +1,12 @@
 package workload
 
 import (
-	"bytes"
 	"cmp"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-	"unicode/utf16"
-	"unicode/utf8"
 
 	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 )
@@ -26,6 +19,8 @@ const (
 	traceFile         = "trace.csv"          // 0.2
 	itlFitFile        = "itl_fit.json"       // 0.2
 	manifestFile      = "_manifest.json"     // both
+	logisticFitFile   = "logistic_fit.json"  // 0.2
+	logisticFitsFile  = "logistic_fits.csv"  // 0.1
 )
 
 // manifestSchema is the schema of 0.2's manifests that is understood.
@@ -59,6 +54,8 @@ type ModelData struct {
 	Traces map[int]*InferenceTrace
 	// ITL are the latency fits by batch size, nil if they were not asked for.
 	ITL map[int]ITLMixture
+	// Logistic are the fits over the batch size, nil where the directory has none.
+	Logistic *LogisticFits
 	// Origin and ITLOrigin are the files the traces and the fits came from, for
 	// messages.
 	Origin, ITLOrigin string
@@ -108,23 +105,9 @@ func exists(path string) bool {
 
 // manifest is the part of _manifest.json that is read.
 type manifest struct {
-	SchemaVersion  int    `json:"schema_version"` // 0.2 only
-	OpenG2GVersion string `json:"openg2g_version"`
-	Spec           *spec  `json:"spec"` // 0.2 only
-}
-
-// spec is what identifies a measurement in the 0.2 layout.
-type spec struct {
-	ModelLabel           string `json:"model_label"`
-	ModelID              string `json:"model_id"`
-	GPUModel             string `json:"gpu_model"`
-	Task                 string `json:"task"`
-	Precision            string `json:"precision"`
-	GPUsPerReplica       int    `json:"gpus_per_replica"`
-	TensorParallel       int    `json:"tensor_parallel"`
-	ExpertParallel       int    `json:"expert_parallel"`
-	BatchSizes           []int  `json:"batch_sizes"`
-	FitExcludeBatchSizes []int  `json:"fit_exclude_batch_sizes"`
+	SchemaVersion  int       `json:"schema_version"` // 0.2 only
+	OpenG2GVersion string    `json:"openg2g_version"`
+	Spec           *DataSpec `json:"spec"` // 0.2 only
 }
 
 // readManifest reads dir's manifest; a missing one is an empty one.
@@ -167,6 +150,15 @@ func loadV01(dir string, queries []DataQuery, itl bool) (*InferenceData, error) 
 	for i, q := range queries {
 		if len(data.Models[i].Traces) == 0 {
 			return nil, fileErrorf(summary, 0, "has no traces of model %s; it has %s", quote(q.ModelLabel), quoted(labels))
+		}
+	}
+	if file := filepath.Join(dir, logisticFitsFile); exists(file) {
+		fits, err := loadLogisticFits(file)
+		if err != nil {
+			return nil, err
+		}
+		for i, q := range queries {
+			data.Models[i].Logistic = fits[q.ModelLabel]
 		}
 	}
 	if !itl {
@@ -304,6 +296,11 @@ func loadV02(dir string, measurements []measurement, queries []DataQuery, itl bo
 		if model.Traces, err = readMeasurement(model.Origin, q.GPUsPerReplica); err != nil {
 			return nil, err
 		}
+		if file := filepath.Join(m.dir, logisticFitFile); exists(file) {
+			if model.Logistic, err = loadLogisticFit(file); err != nil {
+				return nil, err
+			}
+		}
 		if itl {
 			model.ITLOrigin = filepath.Join(m.dir, itlFitFile)
 			if model.ITL, err = loadITLFit(model.ITLOrigin); err != nil {
@@ -328,19 +325,19 @@ func choose(dir string, measurements []measurement, q DataQuery) (measurement, e
 		return measurements[i], nil
 	}
 	if s, complete := q.spec(); complete {
-		hash := s.cacheHash()
+		hash := s.Hash()
 		if i := slices.IndexFunc(measurements, func(m measurement) bool { return filepath.Base(m.dir) == hash }); i >= 0 {
 			return measurements[i], nil
 		}
 	}
-	matching := func(same func(*spec) bool) []measurement {
+	matching := func(same func(*DataSpec) bool) []measurement {
 		return slices.DeleteFunc(slices.Clone(measurements), func(m measurement) bool {
 			return m.manifest.Spec == nil || !same(m.manifest.Spec) || !q.Spec.matches(m.manifest.Spec)
 		})
 	}
-	found := matching(func(s *spec) bool { return s.ModelLabel == q.ModelLabel })
+	found := matching(func(s *DataSpec) bool { return s.ModelLabel == q.ModelLabel })
 	if len(found) == 0 {
-		found = matching(func(s *spec) bool { return q.ModelID != "" && s.ModelID == q.ModelID })
+		found = matching(func(s *DataSpec) bool { return q.ModelID != "" && s.ModelID == q.ModelID })
 	}
 	switch len(found) {
 	case 1:
@@ -356,9 +353,9 @@ func choose(dir string, measurements []measurement, q DataQuery) (measurement, e
 
 // spec is the measurement that OpenG2G would look for given the query, with its
 // defaults, and whether the query says enough to tell.
-func (q *DataQuery) spec() (s spec, complete bool) {
+func (q *DataQuery) spec() (s DataSpec, complete bool) {
 	f := &q.Spec
-	s = spec{
+	s = DataSpec{
 		ModelID: q.ModelID, GPUModel: f.GPUModel, Task: f.Task, Precision: cmp.Or(f.Precision, "bfloat16"),
 		GPUsPerReplica: q.GPUsPerReplica, TensorParallel: cmp.Or(f.TensorParallel, 1), ExpertParallel: cmp.Or(f.ExpertParallel, 1),
 		BatchSizes: f.BatchSizes, FitExcludeBatchSizes: f.FitExcludeBatchSizes,
@@ -369,7 +366,7 @@ func (q *DataQuery) spec() (s spec, complete bool) {
 	return s, f.GPUModel != "" && f.Task != ""
 }
 
-func (f *SpecFilter) matches(s *spec) bool {
+func (f *SpecFilter) matches(s *DataSpec) bool {
 	text := func(want, got string) bool { return want == "" || want == got }
 	number := func(want, got int) bool { return want == 0 || want == got }
 	sizes := func(want, got []int) bool {
@@ -393,44 +390,6 @@ func listing(measurements []measurement) string {
 		}
 	}
 	return b.String()
-}
-
-// cacheHash is the name of the measurement's folder: the first 16 hex digits of
-// the SHA-256 of Python's json.dumps(…, sort_keys=True) of the identifying fields.
-func (s *spec) cacheHash() string {
-	text := fmt.Sprintf(
-		`{"batch_sizes": %s, "expert_parallel": %d, "fit_exclude_batch_sizes": %s, "gpu_model": %s, "gpus_per_replica": %d, "model_id": %s, "precision": %s, "task": %s, "tensor_parallel": %d}`,
-		pythonList(s.BatchSizes), s.ExpertParallel, pythonList(s.FitExcludeBatchSizes), pythonString(s.GPUModel), s.GPUsPerReplica,
-		pythonString(s.ModelID), pythonString(s.Precision), pythonString(s.Task), s.TensorParallel)
-	sum := sha256.Sum256([]byte(text))
-	return hex.EncodeToString(sum[:])[:16]
-}
-
-func pythonList(sizes []int) string {
-	parts := []string{}
-	for _, v := range slices.Sorted(slices.Values(sizes)) {
-		parts = append(parts, strconv.Itoa(v))
-	}
-	return "[" + strings.Join(parts, ", ") + "]"
-}
-
-// pythonString spells s as json.dumps does: pure ASCII.
-func pythonString(s string) string {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	_ = e.Encode(s) // a string always encodes
-	var out strings.Builder
-	for _, r := range strings.TrimSuffix(b.String(), "\n") {
-		if r < utf8.RuneSelf {
-			out.WriteRune(r)
-			continue
-		}
-		for _, unit := range utf16.Encode([]rune{r}) {
-			fmt.Fprintf(&out, `\u%04x`, unit)
-		}
-	}
-	return out.String()
 }
 
 // readMeasurement reads a 0.2 trace.csv: the traces of all batch sizes in one

@@ -272,26 +272,15 @@ func TestCacheHashNamesGoldenFolders(t *testing.T) {
 		t.Fatalf("%d measurements: %v", len(found), err)
 	}
 	for _, m := range found {
-		if got := m.manifest.Spec.cacheHash(); got != filepath.Base(m.dir) {
+		if got := m.manifest.Spec.Hash(); got != filepath.Base(m.dir) {
 			t.Errorf("the hash of %s is %s", m.dir, got)
 		}
 	}
 	// Order of the sizes makes no difference; other text does, ASCII or not.
 	s := *found[0].manifest.Spec
 	slices.Reverse(s.BatchSizes)
-	if got := s.cacheHash(); got != filepath.Base(found[0].dir) {
+	if got := s.Hash(); got != filepath.Base(found[0].dir) {
 		t.Errorf("the hash with the batch sizes reversed is %s", got)
-	}
-}
-
-// The expected text is what Python's json.dumps gives.
-func TestPythonString(t *testing.T) {
-	for s, want := range map[string]string{
-		"a\"b\\c/<&>": `"a\"b\\c/<&>"`, "é\u2028😀": `"\u00e9\u2028\ud83d\ude00"`, "\n\t\b\f\x01\x7f": "\"\\n\\t\\b\\f\\u0001\x7f\"",
-	} {
-		if got := pythonString(s); got != want {
-			t.Errorf("%q is spelled %s, want %s", s, got, want)
-		}
 	}
 }
 

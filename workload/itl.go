@@ -113,12 +113,28 @@ func FitITL(samplesS []float64, maxSamples int, seed uint64) ITLMixture {
 	x := slices.DeleteFunc(slices.Clone(samplesS), func(v float64) bool {
 		return !(v > 0) || math.IsInf(v, 0)
 	})
-	if maxSamples > 0 && len(x) > maxSamples {
-		picked := make([]float64, maxSamples)
-		for i, at := range nprand.New(seed).Choice(len(x), maxSamples) {
-			picked[i] = x[at]
+	return FitITLRuns([][]float64{x}, maxSamples, seed)
+}
+
+// FitITLRuns is [FitITL] of the samples of several runs, one after the other, which are
+// finite and above 0. It copies no more of them than it needs.
+func FitITLRuns(runsS [][]float64, maxSamples int, seed uint64) ITLMixture {
+	n := 0
+	for _, run := range runsS {
+		n += len(run)
+	}
+	var x []float64
+	if maxSamples > 0 && n > maxSamples {
+		x = make([]float64, maxSamples)
+		for i, at := range nprand.New(seed).Choice(n, maxSamples) {
+			run := 0
+			for ; at >= len(runsS[run]); run++ {
+				at -= len(runsS[run])
+			}
+			x[i] = runsS[run][at]
 		}
-		x = picked
+	} else {
+		x = slices.Concat(runsS...)
 	}
 	if len(x) == 0 {
 		return ITLMixture{Loc: 0, PiSteady: 1, SigmaSteady: 0.1, ScaleSteady: 1e-3, SigmaStall: 0.1, ScaleStall: 2e-3}

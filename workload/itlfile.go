@@ -186,19 +186,18 @@ func loadITLFit(file string) (map[int]ITLMixture, error) {
 	return fits, nil
 }
 
-// WriteITLFit writes one model's fits as itl_fit.json.
+// WriteITLFit writes one model's fits as itl_fit.json, byte for byte as OpenG2G
+// does.
 func WriteITLFit(w io.Writer, modelLabel string, fits map[int]ITLMixture) error {
-	content := struct {
-		Schema     string                `json:"schema"`
-		ModelLabel string                `json:"model_label"`
-		PerBatch   map[string]ITLMixture `json:"per_batch"`
-	}{itlSchema, modelLabel, map[string]ITLMixture{}}
+	perBatch := map[string]any{}
 	for batchSize, m := range fits {
-		content.PerBatch[strconv.Itoa(batchSize)] = m
+		params := map[string]any{}
+		for _, p := range itlParams() {
+			params[p.name] = *p.at(&m)
+		}
+		perBatch[strconv.Itoa(batchSize)] = params
 	}
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(content)
+	return writePyJSON(w, map[string]any{"schema": itlSchema, "model_label": modelLabel, "per_batch": perBatch})
 }
 
 // readJSON reads a JSON file into v, naming the line of a syntax error.

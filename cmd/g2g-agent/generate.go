@@ -9,6 +9,7 @@ import (
 
 type generateCmd struct {
 	Requests      requestsCmd      `cmd:"" help:"Write request files of a live run, a file LABEL.jsonl a model, from a data set or prompts of your own."`
+	InferenceData inferenceDataCmd `cmd:"" help:"Make an OpenG2G data directory from ML.ENERGY benchmark data: power traces, ITL fits, logistic fits."`
 	TrainingTrace trainingTraceCmd `cmd:"" help:"Write a synthetic power trace of one training GPU as CSV (t_s,power_W)."`
 }
 

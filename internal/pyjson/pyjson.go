@@ -1,5 +1,5 @@
-// Package pyjson writes JSON as Python's json.dumps does with its defaults, byte by
-// byte: ", " and ": " between values, ASCII alone, numbers by repr.
+// Package pyjson writes JSON as Python's json.dumps does, byte by byte: ", " and ": "
+// between values or a line for each, ASCII alone, numbers by repr.
 package pyjson
 
 import (
@@ -44,11 +44,42 @@ func (o Object) Get(name string) (value any, found bool) {
 }
 
 // Append appends a value to dst: nil, bool, string, int, int64, uint64, float64,
-// [*big.Int], []any, [Object], a map with its members by name, or [json.RawMessage],
-// which is taken as it is. It fails for numbers that are not finite, which are no JSON
-// (Python writes NaN), and for other types.
-func Append(dst []byte, value any) ([]byte, error) {
-	var err error
+// [*big.Int], []any, []int, [Object], a map with its members by name, or
+// [json.RawMessage], which is taken as it is. It fails for numbers that are not finite,
+// which are no JSON (Python writes NaN), and for other types.
+func Append(dst []byte, value any) ([]byte, error) { return layout{}.append(dst, value) }
+
+// AppendIndented is [Append] with indent=2: each element and member on a line of its own.
+func AppendIndented(dst []byte, value any) ([]byte, error) {
+	return layout{indented: true}.append(dst, value)
+}
+
+// layout is where a value stands.
+type layout struct {
+	indented bool
+	depth    int
+}
+
+// within appends what stands before an element or a member, or before the end of them.
+func (l layout) within(dst []byte, first, end bool) []byte {
+	switch {
+	case l.indented:
+		if !first && !end {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, '\n')
+		for range l.depth {
+			dst = append(dst, "  "...)
+		}
+		return dst
+	case first || end:
+		return dst
+	default:
+		return append(dst, ", "...)
+	}
+}
+
+func (l layout) append(dst []byte, value any) ([]byte, error) {
 	switch v := value.(type) {
 	case nil:
 		return append(dst, "null"...), nil
@@ -66,48 +97,62 @@ func Append(dst []byte, value any) ([]byte, error) {
 		return v.Append(dst, 10), nil
 	case float64:
 		if math.IsNaN(v) || math.IsInf(v, 0) {
-			return dst, fmt.Errorf("%v is no number of JSON", v)
+			return dst, fmt.Errorf("%v is no finite number", v)
 		}
 		return AppendFloat(dst, v), nil
 	case json.RawMessage:
 		return append(dst, v...), nil
-	case []any:
-		dst = append(dst, '[')
-		for i, element := range v {
-			if i > 0 {
-				dst = append(dst, ", "...)
-			}
-			if dst, err = Append(dst, element); err != nil {
-				return dst, fmt.Errorf("[%d]: %w", i, err)
-			}
+	case []int:
+		elements := make([]any, len(v))
+		for i, n := range v {
+			elements[i] = n
 		}
-		return append(dst, ']'), nil
+		return l.appendArray(dst, elements)
+	case []any:
+		return l.appendArray(dst, v)
 	case map[string]any:
+		// Strings in order of bytes are in Python's order, of code points.
 		var members Object
 		for _, name := range slices.Sorted(maps.Keys(v)) {
 			members = append(members, Member{name, v[name]})
 		}
-		return Append(dst, members)
+		return l.appendObject(dst, members)
 	case Object:
-		return appendObject(dst, v)
+		return l.appendObject(dst, v)
 	default:
 		return dst, fmt.Errorf("a %T has no place in JSON", v)
 	}
 }
 
-func appendObject(dst []byte, o Object) ([]byte, error) {
-	var err error
+func (l layout) appendArray(dst []byte, elements []any) ([]byte, error) {
+	if len(elements) == 0 {
+		return append(dst, "[]"...), nil
+	}
+	inner := layout{l.indented, l.depth + 1}
+	dst = append(dst, '[')
+	for i, element := range elements {
+		var err error
+		if dst, err = inner.append(inner.within(dst, i == 0, false), element); err != nil {
+			return dst, fmt.Errorf("[%d]: %w", i, err)
+		}
+	}
+	return append(l.within(dst, false, true), ']'), nil
+}
+
+func (l layout) appendObject(dst []byte, o Object) ([]byte, error) {
+	if len(o) == 0 {
+		return append(dst, "{}"...), nil
+	}
+	inner := layout{l.indented, l.depth + 1}
 	dst = append(dst, '{')
 	for i, m := range o {
-		if i > 0 {
-			dst = append(dst, ", "...)
-		}
-		dst = append(AppendString(dst, m.Name), ": "...)
-		if dst, err = Append(dst, m.Value); err != nil {
+		var err error
+		dst = append(AppendString(inner.within(dst, i == 0, false), m.Name), ": "...)
+		if dst, err = inner.append(dst, m.Value); err != nil {
 			return dst, fmt.Errorf("%s: %w", m.Name, err)
 		}
 	}
-	return append(dst, '}'), nil
+	return append(l.within(dst, false, true), '}'), nil
 }
 
 // AppendString appends s in quotes: all but the printable characters of ASCII are

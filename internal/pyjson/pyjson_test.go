@@ -43,6 +43,21 @@ func TestPython(t *testing.T) {
 	}
 }
 
+// TestAppendIndented: as json.dumps(o, indent=2, sort_keys=True).
+func TestAppendIndented(t *testing.T) {
+	const want = "{\n  \"a\": {},\n  \"b\": [],\n  \"z\": [\n    1,\n    2\n  ],\n  \"\\u00e9\": {\n    \"x\": \"t\",\n    \"y\": [\n      {\n" +
+		"        \"k\": null\n      },\n      1.5\n    ]\n  }\n}"
+	got, err := AppendIndented(nil, map[string]any{
+		"b": []any{}, "a": map[string]any{}, "z": []int{1, 2}, "é": map[string]any{"y": []any{Object{{"k", nil}}, 1.5}, "x": "t"},
+	})
+	if err != nil || string(got) != want {
+		t.Errorf("%v\n%s\nwant\n%s", err, got, want)
+	}
+	if _, err := AppendIndented(nil, map[string]any{"a": []any{math.NaN()}}); err == nil || !strings.HasPrefix(err.Error(), "a: [0]: ") {
+		t.Errorf("what is no number: %v, want its place", err)
+	}
+}
+
 // TestDecodeAndAppend: what is read is written as Python's json.dumps(json.loads(…))
 // writes it.
 func TestDecodeAndAppend(t *testing.T) {

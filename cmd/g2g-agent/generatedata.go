@@ -1,0 +1,288 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/g2g-agent/g2g-agent/config"
+	"github.com/g2g-agent/g2g-agent/internal/excerpt"
+	"github.com/g2g-agent/g2g-agent/internal/textfile"
+	"github.com/g2g-agent/g2g-agent/mlenergy"
+	"github.com/g2g-agent/g2g-agent/workload"
+)
+
+// inferenceDataCmd makes what OpenG2G's InferenceData.ensure and
+// LogisticModelStore.ensure do.
+type inferenceDataCmd struct {
+	Data      string   `required:"" placeholder:"DIR" help:"Compiled ML.ENERGY benchmark directory: it has runs/llm.parquet."`
+	Specs     string   `required:"" placeholder:"FILE" help:"What to make: a config, of which the models count, or a list of OpenG2G's model specs (JSON or YAML)."`
+	Out       string   `required:"" placeholder:"DIR" help:"OpenG2G data directory to write. What is there and complete stays."`
+	Layout    string   `default:"0.2" enum:"0.2,0.1" help:"Layout of the directory: OpenG2G 0.2's, or 0.1's."`
+	Model     []string `placeholder:"LABEL" help:"Only these models. May be given several times."`
+	BatchSize []int    `placeholder:"N" help:"Only these batch sizes. The folder in layout 0.2 is then that of a spec with these alone."`
+	Force     bool     `help:"Make anew what is there."`
+}
+
+func (cmd inferenceDataCmd) Run(ctx context.Context, term terminal) error {
+	specs, err := loadSpecs(cmd.Specs, term.environ)
+	if err != nil {
+		return err
+	}
+	log := newLogger(config.Default().Log, term.stderr)
+	warn := func(w string) { log.Warn().Msg(w) }
+	if specs, err = cmd.filter(specs, warn); err != nil {
+		return err
+	}
+	source, err := openBenchmark(cmd.Data)
+	if err != nil {
+		return err
+	}
+	shown := newCountProgress(term.stderr, "runs")
+	defer shown.clear()
+	generator := mlenergy.Generator{Source: source, Progress: shown.update}
+	to := mlenergy.Destination{
+		Dir: cmd.Out, Layout: workload.Layout(cmd.Layout), Force: cmd.Force,
+		Write: workload.WriteOptions{WrittenAt: time.Now(), AgentVersion: version},
+	}
+	done, err := generator.Ensure(ctx, to, specs, func(w string) {
+		shown.clear()
+		warn(w)
+	})
+	shown.clear()
+	if ctx.Err() != nil && err != nil {
+		return errors.New("interrupted; what is complete was kept, and the same command goes on with the rest")
+	}
+	if err != nil {
+		return err
+	}
+	return cmd.print(term.stdout, to, specs, done)
+}
+
+// openBenchmark is where the benchmark's files come from.
+func openBenchmark(data string) (mlenergy.Source, error) {
+	info, err := os.Stat(data)
+	if err != nil {
+		return nil, invalidf("--data: %w", err)
+	}
+	if !info.IsDir() {
+		return nil, invalidf("--data: %s is not a directory", data)
+	}
+	return mlenergy.Directory(data), nil
+}
+
+// print tells where the data of each model is.
+func (cmd inferenceDataCmd) print(w io.Writer, to mlenergy.Destination, specs []workload.DataSpec, done *mlenergy.Report) error {
+	var text strings.Builder
+	for i := range specs {
+		what := "written"
+		if slices.Contains(done.Present, specs[i].ModelLabel) {
+			what = "was there"
+		}
+		fmt.Fprintf(&text, "%s: %s (%s)\n", excerpt.Printable(specs[i].ModelLabel, maxQuoted), to.Path(&specs[i]), what)
+	}
+	_, err := io.WriteString(w, text.String())
+	return err
+}
+
+// filter leaves the models and batch sizes that were chosen.
+func (cmd inferenceDataCmd) filter(specs []workload.DataSpec, warn func(string)) ([]workload.DataSpec, error) {
+	var kept []workload.DataSpec
+	knownSizes := map[int]bool{}
+	var labels []string
+	for _, s := range specs {
+		labels = append(labels, excerpt.Quote(s.ModelLabel, maxQuoted))
+		for _, b := range s.BatchSizes {
+			knownSizes[b] = true
+		}
+		if len(cmd.Model) > 0 && !slices.Contains(cmd.Model, s.ModelLabel) {
+			continue
+		}
+		if len(cmd.BatchSize) > 0 {
+			other := func(b int) bool { return !slices.Contains(cmd.BatchSize, b) }
+			s.BatchSizes = slices.DeleteFunc(slices.Clone(s.BatchSizes), other)
+			s.FitExcludeBatchSizes = slices.DeleteFunc(slices.Clone(s.FitExcludeBatchSizes), other)
+			s.FeasibleBatchSizes = slices.DeleteFunc(slices.Clone(s.FeasibleBatchSizes), other)
+			if len(s.FeasibleBatchSizes) == 0 { // OpenG2G wants one at least
+				s.FeasibleBatchSizes = s.BatchSizes
+			}
+		}
+		if len(s.BatchSizes) == 0 {
+			warn(fmt.Sprintf("model %s has none of the batch sizes %v: it is left out", excerpt.Quote(s.ModelLabel, maxQuoted), cmd.BatchSize))
+			continue
+		}
+		kept = append(kept, s)
+	}
+	for _, label := range cmd.Model {
+		if !slices.ContainsFunc(specs, func(s workload.DataSpec) bool { return s.ModelLabel == label }) {
+			return nil, invalidf("--model: %s is not among the models of %s: %s", excerpt.Quote(label, maxQuoted), cmd.Specs, strings.Join(labels, ", "))
+		}
+	}
+	for _, b := range cmd.BatchSize {
+		if !knownSizes[b] {
+			return nil, invalidf("--batch-size: no model of %s has batch size %d", cmd.Specs, b)
+		}
+	}
+	if len(kept) == 0 {
+		return nil, invalidf("no model of %s is left", cmd.Specs)
+	}
+	return kept, nil
+}
+
+// loadSpecs reads what is to be made from a config, or from a list of OpenG2G's specs.
+func loadSpecs(file string, environ []string) ([]workload.DataSpec, error) {
+	text, isList, err := readSpecs(file)
+	if err != nil {
+		return nil, invalidf("%s: %w", file, err)
+	}
+	var c *config.Config
+	if isList {
+		c, err = config.Parse(file, text, environ, config.ForAnything)
+	} else {
+		c, err = config.Load(file, environ, config.ForAnything)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var specs []workload.DataSpec
+	var problems []error
+	for i := range c.Models {
+		spec, problem := dataSpec(&c.Models[i], fmt.Sprintf("%s: models[%d]", file, i))
+		specs, problems = append(specs, spec), append(problems, problem)
+	}
+	return specs, errors.Join(problems...)
+}
+
+// readSpecs reads a file of specs, and reports whether it is a list of them. Such a list
+// comes as a config of nothing but models.
+func readSpecs(file string) (text []byte, isList bool, err error) {
+	const most = 16 << 20 // as much as a config may have
+	f, err := os.Open(file)
+	if err != nil {
+		var pathErr *os.PathError
+		if errors.As(err, &pathErr) {
+			err = pathErr.Err
+		}
+		return nil, false, err
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err != nil {
+		return nil, false, err
+	}
+	if len(raw) > most {
+		return nil, false, fmt.Errorf("has more than %d bytes", most)
+	}
+	if raw, err = textfile.Strip(raw); err != nil {
+		return nil, false, err
+	}
+	if !json.Valid(raw) {
+		return append([]byte("models:\n"), raw...), beginsWithItem(raw), nil
+	}
+	var entries []map[string]json.RawMessage
+	if json.Unmarshal(raw, &entries) != nil {
+		return raw, false, nil
+	}
+	for _, e := range entries { // OpenG2G's defaults, where a config has none
+		if feasible := e["feasible_batch_sizes"]; len(feasible) == 0 || string(feasible) == "null" {
+			e["feasible_batch_sizes"] = e["batch_sizes"]
+		}
+		if len(e["gpus_per_replica"]) == 0 {
+			e["gpus_per_replica"] = json.RawMessage("1")
+		}
+	}
+	text, err = json.Marshal(map[string]any{"models": entries})
+	return text, true, err
+}
+
+// beginsWithItem reports whether the first line of YAML that says something is an item
+// of a list.
+func beginsWithItem(text []byte) bool {
+	for line := range bytes.Lines(text) {
+		if line = bytes.TrimSpace(line); len(line) > 0 && line[0] != '#' && !bytes.HasPrefix(line, []byte("%")) && !bytes.Equal(line, []byte("---")) {
+			return bytes.HasPrefix(line, []byte("- ")) || bytes.Equal(line, []byte("-"))
+		}
+	}
+	return false
+}
+
+// dataSpec is the measurement that a model of a config stands for, with OpenG2G's
+// defaults.
+func dataSpec(m *config.Model, path string) (workload.DataSpec, error) {
+	s := workload.DataSpec{
+		ModelLabel: m.ModelLabel, ModelID: m.ModelID, GPUModel: m.GPUModel, Task: m.Task, Precision: m.Precision,
+		GPUsPerReplica: m.GPUsPerReplica, TensorParallel: max(m.TensorParallel, 1), ExpertParallel: max(m.ExpertParallel, 1),
+		BatchSizes: m.BatchSizes, FitExcludeBatchSizes: m.FitExcludeBatchSizes, ITLDeadlineS: m.ITLDeadlineS, FeasibleBatchSizes: m.FeasibleBatchSizes,
+	}
+	if s.Precision == "" {
+		s.Precision = "bfloat16"
+	}
+	if s.BatchSizes == nil {
+		s.BatchSizes = s.FeasibleBatchSizes
+	}
+	var problems []error
+	for _, key := range []struct{ name, value string }{{"model_id", s.ModelID}, {"gpu_model", s.GPUModel}, {"task", s.Task}} {
+		if key.value == "" {
+			problems = append(problems, invalidf("%s.%s: is missing: it says which runs of the benchmark to take", path, key.name))
+		}
+	}
+	for _, b := range s.FeasibleBatchSizes {
+		if !slices.Contains(s.BatchSizes, b) {
+			problems = append(problems, invalidf("%s.feasible_batch_sizes: %d must be in batch_sizes %v", path, b, s.BatchSizes))
+		}
+	}
+	if m.SpecHash != "" && len(problems) == 0 && filepath.Base(m.SpecHash) != s.Hash() {
+		problems = append(problems, invalidf("%s.spec_hash: is %s, and this spec's is %s: what is made would not be found", path, excerpt.Quote(m.SpecHash, maxQuoted), s.Hash()))
+	}
+	return s, errors.Join(problems...)
+}
+
+// countProgress is a line on a terminal that tells how many of something are done. It
+// may be used by several goroutines.
+type countProgress struct {
+	w     io.Writer // nil: not a terminal
+	what  string
+	began time.Time
+
+	mu       sync.Mutex
+	shownAt  time.Time
+	anything bool
+}
+
+func newCountProgress(w io.Writer, what string) *countProgress {
+	p := &countProgress{what: what, began: time.Now()}
+	if isTerminal(w) {
+		p.w = w
+	}
+	return p
+}
+
+func (p *countProgress) update(done, total int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	if p.w == nil || total == 0 || now.Sub(p.shownAt) < progressEvery {
+		return
+	}
+	p.shownAt, p.anything = now, true
+	left := time.Duration(float64(now.Sub(p.began)) / float64(done) * float64(total-done))
+	fmt.Fprintf(p.w, "\r\x1b[K%d/%d %s (%d %%)  %s left", done, total, p.what, 100*done/total, left.Round(time.Second))
+}
+
+func (p *countProgress) clear() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.anything {
+		p.anything = false
+		fmt.Fprint(p.w, "\r\x1b[K")
+	}
+}
