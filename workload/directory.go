@@ -73,29 +73,14 @@ type InferenceData struct {
 // in dir or in dir/specs). With itl it reads the latency fits as well. The
 // errors are [*FileError].
 func LoadInferenceData(dir string, queries []DataQuery, itl bool) (*InferenceData, error) {
-	info, err := os.Stat(dir)
+	l, err := findLayout(dir)
 	if err != nil {
-		return nil, openError(dir, err)
-	}
-	if !info.IsDir() {
-		return nil, fileErrorf(dir, 0, "is not a directory")
-	}
-	hasSummary := exists(filepath.Join(dir, tracesSummaryFile))
-	specsDir, measurements, err := findMeasurements(dir)
-	switch {
-	case err != nil:
 		return nil, err
-	case hasSummary && len(measurements) > 0:
-		return nil, fileErrorf(dir, 0, "holds both OpenG2G layouts, %s and %s: name the folder of the one you mean",
-			filepath.Join(dir, tracesSummaryFile), filepath.Join(measurements[0].dir, traceFile))
-	case hasSummary:
-		return loadV01(dir, queries, itl)
-	case len(measurements) > 0:
-		return loadV02(specsDir, measurements, queries, itl)
-	default:
-		return nil, fileErrorf(dir, 0, "is not an OpenG2G data directory: it has neither %s (0.1) nor HASH/%s or %s/HASH/%s (0.2)",
-			tracesSummaryFile, traceFile, specsFolder, traceFile)
 	}
+	if l.summary != "" {
+		return loadV01(dir, queries, itl)
+	}
+	return loadV02(l.specsDir, l.measurements, queries, itl)
 }
 
 func exists(path string) bool {

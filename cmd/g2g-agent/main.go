@@ -37,6 +37,7 @@ type commandLine struct {
 	Replay   replayCmd   `cmd:"" help:"Run the datacenter over recorded traces, as fast as possible or in real time."`
 	Check    checkCmd    `cmd:"" help:"Validate a config and the data it names, without running anything."`
 	Generate generateCmd `cmd:"" help:"Make input data."`
+	Plot     plotCmd     `cmd:"" help:"Draw a run, or measured data and the fits to them, as PNG or SVG."`
 	Version  versionCmd  `cmd:"" help:"Print the version."`
 }
 
