@@ -29,8 +29,8 @@ func (s namedSource) String() string { return s.name }
 // quietHardware has GPUs whose power the test feeds, and nothing else.
 type quietHardware struct{}
 
-func (quietHardware) Latency() (float64, datacenter.ITLPercentiles) {
-	return math.NaN(), datacenter.ITLPercentiles{}
+func (quietHardware) Latency() (float64, datacenter.ITLPercentiles, float64) {
+	return math.NaN(), datacenter.ITLPercentiles{}, math.NaN()
 }
 func (quietHardware) ServerLoad() *datacenter.ServerLoad { return nil }
 func (quietHardware) PowerAgeS() float64                 { return 0 }

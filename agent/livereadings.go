@@ -10,9 +10,10 @@ import (
 // hardware is the real servers of one model, as they were seen last. Its methods
 // do not wait.
 type hardware interface {
-	// Latency is the mean inter-token latency over the window, in seconds, NaN
-	// for none, and percentiles of it.
-	Latency() (meanS float64, percentilesS datacenter.ITLPercentiles)
+	// Latency is the mean inter-token latency over the window, in seconds, NaN for
+	// none, percentiles of it, and the output tokens per second over the same window,
+	// NaN when they are not known.
+	Latency() (meanS float64, percentilesS datacenter.ITLPercentiles, tokensPerS float64)
 	// ServerLoad is what the vLLM server last said, nil when that is too old.
 	ServerLoad() *datacenter.ServerLoad
 	// PowerAgeS is for how long, in seconds, the power of the GPU heard of least
@@ -25,6 +26,7 @@ type liveModel struct {
 	hardware           hardware
 	history            *buffer.Rolling // power per GPU in watts
 	numGPUs            int             // real ones
+	realReplicas       int
 	augmentationFactor float64
 
 	offsets buffer.Offsets // of its simulated servers
@@ -44,7 +46,7 @@ type liveReadings struct {
 func newLiveModel(h hardware, history *buffer.Rolling, numGPUs, gpusPerReplica, simulatedReplicas int) liveModel {
 	realReplicas := max(numGPUs/max(gpusPerReplica, 1), 1)
 	return liveModel{
-		hardware: h, history: history, numGPUs: numGPUs,
+		hardware: h, history: history, numGPUs: numGPUs, realReplicas: realReplicas,
 		augmentationFactor: float64(simulatedReplicas) / float64(realReplicas),
 	}
 }
@@ -66,9 +68,11 @@ func (r *liveReadings) PerGPUPower(model int, perGPUW []float64) {
 	m.history.Sample(r.dueS, &m.offsets, perGPUW)
 }
 
-func (r *liveReadings) Observe(model, _ int) observation {
+// Observe scales the tokens per second as power is scaled: each active replica makes
+// as many as a real one.
+func (r *liveReadings) Observe(model, activeReplicas int) observation {
 	m := &r.models[model]
-	itlS, percentilesS := m.hardware.Latency()
+	itlS, percentilesS, tokensPerS := m.hardware.Latency()
 	_, perGPUW, _ := m.history.Last()
 	age := m.hardware.PowerAgeS()
 	state := datacenter.LiveModelState{
@@ -81,5 +85,9 @@ func (r *liveReadings) Observe(model, _ int) observation {
 	if state.Stale {
 		state.StaleAgeS = age
 	}
-	return observation{itlS, state}
+	throughput := datacenter.ThroughputOf(tokensPerS / float64(m.realReplicas) * float64(activeReplicas))
+	if throughput.Known {
+		state.MeasuredTokensPerS = tokensPerS
+	}
+	return observation{itlS, throughput, state}
 }

@@ -128,7 +128,8 @@ func (p *Pipeline) Step(due time.Time) (*datacenter.State, error) {
 		observed := p.readings.Observe(m, model.ActiveReplicas)
 		state.Models[m] = datacenter.ModelState{
 			ModelLabel: p.cfg.Models[m].ModelLabel, PowerW: model.PowerW, ActiveReplicas: model.ActiveReplicas,
-			BatchSize: p.batchSizes[m], ObservedITLS: observed.itlS, PhaseShare: model.PhaseShare, Live: observed.live,
+			BatchSize: p.batchSizes[m], ObservedITLS: observed.itlS, Throughput: observed.throughput, PhaseShare: model.PhaseShare,
+			Live: observed.live,
 		}
 		measuredW += state.Models[m].Live.MeasuredPowerW
 	}
@@ -175,6 +176,9 @@ func checkFinite(s *datacenter.State) error {
 	for i := range s.Models {
 		if math.IsInf(s.Models[i].ObservedITLS, 0) {
 			return outgrown("the inter-token latency of " + s.Models[i].ModelLabel)
+		}
+		if math.IsInf(s.Models[i].Throughput.TokensPerS, 0) {
+			return outgrown("the throughput of " + s.Models[i].ModelLabel)
 		}
 	}
 	return nil

@@ -27,6 +27,7 @@ type readings interface {
 
 // observation is what is seen of one model at one step.
 type observation struct {
-	itlS float64 // average inter-token latency in seconds, NaN for none
-	live datacenter.LiveModelState
+	itlS       float64 // average inter-token latency in seconds, NaN for none
+	throughput datacenter.Throughput
+	live       datacenter.LiveModelState
 }

@@ -76,7 +76,7 @@ func NewReplay(cfg ReplayConfig) (*Replay, error) {
 		return nil, fmt.Errorf("%w: models: %w", datacenter.ErrInvalidInput, err)
 	}
 	pool := cfg.newPool(stagger)
-	readings := newReplayReadings(&cfg.Config, store, cfg.ITL, pool)
+	readings := newReplayReadings(&cfg, store, pool)
 	d := newDemand(&cfg.Config)
 	if err := errors.Join(r.checkCapacity(&d), r.checkData(&cfg.Config, readings)); err != nil {
 		return nil, err

@@ -20,21 +20,26 @@ type replayReadings struct {
 	models    []datacenter.ModelSpec
 	seed      uint64
 	store     *workload.TemplateStore
+	data      []workload.ModelData // per model
 	itl       bool
 	stagger   []int32   // per server
 	offsets   [][]int32 // per model: the stagger of its servers
 	step      int32
 	templates [][]float64            // per model: the current batch size's
 	samplers  []*workload.ITLSampler // likewise; nil without fits
-	rng       *nprand.Generator
+	// tokensPerS is likewise what one replica makes, unknown without a fit of it.
+	tokensPerS []datacenter.Throughput
+	rng        *nprand.Generator
 }
 
-func newReplayReadings(cfg *Config, store *workload.TemplateStore, itl bool, pool *augment.Pool) *replayReadings {
+func newReplayReadings(cfg *ReplayConfig, store *workload.TemplateStore, pool *augment.Pool) *replayReadings {
 	return &replayReadings{
-		models: cfg.Models, seed: cfg.Seed, store: store, itl: itl, stagger: pool.StaggerSteps(),
+		models: cfg.Models, seed: cfg.Seed, store: store, data: cfg.Data, itl: cfg.ITL, stagger: pool.StaggerSteps(),
 		offsets:   make([][]int32, len(cfg.Models)),
 		templates: make([][]float64, len(cfg.Models)),
 		samplers:  make([]*workload.ITLSampler, len(cfg.Models)),
+
+		tokensPerS: make([]datacenter.Throughput, len(cfg.Models)),
 	}
 }
 
@@ -91,6 +96,10 @@ func (r *replayReadings) setBatchSize(model, batchSize int, rampUpRate float64) 
 	if err := r.checkBatchSize(model, batchSize, rampUpRate); err != nil {
 		return err
 	}
+	if fits := r.data[model].Logistic; fits != nil {
+		// Where there are few points, the curve may be below 0 beyond them.
+		r.tokensPerS[model] = datacenter.ThroughputOf(max(fits.ThroughputTokensPerS.At(batchSize), 0))
+	}
 	if r.models[model].InitialReplicas() == 0 {
 		return nil
 	}
@@ -110,10 +119,12 @@ func (r *replayReadings) setBatchSize(model, batchSize int, rampUpRate float64) 
 }
 
 func (r *replayReadings) Observe(model, activeReplicas int) observation {
-	if !r.itl || activeReplicas == 0 {
-		return observation{itlS: math.NaN()}
+	o := observation{itlS: math.NaN(), throughput: r.tokensPerS[model]}
+	o.throughput.TokensPerS *= float64(activeReplicas)
+	if r.itl && activeReplicas != 0 {
+		o.itlS = r.samplers[model].Avg(r.rng, activeReplicas)
 	}
-	return observation{itlS: r.samplers[model].Avg(r.rng, activeReplicas)}
+	return o
 }
 
 // reset returns to where it started; batch sizes are set anew after it.

@@ -141,8 +141,9 @@ func replayState(seq int64) *datacenter.State {
 func liveState(seq int64) *datacenter.State {
 	s := replayState(seq)
 	s.Source, s.WallTime, s.MeasuredPowerW = datacenter.SourceLive, time.Unix(1_800_000_000, 5), datacenter.ThreePhase{A: 1, B: 2, C: math.NaN()}
+	s.Models[0].Throughput = datacenter.ThroughputOf(5000.5)
 	s.Models[0].Live = datacenter.LiveModelState{
-		MeasuredPowerW: 700, AugmentationFactor: 5, Server: &datacenter.ServerLoad{NumRequestsRunning: 60, NumRequestsWaiting: math.NaN(), KVCacheUsagePerc: 0.4},
+		MeasuredTokensPerS: 1000.25, MeasuredPowerW: 700, AugmentationFactor: 5, Server: &datacenter.ServerLoad{NumRequestsRunning: 60, NumRequestsWaiting: math.NaN(), KVCacheUsagePerc: 0.4},
 		ITLPercentilesS: datacenter.ITLPercentiles{P50: 0.02, P90: 0.03, P95: math.NaN(), P99: math.NaN()},
 	}
 	s.Models[1].Live = datacenter.LiveModelState{MeasuredPowerW: math.NaN(), Stale: true, StaleAgeS: 3.5}

@@ -65,8 +65,9 @@ func TestDescriptionOfStatesIsClosed(t *testing.T) {
 				t.Errorf("a state without %s is as described", name)
 			}
 			delete(without, "added")
-			if s.doc.validate([]byte(jsonOf(without)), "components", "schemas", "State") == nil {
-				t.Errorf("a state without %s is as described", name)
+			mayLack := strings.HasSuffix(name, "throughput_tokens_per_s_by_model") // of whose model is it known?
+			if got := s.doc.validate([]byte(jsonOf(without)), "components", "schemas", "State") == nil; got != mayLack {
+				t.Errorf("a state without %s is as described: %v, want %v", name, got, mayLack)
 			}
 		}
 		members["added"] = 1

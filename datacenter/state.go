@@ -1,6 +1,9 @@
 package datacenter
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // SourceKind says where a state's readings come from.
 type SourceKind string
@@ -43,16 +46,47 @@ type ModelState struct {
 	// ObservedITLS is its average inter-token latency in seconds, NaN (JSON
 	// null) when there is none.
 	ObservedITLS float64
+	// Throughput is what its servers make: in a live run the measured one, scaled
+	// from the real replicas to the active ones; in a replay the active replicas
+	// times what the data directory has for one at the batch size.
+	Throughput Throughput
 	// PhaseShare is the part of its servers on each phase, 1/3 each without servers.
 	PhaseShare ThreePhase
 	// Live is what only a live run knows; zero in a replay.
 	Live LiveModelState
 }
 
+// Throughput is how fast output tokens are made. The zero value is one that is not
+// known, so that it can be told from one of no tokens.
+type Throughput struct {
+	TokensPerS float64
+	Known      bool
+}
+
+// ThroughputOf is the throughput of so many tokens per second, one that is not known
+// for NaN.
+func ThroughputOf(tokensPerS float64) Throughput {
+	if math.IsNaN(tokensPerS) {
+		return Throughput{}
+	}
+	return Throughput{TokensPerS: tokensPerS, Known: true}
+}
+
+// OrNaN is the throughput in tokens per second, NaN for one that is not known.
+func (t Throughput) OrNaN() float64 {
+	if !t.Known {
+		return math.NaN()
+	}
+	return t.TokensPerS
+}
+
 // LiveModelState is what the hardware behind a model shows at one step.
 type LiveModelState struct {
 	// MeasuredPowerW is the power of the model's real GPUs, in watts.
 	MeasuredPowerW float64
+	// MeasuredTokensPerS is what its real servers make, in output tokens per second,
+	// 0 where the model's Throughput is not known.
+	MeasuredTokensPerS float64
 	// AugmentationFactor is simulated replicas per real one.
 	AugmentationFactor float64
 	// Server is the load of its vLLM server, nil when nothing of it is known.

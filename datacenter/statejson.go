@@ -39,6 +39,11 @@ func (s *State) AppendJSON(b []byte) []byte {
 	b = s.appendByModel(b, "observed_itl_s_by_model", func(b []byte, m *ModelState) []byte {
 		return appendJSONFloat(b, m.ObservedITLS)
 	})
+	if s.knowsThroughput() {
+		b = s.appendByModel(b, throughputMember, func(b []byte, m *ModelState) []byte {
+			return appendJSONFloat(b, m.Throughput.OrNaN())
+		})
+	}
 	b = s.appendByModel(b, "phase_share_by_model", func(b []byte, m *ModelState) []byte {
 		for i, v := range m.PhaseShare.Array() {
 			b = appendJSONFloat(append(b, "[,,"[i]), v)
@@ -51,12 +56,36 @@ func (s *State) AppendJSON(b []byte) []byte {
 	return append(b, '}')
 }
 
+// The members that are there only if the throughput of any model is known: replays
+// of data without fits of it have none, nor have files of earlier versions.
+const (
+	throughputMember         = "throughput_tokens_per_s_by_model"
+	measuredThroughputMember = "measured_throughput_tokens_per_s_by_model"
+)
+
+func (s *State) knowsThroughput() bool {
+	for i := range s.Models {
+		if s.Models[i].Throughput.Known {
+			return true
+		}
+	}
+	return false
+}
+
 // appendLive appends the members that only a live run has.
 func (s *State) appendLive(b []byte) []byte {
 	b = appendPhases(append(b, `,"measured_power_w":`...), s.MeasuredPowerW)
 	b = s.appendByModel(b, "measured_power_w_by_model", func(b []byte, m *ModelState) []byte {
 		return appendJSONFloat(b, m.Live.MeasuredPowerW)
 	})
+	if s.knowsThroughput() {
+		b = s.appendByModel(b, measuredThroughputMember, func(b []byte, m *ModelState) []byte {
+			if !m.Throughput.Known {
+				return append(b, "null"...)
+			}
+			return appendJSONFloat(b, m.Live.MeasuredTokensPerS)
+		})
+	}
 	b = s.appendByModel(b, "augmented_power_w_by_model", func(b []byte, m *ModelState) []byte {
 		return appendJSONFloat(b, m.PowerW)
 	})
@@ -221,10 +250,12 @@ type stateJSON struct {
 	BatchSize      byModel[*int]         `json:"batch_size_by_model"`
 	ActiveReplicas byModel[*int]         `json:"active_replicas_by_model"`
 	ObservedITLS   byModel[jsonNumber]   `json:"observed_itl_s_by_model"`
+	Throughput     *byModel[jsonNumber]  `json:"throughput_tokens_per_s_by_model"`
 	PhaseShare     byModel[[]jsonNumber] `json:"phase_share_by_model"`
 
 	MeasuredPowerW      jsonPhases               `json:"measured_power_w"`
 	ModelMeasuredPowerW byModel[jsonNumber]      `json:"measured_power_w_by_model"`
+	MeasuredThroughput  *byModel[jsonNumber]     `json:"measured_throughput_tokens_per_s_by_model"`
 	AugmentationFactor  byModel[jsonNumber]      `json:"augmentation_factor_by_model"`
 	Server              byModel[*jsonServerLoad] `json:"prometheus_metrics_by_model"`
 	ITLPercentilesS     byModel[jsonPercentile]  `json:"itl_percentiles_s_by_model"`
@@ -286,6 +317,12 @@ func (in *stateJSON) check() error {
 			member{"augmentation_factor_by_model", in.AugmentationFactor.labels},
 			member{"prometheus_metrics_by_model", in.Server.labels}, member{"itl_percentiles_s_by_model", in.ITLPercentilesS.labels})
 	}
+	if in.Throughput != nil {
+		members = append(members, member{throughputMember, in.Throughput.labels})
+	}
+	if in.live() && in.MeasuredThroughput != nil {
+		members = append(members, member{measuredThroughputMember, in.MeasuredThroughput.labels})
+	}
 	labels := in.ModelPowerW.labels
 	for _, member := range members {
 		if len(member.labels) != len(labels) {
@@ -305,12 +342,30 @@ func (in *stateJSON) model(label string) (ModelState, error) {
 		ModelLabel: label, PowerW: in.ModelPowerW.values[label].value, BatchSize: *batchSize, ActiveReplicas: *active,
 		ObservedITLS: itl.value, PhaseShare: ThreePhase{share[0].value, share[1].value, share[2].value},
 	}
+	if in.Throughput != nil {
+		throughput := in.Throughput.values[label]
+		if !throughput.there {
+			return ModelState{}, fmt.Errorf("%s lacks model %q", throughputMember, label)
+		}
+		m.Throughput = ThroughputOf(throughput.value)
+	}
 	if !in.live() {
 		return m, nil
 	}
 	var err error
 	m.Live, err = in.liveModel(label)
+	if err == nil && m.Throughput.Known {
+		m.Live.MeasuredTokensPerS, err = in.measuredTokensPerS(label)
+	}
 	return m, err
+}
+
+// measuredTokensPerS is what the real servers of a model make, NaN for null.
+func (in *stateJSON) measuredTokensPerS(label string) (float64, error) {
+	if in.MeasuredThroughput == nil || !in.MeasuredThroughput.values[label].there {
+		return 0, fmt.Errorf("%s lacks model %q, of which %s is known", measuredThroughputMember, label, throughputMember)
+	}
+	return in.MeasuredThroughput.values[label].value, nil
 }
 
 func (in *stateJSON) liveModel(label string) (LiveModelState, error) {

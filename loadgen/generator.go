@@ -167,6 +167,7 @@ func (g *Generator) Run(ctx context.Context) error {
 	}
 	g.running = true
 	g.mu.Unlock()
+	g.meter.begin(time.Since(g.client.Epoch()))
 	var workers sync.WaitGroup
 	g.startWorkers(ctx, &workers)
 	for ctx.Err() == nil {

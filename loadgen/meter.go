@@ -4,6 +4,7 @@ import (
 	"math"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/g2g-agent/g2g-agent/completion"
@@ -14,6 +15,7 @@ import (
 // so that they seldom wait for each other.
 type meter struct {
 	window time.Duration
+	began  atomic.Int64 // the load, since the epoch; 0: with it, or not yet
 	shards [numShards]shard
 }
 
@@ -44,6 +46,7 @@ type meanSlot struct {
 	reads           int64 // that brought tokens
 	multiEventReads int64
 	perChunkTokens  int64
+	output          int64 // tokens of all kinds, those that are no latency too
 }
 
 // histogramSlot counts the samples of one part of the window by their value;
@@ -102,7 +105,7 @@ func (m *meter) observe(shardOf int, p *progress, r *completion.Read) (oddUsage 
 	p.several = p.several || several
 	s.countRead(total.tokens, several)
 	if slot != nil {
-		slot.countRead(several)
+		slot.countRead(total.tokens, several)
 	}
 	switch {
 	case !begun:
@@ -177,7 +180,8 @@ func (s *shard) countRead(tokens int, several bool) {
 	}
 }
 
-func (s *meanSlot) countRead(several bool) {
+func (s *meanSlot) countRead(tokens int, several bool) {
+	s.output += int64(tokens)
 	s.reads++
 	if several {
 		s.multiEventReads++
@@ -290,18 +294,27 @@ type ITLWindow struct {
 	// or right behind another read. These tokens share a receive time, and thus the
 	// gap before it: above 0.001 the percentiles are blurred, while the mean is not.
 	MultiEventShare float64
+	// TokensPerS is how many output tokens came in a second, the first ones of each
+	// request too, over the window without its part that is not over yet, or since the
+	// load began; NaN when there is no such time.
+	TokensPerS float64
 }
 
 // windowSum is what is counted in a window.
 type windowSum struct {
 	meanSlot
-	samples uint64
-	bins    [numBins]uint64
+	tokensPerS float64
+	samples    uint64
+	bins       [numBins]uint64
 }
+
+// begin notes when the load began, the first time.
+func (m *meter) begin(at time.Duration) { m.began.CompareAndSwap(0, int64(at)) }
 
 // addWindow adds the window that ends at now.
 func (m *meter) addWindow(now time.Duration, sum *windowSum) {
 	newest := int64(now / m.part(meanSlots))
+	var output int64 // in the parts that are over
 	newestHistogram := int64(now / m.part(histogramSlots))
 	for i := range m.shards {
 		s := &m.shards[i]
@@ -309,6 +322,9 @@ func (m *meter) addWindow(now time.Duration, sum *windowSum) {
 		for j := range s.slots {
 			if slot := &s.slots[j]; slot.number >= 0 && slot.number >= newest-meanSlots && slot.number <= newest {
 				sum.meanSlot.merge(slot)
+				if slot.number < newest {
+					output += slot.output
+				}
 			}
 		}
 		for j := range s.histograms {
@@ -323,6 +339,9 @@ func (m *meter) addWindow(now time.Duration, sum *windowSum) {
 		}
 		s.mu.Unlock()
 	}
+	end := time.Duration(newest) * m.part(meanSlots)
+	start := max(end-meanSlots*m.part(meanSlots), time.Duration(m.began.Load()))
+	sum.tokensPerS += float64(output) / max(end-start, 0).Seconds()
 }
 
 func (s *meanSlot) merge(other *meanSlot) {
@@ -336,6 +355,7 @@ func (s *meanSlot) merge(other *meanSlot) {
 // merge adds the window of another meter.
 func (s *windowSum) merge(other *windowSum) {
 	s.meanSlot.merge(&other.meanSlot)
+	s.tokensPerS += other.tokensPerS
 	s.samples += other.samples
 	for bin, n := range other.bins {
 		s.bins[bin] += n
@@ -343,7 +363,7 @@ func (s *windowSum) merge(other *windowSum) {
 }
 
 func (s *windowSum) window() ITLWindow {
-	w := ITLWindow{MeanS: math.NaN(), Tokens: s.tokens, Method: MethodUsage, Reads: s.reads}
+	w := ITLWindow{MeanS: math.NaN(), Tokens: s.tokens, Method: MethodUsage, Reads: s.reads, TokensPerS: s.tokensPerS}
 	if s.tokens > 0 {
 		w.MeanS = s.sum.Seconds() / float64(s.tokens)
 	}

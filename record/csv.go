@@ -2,6 +2,7 @@ package record
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/csv"
 	"errors"
 	"fmt"
@@ -218,16 +219,29 @@ func (r *csvRow) took(err error, want string) {
 	r.next++
 }
 
-// tailReader remembers the last byte read.
+// maxLine bounds a line of a file, in bytes, and so what a file that is none of ours
+// costs: states of a thousand models take some 300 kB.
+const maxLine = 64 << 20
+
+// tailReader remembers the last byte read, and ends where a line grows without bound.
 type tailReader struct {
 	r    io.Reader
 	last byte
+	line int // bytes since the latest newline
 }
 
 func (t *tailReader) Read(p []byte) (int, error) {
 	n, err := t.r.Read(p)
 	if n > 0 {
 		t.last = p[n-1]
+	}
+	if i := bytes.LastIndexByte(p[:n], '\n'); i >= 0 {
+		t.line = n - i - 1
+	} else {
+		t.line += n
+	}
+	if t.line > maxLine {
+		return n, fmt.Errorf("a line is longer than %d MiB: the file has no states", maxLine>>20)
 	}
 	return n, err
 }

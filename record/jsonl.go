@@ -48,7 +48,7 @@ func (j *jsonlWriter) Close() error { return j.out.Flush() }
 // line; blank lines are passed over. Errors start with name and the line.
 func readJSONL(r io.Reader, name string) iter.Seq2[*datacenter.State, error] {
 	return func(yield func(*datacenter.State, error) bool) {
-		in := bufio.NewReaderSize(r, bufferSize)
+		in := bufio.NewReaderSize(&tailReader{r: r}, bufferSize)
 		for number := 1; ; number++ {
 			line, readErr := in.ReadBytes('\n')
 			if readErr != nil && readErr != io.EOF {

@@ -36,5 +36,8 @@ func TestSummary(t *testing.T) {
 	if m.ITL.Steps != 2 || m.ITL.OverSteps != 1 || s.Steps != 3 {
 		t.Errorf("%d of %d steps over the deadline in %d, want 1 of 2 in 3", m.ITL.OverSteps, m.ITL.Steps, s.Steps)
 	}
+	if n := testing.AllocsPerRun(10, func() { s.Add(&datacenter.State{TimeS: 2, Models: []datacenter.ModelState{{PowerW: 1}}}) }); n > 1 { // the models' slice
+		t.Errorf("a state costs %v allocations", n)
+	}
 	check("mean power of no steps", new(PowerSummary).MeanW(), 0)
 }

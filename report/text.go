@@ -3,9 +3,13 @@ package report
 import (
 	"fmt"
 	"io"
+	"math"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 )
 
 // joulesPerMWh turns energies into what an operator reads.
@@ -13,33 +17,98 @@ const joulesPerMWh = 3.6e9
 
 // WriteText writes the summary of a run that took so long as aligned text.
 func (s *Summary) WriteText(w io.Writer, took time.Duration) error {
+	return s.writeText(w, fmt.Sprintf("%d steps in %s", s.Steps, took.Round(time.Millisecond)))
+}
+
+// WriteFileText writes the summary of a file's states as aligned text.
+func (s *Summary) WriteFileText(w io.Writer) error {
+	title := fmt.Sprintf("%d steps of %.6g s", s.Steps, s.dtS)
+	if math.IsNaN(s.dtS) {
+		title = "1 step of unknown length"
+	}
+	if s.MissingSteps > 0 {
+		title += fmt.Sprintf("; %d steps between them are missing", s.MissingSteps)
+	}
+	return s.writeText(w, title)
+}
+
+// maxLabel bounds what a table shows of a model's label, in bytes.
+const maxLabel = 100
+
+// writeText writes the tables under a title.
+func (s *Summary) writeText(w io.Writer, title string) error {
 	var t strings.Builder
-	fmt.Fprintf(&t, "%d steps in %s\n\n", s.Steps, took.Round(time.Millisecond))
-	fmt.Fprintln(&t, "power\tmean kW\tpeak kW\tenergy MWh\t")
+	fmt.Fprintf(&t, "%s\n\n", title)
+	s.writePower(&t)
+	s.writeLatency(&t)
+	s.writeThroughput(&t)
+	aligned := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	if _, err := io.WriteString(aligned, t.String()); err != nil {
+		return err
+	}
+	return aligned.Flush()
+}
+
+func label(m *ModelSummary) string { return excerpt.Printable(m.ModelLabel, maxLabel) }
+
+func (s *Summary) writePower(t *strings.Builder) {
+	fmt.Fprintln(t, "power\tmean kW\tpeak kW\tenergy MWh\t")
 	row := func(name string, p *PowerSummary) {
-		fmt.Fprintf(&t, "%s\t%.1f\t%.1f\t%.4f\t\n", name, p.MeanW()/1e3, p.PeakW/1e3, p.EnergyJ/joulesPerMWh)
+		fmt.Fprintf(t, "%s\t%.1f\t%.1f\t%s\t\n", name, p.MeanW()/1e3, p.PeakW/1e3, decimals(4, p.EnergyJ/joulesPerMWh))
 	}
 	row("total", &s.Total)
 	for i := range s.Phases {
 		row("phase "+"ABC"[i:i+1], &s.Phases[i])
 	}
 	for i := range s.Models {
-		row(s.Models[i].ModelLabel, &s.Models[i].Power)
+		row(label(&s.Models[i]), &s.Models[i].Power)
 	}
-	fmt.Fprintf(&t, "\nworst phase imbalance %.2f %% of the mean, at t = %.1f s\n\n", 100*s.WorstImbalance, s.WorstImbalanceAtS)
-	fmt.Fprintln(&t, "inter-token latency\tmean ms\tmax ms\tdeadline ms\tsteps over\t")
+	fmt.Fprintf(t, "\nworst phase imbalance %.2f %% of the mean, at t = %.1f s\n\n", 100*s.WorstImbalance, s.WorstImbalanceAtS)
+}
+
+func (s *Summary) writeLatency(t *strings.Builder) {
+	fmt.Fprintln(t, "inter-token latency\tmean ms\tmax ms\tdeadline ms\tsteps over\texcess ms·s\t")
 	for i := range s.Models {
 		m := &s.Models[i]
+		known := !math.IsNaN(m.ITL.DeadlineS)
 		if m.ITL.Steps == 0 {
-			fmt.Fprintf(&t, "%s\t-\t-\t%.1f\t-\t\n", m.ModelLabel, 1e3*m.ITL.DeadlineS)
+			fmt.Fprintf(t, "%s\t-\t-\t%s\t-\t-\t\n", label(m), decimals(1, 1e3*m.ITL.DeadlineS))
 			continue
 		}
-		fmt.Fprintf(&t, "%s\t%.2f\t%.2f\t%.1f\t%d (%.1f %%)\t\n", m.ModelLabel, 1e3*m.ITL.MeanS(), 1e3*m.ITL.MaxS, 1e3*m.ITL.DeadlineS,
-			m.ITL.OverSteps, 100*float64(m.ITL.OverSteps)/float64(m.ITL.Steps))
+		over, excess := "-", "-"
+		if known {
+			over = fmt.Sprintf("%d (%.1f %%)", m.ITL.OverSteps, 100*float64(m.ITL.OverSteps)/float64(m.ITL.Steps))
+			excess = decimals(1, 1e3*m.ITL.ExcessS2)
+		}
+		fmt.Fprintf(t, "%s\t%.2f\t%.2f\t%s\t%s\t%s\t\n", label(m), 1e3*m.ITL.MeanS(), 1e3*m.ITL.MaxS, decimals(1, 1e3*m.ITL.DeadlineS), over, excess)
 	}
-	aligned := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	if _, err := io.WriteString(aligned, t.String()); err != nil {
-		return err
+}
+
+// writeThroughput writes what the states have of throughput and, in the columns "by
+// ITL", what OpenG2G makes of their latencies.
+func (s *Summary) writeThroughput(t *strings.Builder) {
+	performance := s.Performance()
+	fmt.Fprintln(t, "\nthroughput\ttokens/s\ttokens\ttokens/s by ITL\ttokens by ITL\t")
+	row := func(name string, tokensPerS, tokens, byITL, tokensByITL float64) {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t\n", name, decimals(1, tokensPerS), decimals(0, tokens), decimals(1, byITL), decimals(0, tokensByITL))
 	}
-	return aligned.Flush()
+	tokensPerS, tokens := s.throughput()
+	row("total", tokensPerS, tokens, performance.MeanThroughputTPS, performance.IntegratedThroughputTokens)
+	for i := range s.Models {
+		m := &s.Models[i]
+		tokens := m.Throughput.Tokens
+		if m.Throughput.Steps == 0 {
+			tokens = math.NaN()
+		}
+		byITL := performance.Models[i].MeanThroughputTPS
+		row(label(m), m.Throughput.MeanTokensPerS(), tokens, byITL, byITL*s.performance.durationS())
+	}
+}
+
+// decimals writes v with so many decimals, - for no number.
+func decimals(n int, v float64) string {
+	if math.IsNaN(v) {
+		return "-"
+	}
+	return strconv.FormatFloat(v, 'f', n, 64)
 }

@@ -273,10 +273,11 @@ func (m *Model) kept(revision int, told bool) {
 }
 
 // Latency is the mean inter-token latency over the window, in seconds, NaN for
-// none, and percentiles of it, over the tokens of all servers.
-func (m *Model) Latency() (meanS float64, percentilesS datacenter.ITLPercentiles) {
+// none, percentiles of it, and the output tokens per second, NaN when they are not
+// known, over the tokens of all servers.
+func (m *Model) Latency() (meanS float64, percentilesS datacenter.ITLPercentiles, tokensPerS float64) {
 	w := loadgen.ITLOf(time.Now(), m.loads...)
-	return w.MeanS, datacenter.ITLPercentiles{P50: w.P50S, P90: w.P90S, P95: w.P95S, P99: w.P99S}
+	return w.MeanS, datacenter.ITLPercentiles{P50: w.P50S, P90: w.P90S, P95: w.P95S, P99: w.P99S}, w.TokensPerS
 }
 
 // ServerStatus is one server as it was seen last.

@@ -3,6 +3,7 @@
   python scripts/openg2g_goldens.py offline NAME    for testdata/golden/offline/NAME.json
   python scripts/openg2g_goldens.py noise-floor
   python scripts/openg2g_goldens.py online          measured_only_and_without_gpus
+  python scripts/openg2g_goldens.py performance     statistics of three runs of testdata/golden/offline
 
 Needs OpenG2G, such as the .venv that scripts/compare_openg2g.sh makes.
 """
@@ -10,6 +11,7 @@ Needs OpenG2G, such as the .venv that scripts/compare_openg2g.sh makes.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import random
 import sys
@@ -175,6 +177,33 @@ def write_online(run: dict, out) -> None:
         out.writerow([repr(cell) for cell in row])
 
 
+def performance() -> None:
+    """Writes the performance statistics of recorded runs, with deadlines that some latencies miss."""
+    from openg2g.metrics.performance import compute_performance_stats
+
+    deadlines = {"Llama-3.1-8B": 0.0135, "Llama-3.1-70B": 0.0185, "Llama-3.1-405B": 0.034}
+    by_run = {}
+    for name in ("one_model", "three_models_noise_ramps_training", "uneven_servers_exact_latency"):
+        with (CASES / f"{name}.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        labels = [column.removesuffix(":power_w") for column in rows[0] if column.endswith(":power_w")]
+        # It fails for a model that never serves anybody.
+        labels = [label for label in labels if any(int(row[f"{label}:active_replicas"]) > 0 for row in rows)]
+        states = [
+            SimpleNamespace(
+                time_s=float(row["time_s"]),
+                batch_size_by_model={label: int(row[f"{label}:batch_size"]) for label in labels},
+                active_replicas_by_model={label: int(row[f"{label}:active_replicas"]) for label in labels},
+                observed_itl_s_by_model={label: float(row[f"{label}:observed_itl_s"]) for label in labels},
+            )
+            for row in rows
+        ]
+        stats = compute_performance_stats(states, itl_deadline_s_by_model=deadlines)
+        by_run[name] = {"itl_deadline_s_by_model": deadlines, "stats": dataclasses.asdict(stats)}
+    text = json.dumps(by_run, indent=1, sort_keys=True)
+    (GOLDEN / "performance" / "offline.json").write_text(text + "\n")
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["offline"] and len(sys.argv) == 3:
         offline(sys.argv[2])
@@ -182,5 +211,7 @@ if __name__ == "__main__":
         noise_floor()
     elif sys.argv[1:] == ["online"]:
         online()
+    elif sys.argv[1:] == ["performance"]:
+        performance()
     else:
         sys.exit(__doc__)

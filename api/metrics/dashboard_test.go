@@ -131,7 +131,7 @@ func TestEveryQueryOfTheDashboardFindsAMetric(t *testing.T) {
 		}
 	}
 	for _, name := range []string{ // what an operator must see
-		"g2g_power_watts", "g2g_measured_power_watts", "g2g_model_power_watts", "g2g_model_observed_itl_percentile_seconds", "g2g_model_itl_deadline_seconds",
+		"g2g_power_watts", "g2g_measured_power_watts", "g2g_model_power_watts", "g2g_model_observed_itl_percentile_seconds", "g2g_model_itl_deadline_seconds", "g2g_model_throughput_tokens_per_second",
 		"g2g_model_commanded_batch_size", "g2g_model_achieved_batch_size", "g2g_model_active_replicas", "g2g_model_stale_age_seconds",
 		"g2g_step_lateness_seconds_bucket", "g2g_late_steps_total", "g2g_dropped_steps_total", "g2g_stream_clients", "g2g_stream_skipped_total",
 		"g2g_load_errors_total", "g2g_power_source_reconnects_total", "g2g_commands_total", "process_cpu_seconds_total", "process_resident_memory_bytes",

@@ -131,8 +131,9 @@ func liveRun(t *testing.T) *run {
 			MeasuredPowerW: datacenter.ThreePhase{A: 500_101, B: 500_102, C: 500_103},
 			Models: []datacenter.ModelState{{
 				ModelLabel: llama, PowerW: 300_006, ActiveReplicas: 339, BatchSize: 64, ObservedITLS: 0.031, PhaseShare: datacenter.ThreePhase{A: 0.25, B: 0.35, C: 0.4},
+				Throughput: datacenter.ThroughputOf(21_000.5),
 				Live: datacenter.LiveModelState{
-					MeasuredPowerW: 306, AugmentationFactor: 180, Server: &datacenter.ServerLoad{NumRequestsRunning: 63, NumRequestsWaiting: 5, KVCacheUsagePerc: 0.75, NumPreemptionsTotal: 11},
+					MeasuredTokensPerS: 116.5, MeasuredPowerW: 306, AugmentationFactor: 180, Server: &datacenter.ServerLoad{NumRequestsRunning: 63, NumRequestsWaiting: 5, KVCacheUsagePerc: 0.75, NumPreemptionsTotal: 11},
 					ITLPercentilesS: datacenter.ITLPercentiles{P50: 0.030, P90: 0.040, P95: 0.045, P99: 0.055}, Stale: true, StaleAgeS: 2.5,
 				},
 			}},

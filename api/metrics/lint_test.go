@@ -47,6 +47,7 @@ func unitFault(name string, k kind) string {
 			if i != last {
 				return word + " does not stand at the end"
 			}
+		case word == "second" && i == last && i > 2 && words[i-1] == "per": // a rate of what is counted
 		case i == last && word == "info" && k == gauge, i == last-1 && word == "timestamp", i == last+1, word == "share" && words[last] == "ratio":
 		case shunned.MatchString(word):
 			return word + " is no base unit, or not at its place"
@@ -77,6 +78,7 @@ func TestUnitsThatAreFound(t *testing.T) {
 	for _, bad := range []string{
 		"g2g_power_kw", "g2g_power_w", "g2g_lateness_ms", "g2g_itl_s", "g2g_usage_percent", "g2g_kv_cache_usage_perc", "g2g_watts_power", "power_watts",
 		"g2g_power_kilowatts", "g2g_energy_kwh", "g2g_steps_total", "g2g_Power_watts", "g2g_power_watt", "g2g_stepsMade", "g2g_info_model",
+		"g2g_second_tokens", "g2g_tokens_second", "g2g_tokens_per_second_mean", "g2g_per_second",
 	} {
 		if unitFault(bad, gauge) == "" {
 			t.Errorf("nothing is found wrong with the gauge %s", bad)
@@ -87,7 +89,7 @@ func TestUnitsThatAreFound(t *testing.T) {
 			t.Errorf("nothing is found wrong with the counter %s", bad)
 		}
 	}
-	for name, k := range map[string]kind{"g2g_energy_joules_total": counter, "g2g_last_step_timestamp_seconds": gauge, "g2g_model_info": gauge} {
+	for name, k := range map[string]kind{"g2g_energy_joules_total": counter, "g2g_last_step_timestamp_seconds": gauge, "g2g_model_info": gauge, "g2g_tokens_per_second": gauge} {
 		if fault := unitFault(name, k); fault != "" {
 			t.Errorf("%s: %s", name, fault)
 		}

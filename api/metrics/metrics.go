@@ -71,6 +71,7 @@ func New(cfg Config) (*Metrics, error) {
 	m.steps = c.addSteps()
 	c.addPower()
 	c.addLatency()
+	c.addThroughput()
 	c.addModels()
 	c.addServers()
 	c.addLoad()

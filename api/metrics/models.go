@@ -115,6 +115,28 @@ func (c *catalog) addLatency() {
 		eachLoad(func(m *rig.ModelStats, out series) { out.histogram(&m.Load.TTFT, ttft, m.ModelLabel) })).onlyLive()
 }
 
+// addThroughput declares how fast tokens are made.
+func (c *catalog) addThroughput() {
+	c.section = "Throughput"
+	c.gauge("g2g_model_throughput_tokens_per_second", "model_label",
+		"Output tokens per second of the model's servers at the latest step: in a live run measured over the window of the latencies "+
+			"and scaled from the real replicas to the active ones; in a replay from the data's fit, if it has one.",
+		eachModelState(func(m *datacenter.ModelState) float64 { return m.Throughput.OrNaN() }))
+	c.gauge("g2g_model_measured_throughput_tokens_per_second", "model_label",
+		"Output tokens per second of the model's real servers over the window of the latencies, the first ones of each request too.",
+		func(s *snapshot, out series) {
+			state := s.liveState()
+			if state == nil {
+				return
+			}
+			for i := range state.Models {
+				if m := &state.Models[i]; m.Throughput.Known {
+					out.value(m.Live.MeasuredTokensPerS, m.ModelLabel)
+				}
+			}
+		}).onlyLive()
+}
+
 // addModels declares what the models are told to do and have room for.
 func (c *catalog) addModels() {
 	c.section = "Batch sizes and replicas"

@@ -48,6 +48,7 @@ g2g_model_phase_share_ratio{LLAMA,phase="b"} 0.35
 g2g_model_phase_share_ratio{LLAMA,phase="c"} 0.4
 g2g_model_itl_deadline_seconds{LLAMA} 0.08
 g2g_model_observed_itl_seconds{LLAMA} 0.031
+g2g_model_throughput_tokens_per_second{LLAMA} 21000.5
 g2g_model_commanded_batch_size{LLAMA} 64
 g2g_model_achieved_batch_size{LLAMA} 63
 g2g_model_initial_batch_size{LLAMA} 128
@@ -103,6 +104,7 @@ g2g_model_observed_itl_percentile_seconds{LLAMA,percentile="50"} 0.03
 g2g_model_observed_itl_percentile_seconds{LLAMA,percentile="90"} 0.04
 g2g_model_observed_itl_percentile_seconds{LLAMA,percentile="95"} 0.045
 g2g_model_observed_itl_percentile_seconds{LLAMA,percentile="99"} 0.055
+g2g_model_measured_throughput_tokens_per_second{LLAMA} 116.5
 g2g_model_itl_seconds_bucket{le="0.005",LLAMA} 2
 g2g_model_itl_seconds_bucket{le="0.01",LLAMA} 2
 g2g_model_itl_seconds_bucket{le="0.015",LLAMA} 2
@@ -358,6 +360,7 @@ func TestUnknownValuesAreLeftOut(t *testing.T) {
 	status.AchievedBatchSize, status.BatchSizeLeaseS = nan, nan
 	state := &r.state.Models[0]
 	state.ObservedITLS, state.Live.ITLPercentilesS.P99, state.Live.Server, state.PowerW = nan, nan, nil, math.Inf(1)
+	state.Throughput = datacenter.Throughput{}
 	r.state.PowerW.B = nan
 	load := &r.live.Models[0].Load
 	load.MultiEventShare = nan
@@ -379,6 +382,7 @@ func TestUnknownValuesAreLeftOut(t *testing.T) {
 	for _, name := range strings.Fields(strings.ReplaceAll(`g2g_model_achieved_batch_size{LLAMA}
 		g2g_model_lease_remaining_seconds{command="batch-sizes",LLAMA} g2g_model_observed_itl_seconds{LLAMA}
 		g2g_model_observed_itl_percentile_seconds{LLAMA,percentile="99"} g2g_model_power_watts{LLAMA} g2g_power_watts{phase="b"}
+		g2g_model_throughput_tokens_per_second{LLAMA} g2g_model_measured_throughput_tokens_per_second{LLAMA}
 		g2g_vllm_running_requests{LLAMA} g2g_vllm_waiting_requests{LLAMA} g2g_vllm_kv_cache_usage_ratio{LLAMA} g2g_vllm_preemptions_total{LLAMA}
 		g2g_load_multi_event_reads_ratio{LLAMA} g2g_load_receive_lag_seconds{LLAMA,quantile="0.5"} g2g_load_receive_lag_seconds{LLAMA,quantile="0.9"}
 		g2g_load_receive_lag_seconds{LLAMA,quantile="0.95"} g2g_load_receive_lag_seconds{LLAMA,quantile="0.99"}`, "LLAMA", `model_label="`+llama+`"`)) {

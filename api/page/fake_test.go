@@ -330,8 +330,9 @@ func (f *fakeAgent) step(n int, change func(*datacenter.State)) {
 				ObservedITLS: 0.04 + 0.02*float64(i%3) + 0.006*math.Sin(t/3), PhaseShare: datacenter.ThreePhase{A: 0.3, B: 0.4, C: 0.3},
 			}
 			if f.live {
+				m.Throughput = datacenter.ThroughputOf(float64(m.ActiveReplicas*m.BatchSize) / m.ObservedITLS)
 				m.Live = datacenter.LiveModelState{
-					MeasuredPowerW: 430, AugmentationFactor: []float64{720, 216, 90}[i%3],
+					MeasuredTokensPerS: float64(m.BatchSize) / m.ObservedITLS, MeasuredPowerW: 430, AugmentationFactor: []float64{720, 216, 90}[i%3],
 					Server:          &datacenter.ServerLoad{NumRequestsRunning: float64(f.batch[i]) - 2 - math.Round(2*math.Sin(t)), KVCacheUsagePerc: 0.4},
 					ITLPercentilesS: datacenter.ITLPercentiles{P50: m.ObservedITLS, P90: m.ObservedITLS * 1.1, P95: m.ObservedITLS * 1.2, P99: m.ObservedITLS*1.3 + 0.003*math.Sin(t*4)},
 				}

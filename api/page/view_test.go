@@ -29,6 +29,7 @@ func checkShowsStates(t *testing.T, b *browsertest.Browser) {
 	f.step(10, func(s *datacenter.State) {
 		s.PowerW = datacenter.ThreePhase{A: 1.1e6, B: 9e5, C: 1e6}
 		s.Models[1].PowerW, s.Models[1].Live.ITLPercentilesS.P99 = 345_678, 0.0851
+		s.Models[1].Throughput, s.Models[2].Throughput = datacenter.ThroughputOf(1_234_567), datacenter.Throughput{}
 	})
 	p.awaitSeq(609)
 	for i, after := range browsertest.Eval[[]string](p.Tab, drawn) {
@@ -41,7 +42,8 @@ func checkShowsStates(t *testing.T, b *browsertest.Browser) {
 		"#gpus": "40 of 2,304", "#version": "0.3.0", "#power-total": "3.000 MW", "#power-a": "1.100 MW", "#power-b": "900.0 kW",
 		"#imbalance": "10.00 %", "#power-measured": "1.503 MW", ".row:nth-child(2) .label": "Llama-3.1-70B",
 		".row:nth-child(2) .power-now": "345.7 kW", ".row:nth-child(2) .power-measured": "measured 430 W · factor 216",
-		".row:nth-child(2) .batch-now": "64", ".row:nth-child(2) .replicas-now": "216", ".row:nth-child(2) .itl-deadline": "p99 85.1 ms · deadline 100 ms",
+		".row:nth-child(2) .tokens-now": "1.23 M tok/s",
+		".row:nth-child(3) .tokens-now": "", ".row:nth-child(2) .batch-now": "64", ".row:nth-child(2) .replicas-now": "216", ".row:nth-child(2) .itl-deadline": "p99 85.1 ms · deadline 100 ms",
 	} {
 		if got := p.Text(selector); got != want {
 			t.Errorf("%s shows %q, want %q", selector, got, want)

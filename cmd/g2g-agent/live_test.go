@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -66,6 +67,33 @@ func readRun(t *testing.T, file string) []datacenter.State {
 	return states
 }
 
+// checkThroughput holds what a model makes to what its requests under way and their
+// latency let expect, and all its replicas to the one real one that each model has.
+func checkThroughput(t *testing.T, states []datacenter.State) {
+	t.Helper()
+	expected, measured := map[string]float64{}, map[string]float64{}
+	for i := range states {
+		for k := range states[i].Models {
+			m := &states[i].Models[k]
+			if want := m.Live.MeasuredTokensPerS * float64(m.ActiveReplicas); !m.Throughput.Known || math.Abs(m.Throughput.TokensPerS-want) > 1e-9*want {
+				t.Errorf("state %d: %s makes %+v, its %d replicas should make %v", i, m.ModelLabel, m.Throughput, m.ActiveReplicas, want)
+			}
+			if m.Live.Server != nil && m.ObservedITLS > 0 {
+				expected[m.ModelLabel] += m.Live.Server.NumRequestsRunning / m.ObservedITLS
+				measured[m.ModelLabel] += m.Live.MeasuredTokensPerS
+			}
+		}
+	}
+	for label, want := range expected {
+		if ratio := measured[label] / want; ratio < 0.7 || ratio > 1.3 {
+			t.Errorf("%s makes %.2f times what its latencies let expect", label, ratio)
+		}
+	}
+	if len(expected) == 0 {
+		t.Error("no model has a latency")
+	}
+}
+
 func outFile(t *testing.T) string { return filepath.Join(t.TempDir(), "states.jsonl") }
 
 // TestLiveDemo runs the demo for 2 s of steps and looks at each line it writes.
@@ -80,9 +108,11 @@ func TestLiveDemo(t *testing.T) {
 	if stdout := p.stdout.text(); !strings.HasPrefix(stdout, "20 steps in ") || strings.ContainsAny(stdout, "\r\x1b") {
 		t.Errorf("stdout: %s", stdout)
 	}
-	if states := readRun(t, out); len(states) != 20 {
+	states := readRun(t, out)
+	if len(states) != 20 {
 		t.Errorf("%d states, want 20", len(states))
 	}
+	checkThroughput(t, states)
 	raw, err := os.ReadFile(out)
 	if err != nil {
 		t.Fatal(err)
@@ -101,7 +131,7 @@ func TestLiveDemo(t *testing.T) {
 		}
 		for _, member := range []string{
 			"power_by_model_w", "batch_size_by_model", "active_replicas_by_model", "observed_itl_s_by_model", "phase_share_by_model",
-			"measured_power_w_by_model", "augmented_power_w_by_model", "augmentation_factor_by_model", "prometheus_metrics_by_model",
+			"throughput_tokens_per_s_by_model", "measured_throughput_tokens_per_s_by_model", "measured_power_w_by_model", "augmented_power_w_by_model", "augmentation_factor_by_model", "prometheus_metrics_by_model",
 			"itl_percentiles_s_by_model", "stale_by_model",
 		} {
 			var byModel map[string]any

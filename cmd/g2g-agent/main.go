@@ -36,6 +36,7 @@ type commandLine struct {
 	Sim      simCmd      `cmd:"" help:"Run only simulated servers: a zeusd and vLLM servers to try an agent on."`
 	Replay   replayCmd   `cmd:"" help:"Run the datacenter over recorded traces, as fast as possible or in real time."`
 	Check    checkCmd    `cmd:"" help:"Validate a config and the data it names, without running anything."`
+	Report   reportCmd   `cmd:"" help:"Sum up a run from the states it has written: power, latency, throughput."`
 	Generate generateCmd `cmd:"" help:"Make input data."`
 	Plot     plotCmd     `cmd:"" help:"Draw a run, or measured data and the fits to them, as PNG or SVG."`
 	Version  versionCmd  `cmd:"" help:"Print the version."`

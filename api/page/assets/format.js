@@ -34,6 +34,15 @@ export function milliseconds(seconds) {
   return `${number(ms, ms < 100 ? 1 : 0)}\u00a0ms`;
 }
 
+/** tokensPerSecond writes a throughput with three digits, nothing for one that is not known. */
+export function tokensPerSecond(value) {
+  if (!Number.isFinite(value)) return '';
+  const [factor, prefix] = value >= 999.5e3 ? [1e-6, 'M'] : value >= 999.5 ? [1e-3, 'k'] : [1, ''];
+  const scaled = value * factor;
+  const decimals = prefix === '' || scaled >= 99.95 ? 0 : scaled >= 9.995 ? 1 : 2;
+  return `${number(scaled, decimals)}${prefix && `\u00a0${prefix}`}\u00a0tok/s`;
+}
+
 /** seconds writes a duration with as many decimals as it has, at most three. */
 export function seconds(value) {
   if (!Number.isFinite(value)) return nothing;

@@ -1,7 +1,7 @@
 // A row for each model: its numbers, its plots, its controls.
 
 import { Controls } from './controls.js';
-import { milliseconds, nothing, number, power, powerUnit, runTime, seconds, signed } from './format.js';
+import { milliseconds, nothing, number, power, powerUnit, runTime, seconds, signed, tokensPerSecond } from './format.js';
 import { Plot } from './plot.js';
 import { modelColumn, numeric, own } from './recent.js';
 
@@ -78,6 +78,7 @@ export class ModelRow {
     const p99 = numeric(own(state.itl_percentiles_s_by_model, label)?.p99);
     const deadline = numeric(model?.itl_deadline_s);
     this.#text('.itl-now', milliseconds(mean));
+    this.#text('.tokens-now', tokensPerSecond(numeric(own(state.throughput_tokens_per_s_by_model, label))));
     const late = (Number.isFinite(p99) ? p99 : mean) > deadline;
     this.element.classList.toggle('is-late', late);
     this.element.classList.toggle('is-mean-late', mean > deadline);
@@ -117,6 +118,7 @@ export class ModelRow {
 
   showNothing() {
     for (const selector of ['.power-now', '.itl-now', '.batch-now', '.replicas-now']) this.#text(selector, nothing);
+    this.#text('.tokens-now', '');
   }
 
   get plots() {
