@@ -130,20 +130,25 @@ func NewLive(cfg LiveConfig) (*Live, error) {
 // rigConfig is the part of the config that the hardware needs.
 func (l *Live) rigConfig() rig.Config {
 	cfg := &l.cfg
-	models := make([]rig.ModelConfig, len(cfg.Models))
+	return rig.Config{
+		Models: rigModels(cfg.Models, cfg.Hardware), PrometheusPollInterval: cfg.PrometheusPollInterval, ITLWindow: cfg.ITLWindow, MaxOutputTokens: cfg.MaxOutputTokens,
+		MinimalRequestText: cfg.MinimalRequestText,
+		HistoryWindow:      cfg.Stagger, WarmupTimeout: cfg.WarmupTimeout, SaturationThreshold: cfg.SaturationThreshold,
+		StaleAfter: cfg.StaleAfter, NoTokenLimit: cfg.NoTokenLimit, Seed: cfg.Seed, OnKept: l.failsafeKept, Log: cfg.Log,
+	}
+}
+
+// rigModels are the models as a rig knows them.
+func rigModels(specs []datacenter.ModelSpec, hardware []HardwareConfig) []rig.ModelConfig {
+	models := make([]rig.ModelConfig, len(specs))
 	for m := range models {
-		spec, h := &cfg.Models[m], &cfg.Hardware[m]
+		spec, h := &specs[m], &hardware[m]
 		models[m] = rig.ModelConfig{
 			Label: spec.ModelLabel, ModelID: spec.ModelID, InitialBatchSize: spec.InitialBatchSize,
 			MaxBatchSize: slices.Max(spec.FeasibleBatchSizes), Requests: h.Requests, Servers: h.Servers,
 		}
 	}
-	return rig.Config{
-		Models: models, PrometheusPollInterval: cfg.PrometheusPollInterval, ITLWindow: cfg.ITLWindow, MaxOutputTokens: cfg.MaxOutputTokens,
-		MinimalRequestText: cfg.MinimalRequestText,
-		HistoryWindow:      cfg.Stagger, WarmupTimeout: cfg.WarmupTimeout, SaturationThreshold: cfg.SaturationThreshold,
-		StaleAfter: cfg.StaleAfter, NoTokenLimit: cfg.NoTokenLimit, Seed: cfg.Seed, OnKept: l.failsafeKept, Log: cfg.Log,
-	}
+	return models
 }
 
 // How far the look ahead for room goes step by step: at the start, and for a

@@ -100,20 +100,52 @@ func SetUpLive(c *config.Config, secrets Secrets, log zerolog.Logger, o Observer
 		Log:                    log,
 	}
 	setup := &LiveSetup{Models: models}
-	for i := range c.Models {
-		h, err := setup.hardware(c, i, secrets, log)
-		if err != nil {
-			return nil, fmt.Errorf("%w: models[%d].live%w", datacenter.ErrInvalidInput, i, err)
-		}
-		cfg.Hardware = append(cfg.Hardware, h)
+	if cfg.Hardware, setup.Warnings, err = setUpHardware(c, models, secrets, log); err != nil {
+		return nil, err
 	}
-	if err := addGPUs(cfg.Hardware, c, secrets, power.Options{StaleAfter: cfg.StaleAfter, Log: log}); err != nil {
-		return nil, fmt.Errorf("%w: %w", datacenter.ErrInvalidInput, err)
-	}
-	setup.Warnings = append(setup.Warnings, oddGPUs(models, cfg.Hardware)...)
 	setup.Warnings = append(setup.Warnings, oddSimulations(c, cfg.Hardware)...)
 	setup.Live, err = NewLive(cfg)
 	return setup, err
+}
+
+// setUpHardware reads the files of the models' servers and opens their power sources.
+func setUpHardware(c *config.Config, models []datacenter.ModelSpec, secrets Secrets, log zerolog.Logger) ([]HardwareConfig, []string, error) {
+	var all []HardwareConfig
+	var warnings []string
+	for i := range c.Models {
+		h, warning, err := hardwareOf(c, i, secrets, log)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%w: models[%d].live%w", datacenter.ErrInvalidInput, i, err)
+		}
+		if warning != "" {
+			warnings = append(warnings, warning)
+		}
+		all = append(all, h)
+	}
+	if err := addGPUs(all, c, secrets, power.Options{StaleAfter: duration(c.Live.StaleAfterS), Log: log}); err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", datacenter.ErrInvalidInput, err)
+	}
+	return all, append(warnings, oddGPUs(models, all)...), nil
+}
+
+// SetUpRig is what of a config, valid for a live run, the servers of its models need,
+// with remarks that stop nothing, for whoever runs a rig without a pipeline. Nothing is
+// contacted. Its errors wrap [datacenter.ErrInvalidInput].
+func SetUpRig(c *config.Config, secrets Secrets, log zerolog.Logger) (rig.Config, []string, error) {
+	models, err := c.LiveModelSpecs()
+	if err != nil {
+		return rig.Config{}, nil, err
+	}
+	hardware, warnings, err := setUpHardware(c, models, secrets, log)
+	if err != nil {
+		return rig.Config{}, nil, err
+	}
+	return rig.Config{
+		Models: rigModels(models, hardware), PrometheusPollInterval: duration(c.Live.PrometheusPollIntervalS),
+		ITLWindow: duration(c.Live.ITLWindowS), MaxOutputTokens: c.Live.MaxOutputTokens, MinimalRequestText: c.Live.MinimalRequestText,
+		HistoryWindow: duration(c.Live.StaggerS), WarmupTimeout: duration(c.Live.WarmupTimeoutS),
+		SaturationThreshold: c.Live.SaturationThreshold, StaleAfter: duration(c.Live.StaleAfterS), Seed: c.Seed, Log: log,
+	}, warnings, nil
 }
 
 // addGPUs opens the power sources that the config names, each once however often
@@ -223,36 +255,35 @@ func secretIn(file string) func() (string, error) {
 	}
 }
 
-// hardware reads what the config says of model i's servers. Errors begin with
-// the key at fault, below models[i].live.
-func (s *LiveSetup) hardware(c *config.Config, i int, secrets Secrets, log zerolog.Logger) (HardwareConfig, error) {
+// hardwareOf reads what the config says of model i's servers, with a remark if there is
+// one. Errors begin with the key at fault, below models[i].live.
+func hardwareOf(c *config.Config, i int, secrets Secrets, log zerolog.Logger) (h HardwareConfig, warning string, err error) {
 	live := c.Models[i].Live
-	h := HardwareConfig{SimulatedReplicas: *live.SimulatedNumReplicas}
+	h.SimulatedReplicas = *live.SimulatedNumReplicas
 	for j, server := range live.AllServers() {
 		cfg := rig.ServerConfig{VLLMBaseURL: server.VLLMBaseURL, Credential: credential.Fixed(secrets.VLLMAPIKey), RequestExtraBody: server.RequestExtraBody}
 		if server.BatchSizeActuator != "auto" {
 			cfg.Actuator = rig.Actuator(server.BatchSizeActuator)
 		}
 		if server.APIKeyFile != "" {
-			var err error
 			if cfg.Credential, err = renewable(server.APIKeyFile, log); err != nil {
-				return h, fmt.Errorf("%s.api_key_file: %w", live.ServerPath(j), err)
+				return h, "", fmt.Errorf("%s.api_key_file: %w", live.ServerPath(j), err)
 			}
 		}
 		h.Servers = append(h.Servers, cfg)
 	}
-	var err error
-	if c.Live.RequestsDir != "" {
-		file := filepath.Join(c.Live.RequestsDir, c.Models[i].ModelLabel+".jsonl")
-		h.Requests, err = loadgen.LoadRequests(file)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			s.Warnings = append(s.Warnings, fmt.Sprintf("there is no %s: model %q is loaded with a minimal request", file, c.Models[i].ModelLabel))
-		case err != nil:
-			return h, fmt.Errorf(".requests_dir: %w", err)
-		case len(h.Requests) == 0:
-			s.Warnings = append(s.Warnings, fmt.Sprintf("%s holds no request: model %q is loaded with a minimal request", file, c.Models[i].ModelLabel))
-		}
+	if c.Live.RequestsDir == "" {
+		return h, "", nil
 	}
-	return h, nil
+	file := filepath.Join(c.Live.RequestsDir, c.Models[i].ModelLabel+".jsonl")
+	h.Requests, err = loadgen.LoadRequests(file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return h, fmt.Sprintf("there is no %s: model %q is loaded with a minimal request", file, c.Models[i].ModelLabel), nil
+	case err != nil:
+		return h, "", fmt.Errorf(".requests_dir: %w", err)
+	case len(h.Requests) == 0:
+		warning = fmt.Sprintf("%s holds no request: model %q is loaded with a minimal request", file, c.Models[i].ModelLabel)
+	}
+	return h, warning, nil
 }

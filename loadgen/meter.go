@@ -35,7 +35,8 @@ type shard struct {
 
 	itl, ttft, lag histogram
 	counts         counts
-	_              [64]byte // keeps the next shard's mutex off this one's cache line
+	tap            *shardTap // nil: nobody wants single latencies
+	_              [64]byte  // keeps the next shard's mutex off this one's cache line
 }
 
 // meanSlot sums up the samples of one part of the window.
@@ -211,6 +212,9 @@ func (m *meter) sample(s *shard, slot *meanSlot, p *progress, at time.Duration, 
 	b.part = -1
 	if h := m.histogramSlot(s, at); h != nil {
 		h.add(b)
+	}
+	if s.tap != nil {
+		s.tap.record(b, at, joins)
 	}
 }
 

@@ -137,6 +137,7 @@ type bundle struct {
 	tokens int           // that are latencies
 	each   time.Duration // the latency that they are recorded as
 	part   int64         // the part of the window that has them, -1 for none
+	tapped place         // in the latest tap
 }
 
 const (

@@ -96,6 +96,13 @@ type Capper interface {
 	SetCapW(ctx context.Context, index int, capW float64) error
 }
 
+// EnergyMeter reads the energy counters of GPUs. A source that can is one, beside.
+type EnergyMeter interface {
+	// EnergyJ is what the counters show, in joules since some start, by index. GPUs
+	// without a counter are missing.
+	EnergyJ(ctx context.Context, indices []int) (map[int]float64, error)
+}
+
 // Kind is one kind of source.
 type Kind struct {
 	// Check returns what is wrong with an endpoint of this kind.

@@ -18,7 +18,8 @@ const feedResolutionS = 0.005
 // Feed turns readings of single GPUs into each model's mean power per GPU, over the
 // GPUs whose power is known. Its times are in seconds since it was made.
 type Feed struct {
-	began time.Time
+	began     time.Time
+	onReading func(model, gpu int, r power.Reading) // nil: nobody is told
 
 	mu     sync.Mutex // one writer at a time; readers of the histories need no lock
 	models []feedModel
@@ -69,7 +70,9 @@ type feedSink struct {
 }
 
 func (s feedSink) Read(r power.Reading) {
-	s.feed.Read(GPU{s.source, r.Index}, s.feed.ClockS(r.At), r.PowerW)
+	id := GPU{s.source, r.Index}
+	s.feed.Read(id, s.feed.ClockS(r.At), r.PowerW)
+	s.feed.tell(id, r)
 }
 
 func (s feedSink) Lose(index int, at time.Time) { s.feed.Lose(GPU{s.source, index}, s.feed.ClockS(at)) }
@@ -86,6 +89,18 @@ func (f *Feed) Read(id GPU, timeS, powerW float64) bool {
 		m.append(timeS)
 	}
 	return len(slots) > 0
+}
+
+// tell hands a reading on.
+func (f *Feed) tell(id GPU, r power.Reading) {
+	if f.onReading == nil {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, s := range f.slots[id] {
+		f.onReading(s.model, s.gpu, r)
+	}
 }
 
 // Lose leaves a GPU that is not heard of any more out of the mean, from timeS on.

@@ -276,9 +276,16 @@ func (m *Model) kept(revision int, told bool) {
 // none, percentiles of it, and the output tokens per second, NaN when they are not
 // known, over the tokens of all servers.
 func (m *Model) Latency() (meanS float64, percentilesS datacenter.ITLPercentiles, tokensPerS float64) {
-	w := loadgen.ITLOf(time.Now(), m.loads...)
+	w := m.ITL()
 	return w.MeanS, datacenter.ITLPercentiles{P50: w.P50S, P90: w.P90S, P95: w.P95S, P99: w.P99S}, w.TokensPerS
 }
+
+// ITL is the latency over the window, over the tokens of all servers.
+func (m *Model) ITL() loadgen.ITLWindow { return loadgen.ITLOf(time.Now(), m.loads...) }
+
+// Load is what the load generators of all servers have done and measured since they
+// were made.
+func (m *Model) Load() loadgen.Stats { return loadgen.StatsOf(m.loads...) }
 
 // ServerStatus is one server as it was seen last.
 type ServerStatus struct {

@@ -94,6 +94,15 @@ func OutcomeOf(err error) Outcome {
 	return vllm.OutcomeUnreachable
 }
 
+// Refused reports whether a server answered that it does not do what it was told, as
+// [Result] tells of it: once more, it would answer the same.
+func Refused(err error) bool {
+	if several := (*ServersError)(nil); errors.As(err, &several) {
+		return slices.ContainsFunc(several.Failed, func(f ServerError) bool { return OutcomeOf(f.Err) == vllm.OutcomeRefused })
+	}
+	return err != nil && OutcomeOf(err) == vllm.OutcomeRefused
+}
+
 // MayHaveTakenEffect reports whether a server left it open what became of a command,
 // as [Result] tells of it.
 func MayHaveTakenEffect(err error) bool {

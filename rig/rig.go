@@ -48,7 +48,10 @@ type Config struct {
 	// asked for, and whether it had to be told, or that is new. It must not wait for
 	// the rig.
 	OnKept func(model int, told bool)
-	Log    zerolog.Logger
+	// OnReading, if set, is told each reading of a model's GPU, by its place among the
+	// model's, from any goroutine, one at a time. It must not wait, nor call the rig.
+	OnReading func(model, gpu int, r power.Reading)
+	Log       zerolog.Logger
 }
 
 // ModelConfig is the real servers of one model.
@@ -118,6 +121,7 @@ func New(cfg Config) (*Rig, error) {
 		}
 	}
 	r.feed = NewFeed(gpus, cfg.HistoryWindow.Seconds())
+	r.feed.onReading = cfg.OnReading
 	for m := range cfg.Models {
 		model, err := newModel(r, m, gpus[m])
 		if err != nil {

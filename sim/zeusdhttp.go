@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // actixHeaders are those of zeusd's web server.
@@ -96,11 +95,8 @@ func (z *Zeusd) answer(ctx context.Context, c *conn, req *http.Request) {
 // powerLimitW is the largest power limit of every simulated GPU, in watts.
 const powerLimitW = 700
 
-// energyMJ is the energy that a GPU has taken since 1970 if it always drew what
-// it draws now, in millijoules.
-func (z *Zeusd) energyMJ(id int) int64 {
-	return int64(z.cfg.GPUs[id].PowerW() * float64(time.Now().UnixMilli()))
-}
+// energyMJ is the energy that a GPU has taken, in millijoules.
+func (z *Zeusd) energyMJ(id int) int64 { return int64(z.cfg.GPUs[id].EnergyJ() * 1e3) }
 
 // authorized answers for itself if the request may not pass.
 func (z *Zeusd) authorized(c *conn, req *http.Request) bool {

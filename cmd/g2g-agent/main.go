@@ -31,15 +31,16 @@ var version = "devel"
 
 // commandLine is the program's verbs.
 type commandLine struct {
-	Demo     demoCmd     `cmd:"" help:"Run live on simulated hosts: three models, nothing to install."`
-	Run      runCmd      `cmd:"" help:"Run live: read the power of GPUs, load vLLM servers, scale to the datacenter."`
-	Sim      simCmd      `cmd:"" help:"Run only simulated servers: a zeusd and vLLM servers to try an agent on."`
-	Replay   replayCmd   `cmd:"" help:"Run the datacenter over recorded traces, as fast as possible or in real time."`
-	Check    checkCmd    `cmd:"" help:"Validate a config and the data it names, without running anything."`
-	Report   reportCmd   `cmd:"" help:"Sum up a run from the states it has written: power, latency, throughput."`
-	Generate generateCmd `cmd:"" help:"Make input data."`
-	Plot     plotCmd     `cmd:"" help:"Draw a run, or measured data and the fits to them, as PNG or SVG."`
-	Version  versionCmd  `cmd:"" help:"Print the version."`
+	Demo         demoCmd         `cmd:"" help:"Run live on simulated hosts: three models, nothing to install."`
+	Run          runCmd          `cmd:"" help:"Run live: read the power of GPUs, load vLLM servers, scale to the datacenter."`
+	Sim          simCmd          `cmd:"" help:"Run only simulated servers: a zeusd and vLLM servers to try an agent on."`
+	Replay       replayCmd       `cmd:"" help:"Run the datacenter over recorded traces, as fast as possible or in real time."`
+	Check        checkCmd        `cmd:"" help:"Validate a config and the data it names, without running anything."`
+	Report       reportCmd       `cmd:"" help:"Sum up a run from the states it has written: power, latency, throughput."`
+	Characterize characterizeCmd `cmd:"" help:"Measure models on live servers into a data directory: power and latency at each batch size."`
+	Generate     generateCmd     `cmd:"" help:"Make input data."`
+	Plot         plotCmd         `cmd:"" help:"Draw a run, or measured data and the fits to them, as PNG or SVG."`
+	Version      versionCmd      `cmd:"" help:"Print the version."`
 }
 
 func main() {

@@ -1,0 +1,171 @@
+package characterize
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/excerpt"
+	"github.com/g2g-agent/g2g-agent/internal/npmath"
+	"github.com/g2g-agent/g2g-agent/workload"
+)
+
+// A latency fit is of at most so many samples, drawn with this seed: more than
+// mlenergy-data's 2048, since here they are at hand and each draw less is noise less.
+const (
+	fitSamples = 1 << 16
+	fitSeed    = 0
+)
+
+// Data is a data directory that was written.
+type Data struct {
+	Dir    string
+	Layout workload.Layout
+	// Models are what is in it.
+	Models []workload.Measured
+	// Points are what that was made from, by model, in order of batch size and repeat.
+	Points [][]*Point
+	at     time.Time
+}
+
+// fitLatency fits a mixture to the latencies of points.
+func fitLatency(points []*Point) workload.ITLMixture {
+	var all []float64
+	for _, p := range points {
+		all = append(all, p.LatenciesS()...)
+	}
+	return workload.FitITL(all, fitSamples, fitSeed)
+}
+
+// data puts together what is measured, with remarks about the curves. The same points
+// always give the same data. Models and batch sizes that have none are left out.
+func (m *Measured) data(cfg *Config) (*Data, []string) {
+	d := &Data{Dir: cfg.Dir, Layout: cfg.Layout}
+	var warnings []string
+	for i := range cfg.Models {
+		spec := &cfg.Models[i]
+		model := workload.Measured{Spec: *spec, Traces: map[int]*workload.InferenceTrace{}, ITL: map[int]workload.ITLMixture{}}
+		var sizes []int
+		var curves [3][]float64
+		var points []*Point
+		for _, batchSize := range spec.BatchSizes {
+			repeats := m.of(spec.ModelLabel, batchSize)
+			if len(repeats) == 0 {
+				continue
+			}
+			points = append(points, repeats...)
+			var timelines []workload.Timeline
+			var values [3][]float64
+			for _, p := range repeats {
+				timelines = append(timelines, p.timeline())
+				values[0] = append(values[0], p.PowerW())
+				values[1] = append(values[1], p.MeanITLS())
+				values[2] = append(values[2], p.ThroughputTokensPerS())
+				if ended := p.BeganUTC.Add(time.Duration(p.Spans[len(p.Spans)-1].ToNS)); ended.After(d.at) {
+					d.at = ended
+				}
+			}
+			trace, err := workload.MedianTrace(timelines, traceStepS, spec.GPUsPerReplica)
+			if err != nil {
+				warnings = append(warnings, fmt.Sprintf("model %q, batch size %d: %v", spec.ModelLabel, batchSize, err))
+				continue
+			}
+			model.Traces[batchSize], model.ITL[batchSize] = trace, fitLatency(repeats)
+			if slices.Contains(spec.FitExcludeBatchSizes, batchSize) {
+				continue
+			}
+			sizes = append(sizes, batchSize)
+			for k := range curves {
+				curves[k] = append(curves[k], npmath.Median(values[k]))
+			}
+		}
+		model.Logistic = new(workload.LogisticFits)
+		for k, c := range []struct {
+			name string
+			fit  *workload.LogisticFit
+		}{{"power", &model.Logistic.PowerW}, {"latency", &model.Logistic.LatencyS}, {"throughput", &model.Logistic.ThroughputTokensPerS}} {
+			var doubts []string
+			*c.fit, doubts = workload.FitLogistic(sizes, curves[k])
+			for _, doubt := range doubts {
+				warnings = append(warnings, fmt.Sprintf("model %q, curve of %s: %s", spec.ModelLabel, c.name, doubt))
+			}
+		}
+		d.Models, d.Points = append(d.Models, model), append(d.Points, points)
+	}
+	return d, warnings
+}
+
+// of are the points of a model at a batch size, in order.
+func (m *Measured) of(label string, batchSize int) []*Point {
+	var points []*Point
+	for _, p := range m.Points {
+		if p.ModelLabel == label && p.BatchSize == batchSize {
+			points = append(points, p)
+		}
+	}
+	return points
+}
+
+// write writes the data directory. Its time is that of the latest measurement: who
+// writes it again writes the same.
+func (d *Data) write(cfg *Config) error {
+	return workload.WriteData(d.Dir, d.Models, d.Layout, workload.WriteOptions{WrittenAt: d.at, AgentVersion: cfg.AgentVersion, Rounded: true})
+}
+
+// checkDirectory refuses a directory with data that a reader could not tell from what
+// is to be written.
+func checkDirectory(cfg *Config) error {
+	summaryThere := false
+	if _, err := os.Stat(filepath.Join(cfg.Dir, "traces_summary.csv")); err == nil {
+		summaryThere = true
+	}
+	entries, err := os.ReadDir(cfg.Dir)
+	if err != nil {
+		return fmt.Errorf("%w: %w", datacenter.ErrInvalidInput, err)
+	}
+	var folders []string
+	for _, e := range entries {
+		folder := filepath.Join(cfg.Dir, e.Name())
+		if _, err := os.Stat(filepath.Join(folder, "trace.csv")); err == nil {
+			folders = append(folders, folder)
+		}
+	}
+	switch {
+	case cfg.Layout == workload.Layout02 && summaryThere, cfg.Layout == workload.Layout01 && len(folders) > 0:
+		return fmt.Errorf("%w: %s holds data in OpenG2G's other layout than %s; write to another directory", datacenter.ErrInvalidInput, cfg.Dir, cfg.Layout)
+	case cfg.Layout == workload.Layout01:
+		return nil
+	}
+	for _, folder := range folders {
+		label := labelIn(folder)
+		for i := range cfg.Models {
+			if m := &cfg.Models[i]; m.ModelLabel == label && m.Hash() != filepath.Base(folder) {
+				return fmt.Errorf("%w: %s is another measurement of model %q than the one to be written; write to another directory, or remove it: "+
+					"what was measured for it is kept in %s", datacenter.ErrInvalidInput, folder, excerpt.Printable(label, 100), filepath.Join(cfg.Dir, characterizationFolder))
+			}
+		}
+	}
+	return nil
+}
+
+// labelIn is the label of the model in a folder of the 0.2 layout, empty if it cannot
+// be told.
+func labelIn(folder string) string {
+	raw, err := os.ReadFile(filepath.Join(folder, "_manifest.json"))
+	if err != nil {
+		return ""
+	}
+	var manifest struct {
+		Spec struct {
+			ModelLabel string `json:"model_label"`
+		} `json:"spec"`
+	}
+	if json.Unmarshal(raw, &manifest) != nil {
+		return ""
+	}
+	return manifest.Spec.ModelLabel
+}

@@ -1,0 +1,131 @@
+package characterize
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/atomicfile"
+)
+
+// The files below a data directory. OpenG2G passes them over.
+const (
+	characterizationFolder = "characterization"
+	pointsFolder           = "points"
+	lockFile               = "lock"
+	reportFile             = "report.json"
+	tableFile              = "report.txt"
+)
+
+// store keeps points below a data directory.
+type store struct {
+	dir  string // of the characterization
+	lock *os.File
+}
+
+// openStore makes the folder and takes it for this program alone. Its errors wrap
+// [datacenter.ErrInvalidInput].
+func openStore(dataDir string) (*store, error) {
+	s := &store{dir: filepath.Join(dataDir, characterizationFolder)}
+	err := os.MkdirAll(filepath.Join(s.dir, pointsFolder), 0o777)
+	if err == nil {
+		s.lock, err = os.OpenFile(filepath.Join(s.dir, lockFile), os.O_RDWR|os.O_CREATE, 0o666)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", datacenter.ErrInvalidInput, err)
+	}
+	if err := atomicfile.Lock(s.lock); errors.Is(err, atomicfile.ErrLocked) {
+		_ = s.lock.Close()
+		return nil, fmt.Errorf("%w: %s: another characterization is under way there", datacenter.ErrInvalidInput, s.dir)
+	}
+	return s, nil
+}
+
+func (s *store) close() { _ = s.lock.Close() }
+
+// pointFile is where a point is kept. Labels are escaped: they may be no names of files.
+func (s *store) pointFile(spec *Spec) string {
+	label := strings.ReplaceAll(url.QueryEscape(spec.ModelLabel), ".", "%2E")
+	return filepath.Join(s.dir, pointsFolder, label, fmt.Sprintf("batch_%d_repeat_%d.json.gz", spec.BatchSize, spec.Repeat))
+}
+
+// load takes up a point, nil if there is none. One of something else is an error.
+func (s *store) load(spec *Spec) (*Point, error) {
+	file := s.pointFile(spec)
+	p, err := loadPoint(file)
+	if p == nil || err != nil {
+		return nil, err
+	}
+	if p.Spec != *spec {
+		return nil, fmt.Errorf("%w: %s is of another measurement (%s); write to another directory, or remove the file",
+			datacenter.ErrInvalidInput, file, p.difference(spec))
+	}
+	return p, nil
+}
+
+// difference names what differs between what a point is of and what is wanted.
+func (s *Spec) difference(want *Spec) string {
+	var parts []string
+	for _, f := range []struct {
+		name      string
+		has, want any
+	}{
+		{"model_label", s.ModelLabel, want.ModelLabel}, {"model_id", s.ModelID, want.ModelID},
+		{"gpus_per_replica", s.GPUsPerReplica, want.GPUsPerReplica}, {"number of GPUs", s.NumGPUs, want.NumGPUs},
+		{"number of servers", s.NumServers, want.NumServers}, {"batch size", s.BatchSize, want.BatchSize}, {"repeat", s.Repeat, want.Repeat},
+		{"measure_s", s.MeasureS, want.MeasureS}, {"steady_s", s.SteadyS, want.SteadyS},
+	} {
+		if f.has != f.want {
+			parts = append(parts, fmt.Sprintf("%s %v, wanted is %v", f.name, f.has, f.want))
+		}
+	}
+	return strings.Join(parts, "; ")
+}
+
+// save keeps a point, and removes what a call that was cut off left of it.
+func (s *store) save(p *Point) error {
+	file := s.pointFile(&p.Spec)
+	if err := os.MkdirAll(filepath.Dir(file), 0o777); err != nil {
+		return err
+	}
+	removeLeftovers(file)
+	return savePoint(file, p)
+}
+
+// saveReport writes the report, for programs and for people.
+func (s *store) saveReport(r *Report) error {
+	raw, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	var table strings.Builder
+	if err := r.WriteText(&table); err != nil {
+		return err
+	}
+	for name, content := range map[string]string{reportFile: string(raw) + "\n", tableFile: table.String()} {
+		file := filepath.Join(s.dir, name)
+		removeLeftovers(file)
+		f, err := atomicfile.Create(file)
+		if err != nil {
+			return err
+		}
+		defer f.Abort()
+		if _, err := io.WriteString(f, content); err != nil {
+			return fmt.Errorf("write %s: %w", file, err)
+		}
+		if err := f.Commit(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func removeLeftovers(file string) {
+	atomicfile.TakeLeftovers(file, func(_ *os.File, path string) { _ = os.Remove(path) })
+}

@@ -1,0 +1,282 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/g2g-agent/g2g-agent/agent"
+	"github.com/g2g-agent/g2g-agent/characterize"
+	"github.com/g2g-agent/g2g-agent/config"
+	"github.com/g2g-agent/g2g-agent/workload"
+)
+
+type characterizeCmd struct {
+	Config         string   `required:"" placeholder:"FILE" help:"Config of a live run: its models and their servers."`
+	Out            string   `required:"" placeholder:"DIR" help:"Data directory to write. What is measured is kept there at once, and the same call goes on from where it was cut off."`
+	Models         []string `placeholder:"LABEL,..." help:"Labels of the models to measure; without it, all."`
+	BatchSizes     []int    `placeholder:"N,..." help:"Batch sizes to measure; without it, all that are feasible."`
+	MeasureS       float64  `default:"60" help:"Seconds that each point is measured; time in which something is amiss does not count."`
+	SteadyS        float64  `default:"10" help:"Seconds for which power and latency must be steady before, 4 or more."`
+	SettleTimeoutS float64  `default:"300" help:"Seconds for a batch size to be achieved and all to be steady."`
+	Repeats        int      `default:"1" help:"How often each batch size is measured."`
+	Layout         string   `default:"0.2" enum:"0.1,0.2" help:"OpenG2G's layout of the directory."`
+	GPUModel       string   `name:"gpu-model" placeholder:"NAME" help:"The GPUs' model in the data; without it, the config's gpu_model, else unknown."`
+	Task           string   `placeholder:"NAME" help:"What the servers are asked, in the data; without it, the config's task, else lm-arena-chat."`
+}
+
+// What data says of measurements whose config says nothing, as far as OpenG2G has
+// defaults.
+const (
+	defaultTask      = "lm-arena-chat"
+	defaultGPUModel  = "unknown"
+	defaultPrecision = "bfloat16"
+)
+
+func (cmd characterizeCmd) Run(ctx context.Context, term terminal) error {
+	// As in a live run, the end of standard output must not keep the servers from being
+	// restored.
+	signal.Ignore(syscall.SIGPIPE)
+	c, err := config.Load(cmd.Config, term.environ, config.ForLive)
+	if err != nil {
+		return err
+	}
+	if c.Models, err = cmd.choose(c.Models); err != nil {
+		return fmt.Errorf("%s: %w", cmd.Config, err)
+	}
+	line := newStatusLine(term.stderr)
+	log := line.log(c.Log, term.stderr)
+	defer line.end()
+	defer log.end()
+	cfg, err := cmd.setUp(c, term, log)
+	if err != nil {
+		return fmt.Errorf("%s: %w", cmd.Config, err)
+	}
+	cfg.OnProgress = line.show
+	c.API.Listen = "" // there is none
+	warnOfFileLimit(log.Logger, filesNeeded(c, true))
+	measured, err := characterize.Run(ctx, cfg)
+	log.end()
+	line.end()
+	if measured == nil || len(measured.Points) == 0 {
+		return err
+	}
+	var text strings.Builder
+	if writeErr := measured.Report().WriteText(&text); writeErr != nil {
+		return writeErr
+	}
+	if measured.Written {
+		fmt.Fprintf(&text, "written: %s\n", cmd.Out)
+	}
+	if tellErr := tell(term.stdout, text.String()); err == nil {
+		err = tellErr
+	}
+	return err
+}
+
+// setUp prepares the measurement; no server is contacted.
+func (cmd characterizeCmd) setUp(c *config.Config, term terminal, log liveLog) (characterize.Config, error) {
+	cfg := characterize.Config{
+		Dir: cmd.Out, Layout: workload.Layout(cmd.Layout), AgentVersion: version,
+		Repeats: cmd.Repeats, Log: log.Logger,
+	}
+	for _, f := range []struct {
+		flag    string
+		seconds float64
+		to      *time.Duration
+	}{{"measure-s", cmd.MeasureS, &cfg.Measure}, {"steady-s", cmd.SteadyS, &cfg.Steady}, {"settle-timeout-s", cmd.SettleTimeoutS, &cfg.SettleTimeout}} {
+		const most = 7 * 24 * 3600
+		if !(f.seconds > 0 && f.seconds <= most) {
+			return cfg, invalidf("--%s must be more than 0 and at most %d, got %v", f.flag, most, f.seconds)
+		}
+		*f.to = time.Duration(f.seconds * float64(time.Second))
+	}
+	var err error
+	var warnings []string
+	if cfg.Rig, warnings, err = agent.SetUpRig(c, agent.SecretsFrom(term.environ), log.Logger); err != nil {
+		return cfg, err
+	}
+	for _, w := range warnings {
+		log.Warn().Msg(w)
+	}
+	for i := range c.Models {
+		cfg.Models = append(cfg.Models, cmd.spec(&c.Models[i]))
+	}
+	return cfg, nil
+}
+
+// choose are the models that are to be measured.
+func (cmd characterizeCmd) choose(models []config.Model) ([]config.Model, error) {
+	var labels []string
+	for i := range models {
+		labels = append(labels, models[i].ModelLabel)
+	}
+	for _, label := range cmd.Models {
+		if !slices.Contains(labels, label) {
+			return nil, invalidf("--models names %q, which is no model; there are %q", label, labels)
+		}
+	}
+	var chosen []config.Model
+	for i := range models {
+		m := &models[i]
+		if len(cmd.Models) > 0 && !slices.Contains(cmd.Models, m.ModelLabel) {
+			continue
+		}
+		if len(cmd.batchSizes(m)) == 0 {
+			return nil, invalidf("model %q has none of the --batch-sizes %v in its feasible_batch_sizes %v", m.ModelLabel, cmd.BatchSizes, m.FeasibleBatchSizes)
+		}
+		chosen = append(chosen, *m)
+	}
+	for _, b := range cmd.BatchSizes {
+		if !slices.ContainsFunc(chosen, func(m config.Model) bool { return slices.Contains(m.FeasibleBatchSizes, b) }) {
+			return nil, invalidf("--batch-sizes has %d, which is in no model's feasible_batch_sizes", b)
+		}
+	}
+	return chosen, nil
+}
+
+// batchSizes are those at which a model is measured, ascending.
+func (cmd characterizeCmd) batchSizes(m *config.Model) []int {
+	sizes := slices.Clone(m.FeasibleBatchSizes)
+	if len(cmd.BatchSizes) > 0 {
+		sizes = slices.DeleteFunc(sizes, func(b int) bool { return !slices.Contains(cmd.BatchSizes, b) })
+	}
+	slices.Sort(sizes)
+	return slices.Compact(sizes)
+}
+
+// spec says what is measured of a model, as its data tells.
+func (cmd characterizeCmd) spec(m *config.Model) workload.DataSpec {
+	first := func(texts ...string) string {
+		return texts[max(slices.IndexFunc(texts, func(s string) bool { return s != "" }), 0)]
+	}
+	feasible := slices.Clone(m.FeasibleBatchSizes)
+	slices.Sort(feasible)
+	return workload.DataSpec{
+		ModelLabel: m.ModelLabel, ModelID: m.ModelID, GPUModel: first(cmd.GPUModel, m.GPUModel, defaultGPUModel),
+		Task: first(cmd.Task, m.Task, defaultTask), Precision: first(m.Precision, defaultPrecision),
+		GPUsPerReplica: m.GPUsPerReplica, TensorParallel: max(m.TensorParallel, 1), ExpertParallel: max(m.ExpertParallel, 1),
+		BatchSizes: cmd.batchSizes(m), FitExcludeBatchSizes: slices.Concat([]int{}, m.FitExcludeBatchSizes), ITLDeadlineS: m.ITLDeadlineS,
+		FeasibleBatchSizes: slices.Compact(feasible),
+	}
+}
+
+// statusLine is a line at the bottom of a terminal that tells how far it is, with the
+// log above it. On anything but a terminal it writes nothing. Only its own goroutine,
+// and that of the log, wait for the terminal.
+type statusLine struct {
+	w     io.Writer // nil: not a terminal
+	width func() int
+	text  atomic.Pointer[string]
+
+	mu    sync.Mutex // of the terminal
+	shown string
+	// end takes the line off the terminal for good; calls after the first do nothing.
+	end func()
+}
+
+func newStatusLine(w io.Writer) *statusLine {
+	l := &statusLine{end: func() {}}
+	f, _ := w.(*os.File)
+	if !isTerminal(w) {
+		return l
+	}
+	l.w = w
+	l.width = func() int {
+		width, _, err := term.GetSize(int(f.Fd()))
+		if err != nil || width <= 0 {
+			return 100
+		}
+		return width
+	}
+	l.start()
+	return l
+}
+
+// start starts the goroutine that draws.
+func (l *statusLine) start() {
+	ending, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		ticker := time.NewTicker(progressEvery)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ending:
+				l.draw("")
+				return
+			case <-ticker.C:
+				if text := l.text.Load(); text != nil {
+					l.draw(cut(*text, l.width()-1))
+				}
+			}
+		}
+	}()
+	l.end = sync.OnceFunc(func() {
+		close(ending)
+		_ = within(2*progressEvery, func() error { <-ended; return nil }) // it cannot be told so
+	})
+}
+
+func (l *statusLine) draw(text string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if text != l.shown {
+		l.shown = text
+		fmt.Fprint(l.w, "\r\x1b[K"+text)
+	}
+}
+
+// Write writes what comes above the line.
+func (l *statusLine) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.shown != "" {
+		fmt.Fprint(l.w, "\r\x1b[K")
+	}
+	n, err := l.w.Write(p)
+	fmt.Fprint(l.w, l.shown)
+	return n, err
+}
+
+// log is a log above the line, or to w where there is none.
+func (l *statusLine) log(c config.Log, w io.Writer) liveLog {
+	if l.w == nil {
+		return newLiveLogger(c, w)
+	}
+	if c.Format == "auto" {
+		c.Format = "console"
+	}
+	return newLiveLogger(c, l)
+}
+
+// show shows how far it is.
+func (l *statusLine) show(p characterize.Progress) {
+	if l.w != nil {
+		text := progressText(p)
+		l.text.Store(&text)
+	}
+}
+
+// progressText tells how far it is, in one line.
+func progressText(p characterize.Progress) string {
+	parts := []string{fmt.Sprintf("%d/%d points", p.Done, p.Wanted)}
+	for _, m := range p.Models {
+		if m.Phase == characterize.PhaseMeasuring {
+			parts = append(parts, fmt.Sprintf("%s at %d: %.0f/%.0f s", m.ModelLabel, m.BatchSize, m.MeasuredS, m.MeasureS))
+		} else {
+			parts = append(parts, fmt.Sprintf("%s at %d: %s", m.ModelLabel, m.BatchSize, m.Phase))
+		}
+	}
+	return strings.Join(parts, "  ") + fmt.Sprintf("  about %v left", p.Left.Round(time.Second))
+}
