@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"net"
 	"net/http"
@@ -168,6 +169,10 @@ func (s *site) run(ctx context.Context, script func(context.Context) error) ([]s
 	}
 	configFile, out := filepath.Join(s.dir, "run.yaml"), filepath.Join(s.dir, "states.jsonl")
 	if err := os.WriteFile(configFile, []byte(s.config(port, servers)), 0o600); err != nil {
+		return nil, "", err
+	}
+	// The agent keeps what is there, and would write beside it.
+	if err := os.Remove(out); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, "", err
 	}
 	var log bytes.Buffer
