@@ -3,6 +3,7 @@ package characterize
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -41,6 +42,17 @@ func fitLatency(points []*Point) workload.ITLMixture {
 	return workload.FitITL(all, fitSamples, fitSeed)
 }
 
+// fitDoubt is a remark about a latency fit whose mean is far from what was measured, empty
+// if it is not: the mixture has two parts and an endless tail, whatever the latencies are.
+func fitDoubt(fit workload.ITLMixture, measuredS float64) string {
+	const far = 0.25
+	if mean := fit.MeanS(); !(math.Abs(mean-measuredS) <= far*measuredS) {
+		return fmt.Sprintf("the latency fit has a mean of %.4g ms, measured were %.4g ms: OpenG2G's mixture does not follow these latencies, and replays take them from it",
+			1e3*mean, 1e3*measuredS)
+	}
+	return ""
+}
+
 // data puts together what is measured, with remarks about the curves. The same points
 // always give the same data. Models and batch sizes that have none are left out.
 func (m *Measured) data(cfg *Config) (*Data, []string) {
@@ -75,6 +87,9 @@ func (m *Measured) data(cfg *Config) (*Data, []string) {
 				continue
 			}
 			model.Traces[batchSize], model.ITL[batchSize] = trace, fitLatency(repeats)
+			if doubt := fitDoubt(model.ITL[batchSize], npmath.Median(values[1])); doubt != "" {
+				warnings = append(warnings, fmt.Sprintf("model %q, batch size %d: %s", spec.ModelLabel, batchSize, doubt))
+			}
 			if slices.Contains(spec.FitExcludeBatchSizes, batchSize) {
 				continue
 			}

@@ -148,11 +148,21 @@ func (p *Point) reportSpans(r *PointReport) {
 	r.Steady = p.Settled && power.steady(powerTolerance) && itl.steady(itlTolerance)
 }
 
+// textHead and textKey are above and below the table, for who sees one for the first
+// time.
+const (
+	textHead = "model\tbatch\tpower\tdrift\tITL mean\tp50\tp90\tp99\tdrift\tthroughput\tachieved\tmeasured\tcut out\tsettling\tsteady\t\n" +
+		"\tsize\tW\t%\tms\tms\tms\tms\t%\ttokens/s\t%\ts\ts\ts\t\t\n"
+	textKey = "Power (of all its GPUs) and throughput are of one replica. ITL is the inter-token latency. The drifts are how much mean power and\n" +
+		"median latency changed from the first to the second half. Achieved is what the servers ran of the batch size. Measured is the\n" +
+		"time that counts; cut out is that in between in which something was amiss; settling came before.\n"
+)
+
 // WriteText writes the report as a table for people.
 func (r *Report) WriteText(w io.Writer) error {
 	var text strings.Builder
 	var rows strings.Builder
-	rows.WriteString("model\tbatch\tpower W\tdrift %\tITL mean ms\tp50\tp90\tp99\tdrift %\ttokens/s\tachieved %\tmeasured s\tgaps s\tsettled s\tsteady\t\n")
+	rows.WriteString(textHead)
 	for i := range r.Points {
 		p := &r.Points[i]
 		steady := "yes"
@@ -171,20 +181,21 @@ func (r *Report) WriteText(w io.Writer) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
+	text.WriteString(textKey)
 	for i := range r.Points {
 		p := &r.Points[i]
 		for _, cause := range slices.Sorted(maps.Keys(p.GapsSByCause)) {
 			fmt.Fprintf(&text, "%s, batch size %d: %.1f s cut out: %s\n", p.ModelLabel, p.BatchSize, p.GapsSByCause[cause], cause)
 		}
 		if !p.Steady {
-			fmt.Fprintf(&text, "%s, batch size %d was not steady\n", p.ModelLabel, p.BatchSize)
+			fmt.Fprintf(&text, "%s, batch size %d was not steady: %s\n", p.ModelLabel, p.BatchSize, p.unsteady())
 		}
 	}
 	for _, f := range r.LeftOut {
 		fmt.Fprintf(&text, "%s, batch size %d is left out: %s\n", f.ModelLabel, f.BatchSize, f.Why)
 	}
 	for _, warning := range r.Warnings {
-		fmt.Fprintln(&text, warning)
+		fmt.Fprintln(&text, "warning: "+warning)
 	}
 	_, err := io.WriteString(w, text.String())
 	return err
@@ -196,4 +207,29 @@ func number(v *float64, factor float64, digits int) string {
 		return "-"
 	}
 	return fmt.Sprintf("%.*f", digits, *v*factor)
+}
+
+// unsteady says why a point is not steady.
+func (p *PointReport) unsteady() string {
+	var reasons []string
+	if !p.Settled {
+		reasons = append(reasons, "the time to settle was up before it was")
+	}
+	for _, q := range []struct {
+		name          string
+		drift, stderr *float64
+		tolerance     float64
+	}{{"mean power", p.PowerDrift, p.PowerDriftStandardError, powerTolerance}, {"median latency", p.ITLDrift, p.ITLDriftStandardError, itlTolerance}} {
+		switch {
+		case q.drift == nil || q.stderr == nil:
+			reasons = append(reasons, "too short for a drift of its "+q.name+" to be told")
+		case Drift{*q.drift, *q.stderr}.steady(q.tolerance):
+		case *q.stderr > q.tolerance:
+			reasons = append(reasons, fmt.Sprintf("its %s is too noisy for a drift of %.0f %% to be told (standard error %.2f %%): measure longer",
+				q.name, 100*q.tolerance, 100**q.stderr))
+		default:
+			reasons = append(reasons, fmt.Sprintf("its %s drifted by %.2f %% (standard error %.2f %%)", q.name, 100**q.drift, 100**q.stderr))
+		}
+	}
+	return strings.Join(reasons, "; ")
 }

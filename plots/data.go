@@ -30,6 +30,8 @@ type Point struct {
 	PowerW               float64 // of one replica, all its GPUs together
 	LatencyS             float64 // mean inter-token latency
 	ThroughputTokensPerS float64 // of one replica
+	// NotInFit says that the fits were made without it.
+	NotInFit bool
 }
 
 // maxGridPanels bounds the panels of a picture.

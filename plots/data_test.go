@@ -208,7 +208,7 @@ func TestITLWithSamples(t *testing.T) {
 		t.Fatalf("there are %d panels, want that with samples and that of all others", len(f.Panels))
 	}
 	p := f.Panels[0]
-	if p.Title != "Llama-3.1-8B, batch size 8" || len(p.Series) != 2 || p.Series[0].Kind != Bars || p.Series[0].Name != "4 samples" || p.Series[1].Name != "fit" {
+	if p.Title != "Llama-3.1-8B, batch size 8" || len(p.Series) != 2 || p.Series[0].Kind != Bars || p.Series[0].Name != "4 samples, mean 10.3 ms" || p.Series[1].Name != "fit, mean 7.58 ms" {
 		t.Errorf("the panel with samples: %q, %+v", p.Title, p.Series)
 	}
 	if n := len(f.Panels[1].Series); n != len(models[0].Data.ITL)-1 {
@@ -302,6 +302,55 @@ func TestNothingToDraw(t *testing.T) {
 	for _, draw := range []func([]Model) (*Figure, error){Power, Logistic} {
 		if _, err := draw(many); !errors.Is(err, datacenter.ErrInvalidInput) || !strings.Contains(err.Error(), "too many for one picture") {
 			t.Errorf("of many models: %v", err)
+		}
+	}
+}
+
+// TestITLRows: each model begins a row where that goes.
+func TestITLRows(t *testing.T) {
+	for _, c := range []struct {
+		ofModel []int
+		want    int
+	}{{[]int{4, 4}, 4}, {[]int{6, 3}, 3}, {[]int{8}, 4}, {[]int{2, 4}, 2}, {[]int{12, 4}, 4}, {[]int{5, 7}, 3}, {[]int{1}, 1}, {[]int{1, 1}, 2}} {
+		models := make([]Model, len(c.ofModel))
+		for i, n := range c.ofModel {
+			models[i].Data.ITL, models[i].ITLSamplesS = map[int]workload.ITLMixture{}, map[int][]float64{}
+			for size := 1; size <= n; size++ {
+				models[i].Data.ITL[size] = workload.ITLMixture{PiSteady: 1, SigmaSteady: 0.1, ScaleSteady: 0.01}
+				models[i].ITLSamplesS[size] = []float64{0.01, 0.011}
+			}
+		}
+		f, err := ITL(models)
+		if err != nil || f.Columns != c.want {
+			t.Errorf("%v panels: %+v columns, %v, want %d", c.ofModel, f.Columns, err, c.want)
+		}
+	}
+}
+
+// TestLogisticWithPoints: those that the fits were made without are told apart.
+func TestLogisticWithPoints(t *testing.T) {
+	m := Model{Label: "m", Points: []Point{
+		{BatchSize: 8, PowerW: 400, LatencyS: 0.01, ThroughputTokensPerS: 700},
+		{BatchSize: 16, PowerW: 500, LatencyS: math.NaN(), ThroughputTokensPerS: 900, NotInFit: true},
+	}}
+	m.Data.Logistic = new(workload.LogisticFits)
+	f, err := Logistic([]Model{m})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []map[string][]XY{
+		{"measured": {{8, 400}}, "not in the fit": {{16, 500}}},
+		{"measured": {{8, 10}}},
+		{"measured": {{8, 700}}, "not in the fit": {{16, 900}}},
+	} {
+		got := map[string][]XY{}
+		for _, s := range f.Panels[i].Series {
+			if s.Kind == Points {
+				got[s.Name] = s.XY
+			}
+		}
+		if !maps.EqualFunc(got, want, slices.Equal) {
+			t.Errorf("%s: %v, want %v", f.Panels[i].Title, got, want)
 		}
 	}
 }

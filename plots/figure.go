@@ -166,7 +166,11 @@ func (p *Panel) ranges() (x, y span) {
 			x.add(p.X.Scale.place(ends[1]))
 		}
 	}
-	return p.X.rounded(p.X.widened(x, 0)), p.Y.widened(y, 0.06)
+	xMargin := 0.0
+	if p.X.Scale == Log10 {
+		xMargin = 0.02 // a peak at the end is not lost on the axis
+	}
+	return p.X.rounded(p.X.widened(x, xMargin)), p.Y.widened(y, 0.06)
 }
 
 // widened is the range of an axis for data of range s, with a margin that is a part

@@ -13,15 +13,16 @@ import (
 // a line a batch size. Where there are samples, each batch size has a panel with their
 // histogram behind the fit. Latency is on a logarithmic axis, and the density is per
 // decade of it; that is logarithmic too, or stalls, which are rare, would not be seen. It
-// fails, wrapping
-// [datacenter.ErrInvalidInput], if there are no fits.
+// fails, wrapping [datacenter.ErrInvalidInput], if there are no fits.
 func ITL(models []Model) (*Figure, error) {
 	colors := paletteOf(mixturesOf, models)
 	var panels []Panel
+	var ofModel []int // panels that each model has
 	for _, m := range models {
 		if len(m.Data.ITL) == 0 {
 			continue
 		}
+		before := len(panels)
 		sizes := slices.Sorted(maps.Keys(m.Data.ITL))
 		all := Panel{Title: m.Label, LegendTitle: batchTitle}
 		for _, size := range sizes {
@@ -32,19 +33,47 @@ func ITL(models []Model) (*Figure, error) {
 				all.Series = append(all.Series, curve)
 				continue
 			}
-			curve.Name, curve.Color, curve.Dash = "fit", named(1), Solid
-			bars := Series{Name: fmt.Sprintf("%d samples", len(samples)), Kind: Bars, Color: named(0), XY: histogram(samples)}
+			curve.Name, curve.Color, curve.Dash = "fit, mean "+latencyText(fit.MeanS()), named(1), Solid
+			sum := 0.0
+			for _, v := range samples {
+				sum += v
+			}
+			name := fmt.Sprintf("%d samples, mean %s", len(samples), latencyText(sum/float64(len(samples))))
+			bars := Series{Name: name, Kind: Bars, Color: named(0), XY: histogram(samples)}
 			panels = append(panels, Panel{Title: fmt.Sprintf("%s, batch size %d", m.Label, size), Series: []Series{bars, curve}})
 		}
 		if len(all.Series) > 0 {
 			panels = append(panels, all)
 		}
+		ofModel = append(ofModel, len(panels)-before)
 	}
 	if len(panels) == 0 {
 		return nil, invalidf("there are no fits of inter-token latency to draw")
 	}
 	inLatencyUnit(panels)
-	return grid(panels)
+	f, err := grid(panels)
+	if err == nil {
+		f.Columns = columnsFor(ofModel, f.Columns)
+	}
+	return f, err
+}
+
+// latencyText is a latency with three digits and its unit.
+func latencyText(seconds float64) string {
+	shown := unitFor(seconds, latencyUnits())
+	return fmt.Sprintf("%.3g %s", seconds/shown.size, shown.name)
+}
+
+// columnsFor is a number of columns with which each model begins a row, otherwise if
+// there is none.
+func columnsFor(ofModel []int, otherwise int) int {
+	for _, columns := range []int{3, 4, 2} {
+		if slices.ContainsFunc(ofModel, func(n int) bool { return n%columns != 0 }) {
+			continue
+		}
+		return columns
+	}
+	return otherwise
 }
 
 // inLatencyUnit turns x from seconds into what reads best for all panels, and cuts off

@@ -41,12 +41,17 @@ func Logistic(models []Model) (*Figure, error) {
 			if m.Points == nil {
 				dots.Name = q.mean
 			}
+			others := Series{Name: "not in the fit", Kind: Points}
 			for _, p := range points {
+				to := &dots
+				if p.NotInFit {
+					to = &others
+				}
 				if y := q.of(p); isFinite(y) {
-					dots.XY = append(dots.XY, XY{float64(p.BatchSize), y})
+					to.XY = append(to.XY, XY{float64(p.BatchSize), y})
 				}
 			}
-			f.Panels = append(f.Panels, logisticPanel(m.Label+": "+q.title, q.axis, q.units, sizes, curve, dots))
+			f.Panels = append(f.Panels, logisticPanel(m.Label+": "+q.title, q.axis, q.units, sizes, curve, dots, others))
 		}
 	}
 	if len(f.Panels) == 0 {
@@ -59,10 +64,12 @@ func Logistic(models []Model) (*Figure, error) {
 }
 
 // logisticPanel is one curve with its points, if there are any.
-func logisticPanel(title, axis string, units []unit, sizes []int, curve, dots Series) Panel {
+func logisticPanel(title, axis string, units []unit, sizes []int, curve Series, dots ...Series) Panel {
 	most := 0.0
-	for _, at := range append(slices.Clone(curve.XY), dots.XY...) {
-		most = max(most, math.Abs(at.Y))
+	for _, s := range append(dots, curve) {
+		for _, at := range s.XY {
+			most = max(most, math.Abs(at.Y))
+		}
 	}
 	shown := unitFor(most, units)
 	p := Panel{
@@ -72,8 +79,10 @@ func logisticPanel(title, axis string, units []unit, sizes []int, curve, dots Se
 	for _, size := range sizes {
 		p.X.At = append(p.X.At, float64(size))
 	}
-	if len(dots.XY) > 0 {
-		p.Series = append(p.Series, dots)
+	for _, s := range dots {
+		if len(s.XY) > 0 {
+			p.Series = append(p.Series, s)
+		}
 	}
 	for _, s := range p.Series {
 		for k := range s.XY {
@@ -115,7 +124,7 @@ func batchSizes(points []Point, data *workload.ModelData) []int {
 func pointsOf(data *workload.ModelData) []Point {
 	var points []Point
 	for _, size := range batchSizes(nil, data) {
-		p := Point{size, math.NaN(), math.NaN(), math.NaN()}
+		p := Point{BatchSize: size, PowerW: math.NaN(), LatencyS: math.NaN(), ThroughputTokensPerS: math.NaN()}
 		if trace := data.Traces[size]; trace != nil {
 			sum := 0.0
 			for _, w := range trace.PowerW {
@@ -124,16 +133,9 @@ func pointsOf(data *workload.ModelData) []Point {
 			p.PowerW = sum / float64(len(trace.PowerW))
 		}
 		if fit, ok := data.ITL[size]; ok {
-			p.LatencyS = meanITL(&fit)
+			p.LatencyS = fit.MeanS()
 		}
 		points = append(points, p)
 	}
 	return points
-}
-
-// meanITL is the mean of the mixture in seconds.
-func meanITL(m *workload.ITLMixture) float64 {
-	total := m.PiSteady + m.PiStall
-	return m.Loc + (m.PiSteady*m.ScaleSteady*math.Exp(m.SigmaSteady*m.SigmaSteady/2)+
-		m.PiStall*m.ScaleStall*math.Exp(m.SigmaStall*m.SigmaStall/2))/total
 }

@@ -21,7 +21,8 @@ type RunOptions struct {
 }
 
 // Run draws a run: power of the three phases, power by model, inter-token latency
-// against its deadlines, batch sizes and active replicas, over time. Moments at which a
+// against its deadlines, throughput where it is known, batch sizes and active replicas,
+// over time. Moments at which a
 // batch size changed are marked, as are spans with stale power of a live run.
 //
 // The states are taken one by one and are not kept: memory grows with the number of
@@ -66,14 +67,15 @@ type runSeries struct {
 
 // modelSeries is what is kept of one model.
 type modelSeries struct {
-	label                            string
-	powerW, itlS, batchSize, replica reducer
+	label                                        string
+	powerW, itlS, tokensPerS, batchSize, replica reducer
+	throughput                                   span
 }
 
 func newRunSeries(first *datacenter.State) *runSeries {
 	r := &runSeries{peakW: nothing(), modelPeakW: nothing(), itl: nothing(), last: make([]int, len(first.Models)), firstS: first.TimeS, endS: first.TimeS}
 	for i := range first.Models {
-		r.models = append(r.models, modelSeries{label: first.Models[i].ModelLabel})
+		r.models = append(r.models, modelSeries{label: first.Models[i].ModelLabel, throughput: nothing()})
 		r.last[i] = first.Models[i].BatchSize
 	}
 	return r
@@ -101,10 +103,12 @@ func (r *runSeries) add(s *datacenter.State) error {
 		}
 		kept.powerW.add(XY{s.TimeS, m.PowerW})
 		kept.itlS.add(XY{s.TimeS, m.ObservedITLS})
+		kept.tokensPerS.add(XY{s.TimeS, m.Throughput.OrNaN()})
 		kept.batchSize.add(XY{s.TimeS, float64(m.BatchSize)})
 		kept.replica.add(XY{s.TimeS, float64(m.ActiveReplicas)})
 		r.modelPeakW.add(math.Abs(m.PowerW))
 		r.itl.add(m.ObservedITLS)
+		kept.throughput.add(m.Throughput.OrNaN())
 		changed = changed || m.BatchSize != r.last[i]
 		r.last[i] = m.BatchSize
 		stale = stale || m.Live.Stale
@@ -162,6 +166,9 @@ func (r *runSeries) figure(o RunOptions) *Figure {
 	if itl := r.latency(o, seconds, panel); itl != nil {
 		panels = append(panels, *itl)
 	}
+	if throughput := r.throughput(seconds, panel); throughput != nil {
+		panels = append(panels, *throughput)
+	}
 	return &Figure{Columns: 1, SharedX: true, Panels: append(panels, batch, replicas)}
 }
 
@@ -193,6 +200,32 @@ func (r *runSeries) latency(o RunOptions, seconds unit, panel func(label string)
 			s.Color = Color{} // of no model alone
 		}
 		p.Series = append(p.Series, s)
+	}
+	return &p
+}
+
+// farApart is the factor between the throughputs of two models from which on they are
+// on a logarithmic axis: the lower one would not be seen else.
+const farApart = 10
+
+// throughput is the panel of the throughput by model, nil where none is known.
+func (r *runSeries) throughput(seconds unit, panel func(label string) Panel) *Panel {
+	peaks := nothing()
+	for i := range r.models {
+		peaks.add(r.models[i].throughput.high)
+	}
+	if peaks.empty() {
+		return nil
+	}
+	shown := unitFor(peaks.high, throughputUnits())
+	p := panel("Throughput (" + shown.name + ")")
+	if peaks.low > 0 && peaks.high > farApart*peaks.low {
+		p.Y.Scale = Log10
+	}
+	for i := range r.models {
+		p.Series = append(p.Series, Series{
+			Color: named(i), Dash: dashFor(i), XY: scaled(r.models[i].tokensPerS.points(), seconds.size, shown.size),
+		})
 	}
 	return &p
 }

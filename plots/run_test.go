@@ -104,6 +104,37 @@ func TestRunHasEverything(t *testing.T) {
 	}
 }
 
+// TestRunWithThroughput: it has a panel where it is known, of some model at some time.
+func TestRunWithThroughput(t *testing.T) {
+	for low, scale := range map[float64]Scale{1000: Linear, 100: Log10} {
+		f, err := Run(t.Context(), statesOf(20, func(i int) *datacenter.State {
+			s := twoModels(i)
+			s.Models[0].Throughput = datacenter.ThroughputOf(5000)
+			if i < 10 {
+				s.Models[1].Throughput = datacenter.ThroughputOf(low)
+			}
+			return s
+		}), RunOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := panelOf(t, f, "Throughput (10³ tokens/s)")
+		if p.Y.Scale != scale {
+			t.Errorf("beside %v tokens/s it has the scale %v, want %v", low, p.Y.Scale, scale)
+		}
+		if a := p.Series[0].XY; !slices.Equal(a, []XY{{0, 5}, {1.9, 5}}) {
+			t.Errorf("of a: %v", a)
+		}
+		b := p.Series[1].XY
+		if b[0] != (XY{0, low / 1000}) || !math.IsNaN(b[len(b)-1].Y) || p.Series[1].Color != panelOf(t, f, "Model").Series[1].Color {
+			t.Errorf("of b: %v", b)
+		}
+		if next := f.Panels[4].Y.Label; len(f.Panels) != 6 || next != "Batch size" {
+			t.Errorf("%d panels, after it comes %q", len(f.Panels), next)
+		}
+	}
+}
+
 func TestRunOfALiveRun(t *testing.T) {
 	f, err := Run(t.Context(), statesOf(100, func(i int) *datacenter.State {
 		s := twoModels(i)

@@ -28,6 +28,13 @@ func (m *ITLMixture) weights() (steady, stall float64) {
 	return m.PiSteady / total, m.PiStall / total
 }
 
+// MeanS is the mean of the mixture in seconds: of latencies that it does not follow well
+// it can be far from theirs, since the stalls' tail has no end.
+func (m *ITLMixture) MeanS() float64 {
+	mean, _ := m.meanVar()
+	return mean
+}
+
 // meanVar returns the mixture's mean (s) and variance (s^2). The variance is
 // E[x^2] - E[x]^2, at least 0.
 func (m *ITLMixture) meanVar() (mean, variance float64) {

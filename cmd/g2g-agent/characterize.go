@@ -31,6 +31,7 @@ type characterizeCmd struct {
 	SettleTimeoutS float64  `default:"300" help:"Seconds for a batch size to be achieved and all to be steady."`
 	Repeats        int      `default:"1" help:"How often each batch size is measured."`
 	Layout         string   `default:"0.2" enum:"0.1,0.2" help:"OpenG2G's layout of the directory."`
+	Plots          string   `default:"png" enum:"png,svg,none" help:"Plots beside the data, in its folder plots: png, svg, or none."`
 	GPUModel       string   `name:"gpu-model" placeholder:"NAME" help:"The GPUs' model in the data; without it, the config's gpu_model, else unknown."`
 	Task           string   `placeholder:"NAME" help:"What the servers are asked, in the data; without it, the config's task, else lm-arena-chat."`
 }
@@ -63,6 +64,10 @@ func (cmd characterizeCmd) Run(ctx context.Context, term terminal) error {
 		return fmt.Errorf("%s: %w", cmd.Config, err)
 	}
 	cfg.OnProgress = line.show
+	if cmd.Plots != noPlots {
+		pictures := dataPlots{cmd.Plots, log.Logger}
+		cfg.OnData = func(d *characterize.Data) error { return pictures.write(ctx, d) }
+	}
 	c.API.Listen = "" // there is none
 	warnOfFileLimit(log.Logger, filesNeeded(c, true))
 	measured, err := characterize.Run(ctx, cfg)

@@ -1,20 +1,25 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"io/fs"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/rs/zerolog"
 
 	"github.com/g2g-agent/g2g-agent/characterize"
 	"github.com/g2g-agent/g2g-agent/sim"
+	"github.com/g2g-agent/g2g-agent/workload"
 )
 
 // characterizeLimit bounds a characterization of two points, on a machine that may be
@@ -118,6 +123,115 @@ func TestCharacterizeOutlivesKill9(t *testing.T) {
 	if diff := cmp.Diff(complete, filesBelow(t, dir)); diff != "" {
 		t.Errorf("files that were complete change (-before +after):\n%s", diff)
 	}
+	checkPlots(t, dir, args, complete)
+}
+
+// checkPlots: the pictures of a complete characterization are beside its data, which
+// reads as without them, and which stays whatever becomes of them.
+func checkPlots(t *testing.T, dir string, args []string, complete map[string]string) {
+	t.Helper()
+	for _, name := range []string{"power", "itl", "logistic"} {
+		if !strings.HasPrefix(complete["plots/"+name+".png"], "\x89PNG") {
+			t.Errorf("there is no picture %s.png", name)
+		}
+	}
+	queries, err := workload.ListModels(dir)
+	if err != nil || len(queries) != 1 {
+		t.Fatalf("%+v, %v", queries, err)
+	}
+	if data, err := workload.LoadInferenceData(dir, queries, true); err != nil || len(data.Warnings) > 0 {
+		t.Errorf("%+v, %v", data, err)
+	}
+	folder := filepath.Join(dir, "plots")
+	want := maps.Clone(complete)
+	maps.DeleteFunc(want, func(name, _ string) bool { return strings.HasPrefix(name, "plots/") })
+	call := func(status int, plots string) *program {
+		t.Helper()
+		p := startProgram(t, nil, append(slices.Clone(args), "--plots", plots)...)
+		if got := p.wait(t, soon); got != status || !strings.Contains(p.stdout.text(), "written: "+dir) {
+			t.Errorf("--plots %s: status %d, want %d; its log:\n%s", plots, got, status, p.stderr.text())
+		}
+		return p
+	}
+	if err := os.RemoveAll(folder); err != nil {
+		t.Fatal(err)
+	}
+	call(exitDone, "none")
+	if diff := cmp.Diff(want, filesBelow(t, dir)); diff != "" {
+		t.Errorf("--plots none (-want +got):\n%s", diff)
+	}
+	call(exitDone, "svg")
+	if all := filesBelow(t, folder); len(all) != 3 || !strings.Contains(all["itl.svg"], " samples, mean ") || !strings.Contains(all["logistic.svg"], ">measured<") {
+		t.Errorf("--plots svg: %d files; those of the latencies and of the curves must have what was measured", len(all))
+	}
+	if err := os.RemoveAll(folder); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(folder, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := call(exitFailed, "png")
+	if text := p.stderr.text(); !strings.Contains(text, folder) || !strings.Contains(text, "not all plots are") {
+		t.Errorf("the folder is a file; the log:\n%s", text)
+	}
+	want["plots"] = ""
+	if diff := cmp.Diff(want, filesBelow(t, dir)); diff != "" {
+		t.Errorf("the data changes where there are no plots (-want +got):\n%s", diff)
+	}
+}
+
+// TestPlotsThatFail keep neither the others nor the data from being there.
+func TestPlotsThatFail(t *testing.T) {
+	const source = "../../configs/example-data"
+	queries, err := workload.ListModels(source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	loaded, err := workload.LoadInferenceData(source, queries, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &characterize.Data{Dir: t.TempDir()}
+	for i, q := range queries {
+		m := workload.Measured{Spec: workload.DataSpec{ModelLabel: q.ModelLabel}, Traces: loaded.Models[i].Traces, ITL: loaded.Models[i].ITL}
+		m.Logistic = new(workload.LogisticFits)
+		d.Models, d.Points = append(d.Models, m), append(d.Points, nil)
+	}
+	if err := os.MkdirAll(filepath.Join(d.Dir, "plots", "power.png", "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var log strings.Builder
+	pictures := dataPlots{"png", zerolog.New(&log)}
+	if err := pictures.write(t.Context(), d); exitStatus(err) != exitFailed {
+		t.Errorf("status %d, want %d: %v", exitStatus(err), exitFailed, err)
+	}
+	if !strings.Contains(log.String(), "power.png") || strings.Contains(log.String(), "itl.png") {
+		t.Errorf("the log is\n%s", log.String())
+	}
+	if _, err := os.Stat(filepath.Join(d.Dir, "plots", "itl.png")); err != nil {
+		t.Error(err)
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	d.Dir = t.TempDir()
+	if err := pictures.write(ended, d); err == nil || len(filesBelow(t, d.Dir)) > 0 {
+		t.Errorf("%v when it is to end: %d files", err, len(filesBelow(t, d.Dir)))
+	}
+}
+
+// TestLatencyGroups: pictures of latencies have a bounded number of panels.
+func TestLatencyGroups(t *testing.T) {
+	var models []workload.Measured
+	for _, n := range []int{20, 28, 1, 200, 46, 1} {
+		m := workload.Measured{ITL: map[int]workload.ITLMixture{}}
+		for size := range n {
+			m.ITL[size+1] = workload.ITLMixture{}
+		}
+		models = append(models, m)
+	}
+	if diff := cmp.Diff([][]int{{0, 1}, {2, 3, 4}, {5}}, latencyGroups(models)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
 }
 
 // interruptCharacterization begins one of which one point is measured, and ends it in
@@ -168,6 +282,7 @@ func TestCharacterizeRefuses(t *testing.T) {
 		"no time":                {[]string{"--measure-s", "0"}, "--measure-s must be"},
 		"too little steadiness":  {[]string{"--steady-s", "1"}, "want 4s or more"},
 		"no repeat":              {[]string{"--repeats", "0"}, "repeats is 0"},
+		"a picture of its own":   {[]string{"--plots", "pdf"}, "pdf"},
 		"a layout of its own":    {[]string{"--layout", "0.3"}, "0.3"},
 	} {
 		t.Run(name, func(t *testing.T) {
