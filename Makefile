@@ -11,7 +11,7 @@ COUNT    ?= 6
 GENERATED = $(shell git grep -lE '^(//|\#|<!--) Code generated .* DO NOT EDIT')
 
 .NOTPARALLEL:
-.PHONY: check build test bench compare compare-load step-timing stream-load lockstep-speed command-latency interop kills soak siege fmt fmt-check lint vet test-race test-shuffled generated tidy cross no-fma fuzz bench-once soak-short truth package vuln
+.PHONY: check build test bench compare compare-generation compare-load step-timing stream-load lockstep-speed command-latency interop kills soak siege fmt fmt-check lint vet test-race test-shuffled generated tidy cross no-fma fuzz bench-once soak-short truth package vuln
 
 # The gate: everything that must hold before a commit.
 check: fmt-check lint vet test-race truth generated tidy cross no-fma fuzz bench-once soak-short package vuln
@@ -37,6 +37,10 @@ compare:
 # The load generators side by side, likewise; takes two idle cores and 8 minutes.
 compare-load:
 	scripts/compare_loadgen.sh $(ARGS)
+
+# Inference data made by both programs: files, replays and time. ARGS="speed" times.
+compare-generation:
+	scripts/compare_generation.sh $(or $(ARGS),exactness)
 
 # How many steps of a large live run start late, likewise; takes two idle cores and 6 minutes.
 step-timing:

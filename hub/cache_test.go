@@ -10,6 +10,7 @@ import (
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/hub"
+	"github.com/g2g-agent/g2g-agent/hub/hubtest"
 )
 
 // fillCache writes a cache as the Python client has it: snapshots of links to blobs.
@@ -24,7 +25,7 @@ func fillCache(t *testing.T, commit string, files map[string][]byte) (dir string
 	}
 	write(filepath.Join(root, "refs", "main"), []byte(commit))
 	for path, data := range files {
-		blob := filepath.Join(root, "blobs", sha256Of(data))
+		blob := filepath.Join(root, "blobs", hubtest.SHA256(data))
 		link := filepath.Join(root, "snapshots", commit, path)
 		write(blob, data)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(link), 0o777)); err != nil {
@@ -56,7 +57,7 @@ func TestCacheIsUsedFirst(t *testing.T) {
 	if want := filepath.Join(cache, "datasets--ml-energy--benchmark-v3", "snapshots", commitB); dir != want || repo.Commit() != commitB {
 		t.Errorf("the directory is %s of commit %s, want %s", dir, repo.Commit(), want)
 	}
-	if atHub, _ := f.requests(); len(atHub) > 0 {
+	if atHub, _ := f.Requests(); len(atHub) > 0 {
 		t.Errorf("the hub was asked %v", atHub)
 	}
 	if entries, err := os.ReadDir(u.dir); err != nil || len(entries) > 0 {
@@ -68,10 +69,8 @@ func TestCacheIsUsedFirst(t *testing.T) {
 // and what it has is linked beside it, not downloaded again.
 func TestCacheIsCompleted(t *testing.T) {
 	f := newBenchmark(t)
-	f.put(commitB, "runs/llm.parquet", results, true)
-	f.mu.Lock()
-	f.main = commitB
-	f.mu.Unlock()
+	f.Put(commitB, "runs/llm.parquet", results, true)
+	f.Move(commitB)
 	cache := fillCache(t, commitA, map[string][]byte{"runs/llm.parquet": table})
 	u := newUser(t, f, func(cfg *hub.Config) { cfg.CacheDirs = []string{cache} })
 	repo := u.repo(t)
@@ -84,7 +83,7 @@ func TestCacheIsCompleted(t *testing.T) {
 	}
 	wantFile(t, dir, "runs/llm.parquet", table)
 	wantFile(t, dir, "llm/a b/results.json", results)
-	if _, atStore := f.requests(); len(atStore) > 0 {
+	if _, atStore := f.Requests(); len(atStore) > 0 {
 		t.Errorf("downloaded again: %v", atStore)
 	}
 	// The cache is cleaned up: the link leads nowhere, and the file is fetched.
@@ -140,7 +139,7 @@ func TestCacheOfNamedCommit(t *testing.T) {
 	if _, err = repo.Fetch(t.Context(), []string{"runs/llm.parquet"}, nil); !errors.Is(err, hub.ErrRevisionNotFound) {
 		t.Errorf("of another commit: %v", err)
 	}
-	if atHub, atStore := f.requests(); len(atHub) != 1 || len(atStore) > 0 {
+	if atHub, atStore := f.Requests(); len(atHub) != 1 || len(atStore) > 0 {
 		t.Errorf("asked %v %v", atHub, atStore)
 	}
 }
@@ -168,7 +167,7 @@ func TestOffline(t *testing.T) {
 	if _, err = u.repo(t).List(t.Context(), "other"); !errors.Is(err, hub.ErrOffline) {
 		t.Errorf("the error is %v", err)
 	}
-	if atHub, _ := f.requests(); len(atHub) > 0 {
+	if atHub, _ := f.Requests(); len(atHub) > 0 {
 		t.Errorf("the hub was asked %v", atHub)
 	}
 }
@@ -177,7 +176,7 @@ func TestOffline(t *testing.T) {
 // says that the hub cannot be reached, and how often it was tried.
 func TestUnreachable(t *testing.T) {
 	f := newBenchmark(t)
-	f.hub.Close()
+	f.Close()
 	cache := fillCache(t, commitA, map[string][]byte{"runs/llm.parquet": table})
 	u := newUser(t, f, func(cfg *hub.Config) { cfg.CacheDirs = []string{cache} })
 	if files, err := u.repo(t).List(t.Context(), ""); err != nil || len(files) != 1 {
@@ -185,7 +184,7 @@ func TestUnreachable(t *testing.T) {
 	}
 	u = newUser(t, f)
 	_, err := u.repo(t).Fetch(t.Context(), []string{"runs/llm.parquet"}, nil)
-	if !errors.Is(err, hub.ErrUnreachable) || errors.Is(err, datacenter.ErrInvalidInput) || !strings.Contains(err.Error(), f.hub.URL+"/datasets/"+dataset+"/resolve/main/runs/llm.parquet: ") {
+	if !errors.Is(err, hub.ErrUnreachable) || errors.Is(err, datacenter.ErrInvalidInput) || !strings.Contains(err.Error(), f.URL+"/datasets/"+dataset+"/resolve/main/runs/llm.parquet: ") {
 		t.Errorf("the error is %v", err)
 	}
 	if waits := u.waited(); len(waits) != 5 {

@@ -106,7 +106,7 @@ func TestEndpointWithPath(t *testing.T) {
 	if err == nil {
 		t.Fatal("there is no error")
 	}
-	if atHub, _ := f.requests(); atHub[0].path != "/mirror/api/datasets/"+dataset+"/revision/main" {
+	if atHub, _ := f.Requests(); atHub[0].Path != "/mirror/api/datasets/"+dataset+"/revision/main" {
 		t.Errorf("the hub was asked %v", atHub)
 	}
 }

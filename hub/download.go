@@ -244,7 +244,8 @@ func (t *transfer) attempt(ctx context.Context) error {
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, 2*maxQuoted)) // for the message
 		refused := t.repo.refusal(resp, body)
 		// A link into the storage may have expired: the next one is another.
-		if mayPass(ctx, resp, nil) || !c.isHub(resp.Request.URL) {
+		asked, _ := askedWait(resp, time.Now())
+		if mayPass(ctx, resp, nil) || !c.isHub(resp.Request.URL) && asked <= maxWait {
 			return &failure{refused, resp}
 		}
 		return refused

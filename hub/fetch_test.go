@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/g2g-agent/g2g-agent/hub"
+	"github.com/g2g-agent/g2g-agent/hub/hubtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -29,10 +30,10 @@ var (
 )
 
 // newBenchmark is a hub with two files, one of them in LFS.
-func newBenchmark(t *testing.T) *fakeHub {
-	f := newFakeHub(t)
-	f.put(commitA, "runs/llm.parquet", table, true)
-	f.put(commitA, "llm/a b/results.json", results, false)
+func newBenchmark(t *testing.T) *hubtest.Hub {
+	f := hubtest.New(t, dataset)
+	f.Put(commitA, "runs/llm.parquet", table, true)
+	f.Put(commitA, "llm/a b/results.json", results, false)
 	return f
 }
 
@@ -40,7 +41,7 @@ func newBenchmark(t *testing.T) *fakeHub {
 // lie below the commit. Progress ends with all bytes. Nothing else stays.
 func TestFetch(t *testing.T) {
 	f := newBenchmark(t)
-	f.put(commitA, "zero.json", nil, false)
+	f.Put(commitA, "zero.json", nil, false)
 	u := newUser(t, f)
 	var last hub.Progress
 	calls := 0
@@ -66,10 +67,10 @@ func TestFetch(t *testing.T) {
 	if last.DoneBytes != last.TotalBytes || last.DoneFiles != 3 || last.TotalFiles != 3 || calls < 10 {
 		t.Errorf("the last of %d reports of progress is %+v", calls, last)
 	}
-	atHub, _ := f.requests()
+	atHub, _ := f.Requests()
 	for _, request := range atHub {
-		if request.method == http.MethodGet && !strings.Contains(request.path, commitA) {
-			t.Errorf("asked for %s, which is of no certain commit", request.path)
+		if request.Method == http.MethodGet && !strings.Contains(request.Path, commitA) {
+			t.Errorf("asked for %s, which is of no certain commit", request.Path)
 		}
 	}
 	if ref, err := os.ReadFile(u.own("refs", "main")); err != nil || string(ref) != commitA {
@@ -86,16 +87,16 @@ func TestFetchAgainAsksNobody(t *testing.T) {
 	if _, err := newUser(t, f, in).repo(t).Fetch(t.Context(), []string{"runs/llm.parquet"}, nil); err != nil {
 		t.Fatal(err)
 	}
-	f.put(commitB, "runs/llm.parquet", results, true)
-	f.main = commitB
-	f.forget()
+	f.Put(commitB, "runs/llm.parquet", results, true)
+	f.Move(commitB)
+	f.Forget()
 	var last hub.Progress
 	got, err := newUser(t, f, in).repo(t).Fetch(t.Context(), []string{"runs/llm.parquet"}, func(p hub.Progress) { last = p })
 	if err != nil {
 		t.Fatal(err)
 	}
 	wantFile(t, got, "runs/llm.parquet", table)
-	if atHub, atStore := f.requests(); len(atHub)+len(atStore) > 0 {
+	if atHub, atStore := f.Requests(); len(atHub)+len(atStore) > 0 {
 		t.Errorf("asked: %v %v", atHub, atStore)
 	}
 	if last.DoneBytes != int64(len(table)) || last.TotalBytes != last.DoneBytes {
@@ -108,7 +109,7 @@ func TestFetchAgainAsksNobody(t *testing.T) {
 func TestTokenGoesToTheHubAlone(t *testing.T) {
 	f := newBenchmark(t)
 	var requests atomic.Int64
-	f.on(nil, func(w http.ResponseWriter, _ *http.Request) bool {
+	f.On(nil, func(w http.ResponseWriter, _ *http.Request) bool {
 		if requests.Add(1)%2 == 0 {
 			panic(http.ErrAbortHandler)
 		}
@@ -117,22 +118,22 @@ func TestTokenGoesToTheHubAlone(t *testing.T) {
 	})
 	u := newUser(t, f)
 	_, err := u.repo(t).Fetch(t.Context(), []string{"runs/llm.parquet", "llm/a b/results.json"}, nil)
-	atHub, atStore := f.requests()
+	atHub, atStore := f.Requests()
 	for _, request := range atHub {
-		if request.auth != "Bearer "+token {
+		if request.Auth != "Bearer "+token {
 			t.Errorf("the hub got %+v", request)
 		}
 	}
 	for _, request := range atStore {
-		if request.auth != "" {
+		if request.Auth != "" {
 			t.Errorf("the storage got %+v", request)
 		}
 	}
 	if len(atHub) == 0 || len(atStore) == 0 {
 		t.Fatal("nothing was asked")
 	}
-	if err == nil || !strings.Contains(err.Error(), f.storage.URL) || !strings.Contains(u.log.String(), f.storage.URL) {
-		t.Errorf("the error is %v, the log %s; want both to name %s", err, u.log, f.storage.URL)
+	if err == nil || !strings.Contains(err.Error(), f.StorageURL) || !strings.Contains(u.log.String(), f.StorageURL) {
+		t.Errorf("the error is %v, the log %s; want both to name %s", err, u.log, f.StorageURL)
 	}
 	if said := err.Error() + u.log.String(); strings.Contains(said, "SECRET") || strings.Contains(said, "SIGNATURE") {
 		t.Errorf("log and error are %s", said)
@@ -142,7 +143,7 @@ func TestTokenGoesToTheHubAlone(t *testing.T) {
 // A storage that does not answer is named without its link's signature.
 func TestNoSignatureInErrors(t *testing.T) {
 	f := newBenchmark(t)
-	f.on(nil, func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) })
+	f.On(nil, func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) })
 	u := newUser(t, f)
 	_, err := u.repo(t).Fetch(t.Context(), []string{"runs/llm.parquet"}, nil)
 	if !errors.Is(err, hub.ErrUnreachable) || !strings.Contains(err.Error(), "/resolve/"+commitA+"/runs/llm.parquet: ") {
@@ -156,7 +157,7 @@ func TestNoSignatureInErrors(t *testing.T) {
 // A redirect from https to http is not followed, with the token or without.
 func TestNoRedirectToHTTP(t *testing.T) {
 	f := newBenchmark(t)
-	secure := httptest.NewTLSServer(http.HandlerFunc(f.serveHub))
+	secure := httptest.NewTLSServer(http.HandlerFunc(f.ServeHub))
 	t.Cleanup(secure.Close)
 	u := newUser(t, f, func(cfg *hub.Config) {
 		cfg.Endpoint = secure.URL
@@ -164,10 +165,10 @@ func TestNoRedirectToHTTP(t *testing.T) {
 	})
 	t.Cleanup(secure.Client().CloseIdleConnections)
 	_, err := u.repo(t).Fetch(t.Context(), []string{"runs/llm.parquet"}, nil)
-	if !errors.Is(err, hub.ErrAnswer) || !strings.Contains(err.Error(), "from https to "+f.storage.URL) {
+	if !errors.Is(err, hub.ErrAnswer) || !strings.Contains(err.Error(), "from https to "+f.StorageURL) {
 		t.Errorf("the error is %v", err)
 	}
-	if _, atStore := f.requests(); len(atStore) > 0 {
+	if _, atStore := f.Requests(); len(atStore) > 0 {
 		t.Errorf("the storage got %v", atStore)
 	}
 }
@@ -176,9 +177,9 @@ func TestNoRedirectToHTTP(t *testing.T) {
 // token; one back to the hub from elsewhere does not get it again.
 func TestRedirects(t *testing.T) {
 	f := newBenchmark(t)
-	f.on(func(w http.ResponseWriter, r *http.Request) bool {
+	f.On(func(w http.ResponseWriter, r *http.Request) bool {
 		if rest, old := strings.CutPrefix(r.URL.Path, "/datasets/old/name/"); old {
-			http.Redirect(w, r, f.hub.URL+"/datasets/"+dataset+"/"+rest, http.StatusMovedPermanently)
+			http.Redirect(w, r, f.URL+"/datasets/"+dataset+"/"+rest, http.StatusMovedPermanently)
 			return true
 		}
 		if r.URL.Path == "/bounced" {
@@ -187,7 +188,7 @@ func TestRedirects(t *testing.T) {
 		}
 		return false
 	}, func(w http.ResponseWriter, r *http.Request) bool {
-		http.Redirect(w, r, f.hub.URL+"/bounced", http.StatusFound)
+		http.Redirect(w, r, f.URL+"/bounced", http.StatusFound)
 		return true
 	})
 	repo, err := newUser(t, f).Repo("old/name", "main")
@@ -199,9 +200,9 @@ func TestRedirects(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantFile(t, dir, "runs/llm.parquet", table)
-	atHub, _ := f.requests()
+	atHub, _ := f.Requests()
 	for _, request := range atHub {
-		if wants := request.path != "/bounced"; wants != (request.auth != "") {
+		if wants := request.Path != "/bounced"; wants != (request.Auth != "") {
 			t.Errorf("the hub got %+v", request)
 		}
 	}
@@ -215,10 +216,8 @@ func TestPinnedToOneCommit(t *testing.T) {
 	if _, err := repo.List(t.Context(), "runs"); err != nil {
 		t.Fatal(err)
 	}
-	f.put(commitB, "runs/llm.parquet", results, true)
-	f.mu.Lock()
-	f.main = commitB
-	f.mu.Unlock()
+	f.Put(commitB, "runs/llm.parquet", results, true)
+	f.Move(commitB)
 	dir, err := repo.Fetch(t.Context(), []string{"runs/llm.parquet"}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -232,9 +231,9 @@ func TestPinnedToOneCommit(t *testing.T) {
 // A hub that answers with another commit than the one asked for is not believed.
 func TestOtherCommitIsRefused(t *testing.T) {
 	f := newBenchmark(t)
-	f.on(func(w http.ResponseWriter, _ *http.Request) bool {
+	f.On(func(w http.ResponseWriter, _ *http.Request) bool {
 		w.Header().Set("X-Repo-Commit", commitB)
-		w.Header().Set("ETag", `"`+sha256Of(table)+`"`)
+		w.Header().Set("ETag", `"`+hubtest.SHA256(table)+`"`)
 		return true
 	}, nil)
 	repo, err := newUser(t, f).Repo(dataset, commitA)
@@ -250,7 +249,7 @@ func TestOtherCommitIsRefused(t *testing.T) {
 func TestList(t *testing.T) {
 	f := newBenchmark(t)
 	for _, name := range []string{"data/b.parquet", "data/a.parquet", "data/sub/c.parquet"} {
-		f.put(commitA, name, pattern(len(name)), true)
+		f.Put(commitA, name, pattern(len(name)), true)
 	}
 	u := newUser(t, f)
 	files, err := u.repo(t).List(t.Context(), "data")
@@ -269,13 +268,13 @@ func TestList(t *testing.T) {
 // Eight files are under way at once, and never more: while they are asked about, and
 // while they are downloaded.
 func TestParallel(t *testing.T) {
-	f := newFakeHub(t)
+	f := hubtest.New(t, dataset)
 	const files, parallel = 24, 8
 	var names []string
 	for i := range files {
 		name := "f" + string(rune('a'+i))
 		names = append(names, name)
-		f.put(commitA, name, pattern(1000+i), true)
+		f.Put(commitA, name, pattern(1000+i), true)
 	}
 	u := newUser(t, f)
 	// crowd holds whoever comes until there are eight.
@@ -306,7 +305,7 @@ func TestParallel(t *testing.T) {
 		}
 	}
 	asked, sent := crowd(), crowd()
-	f.on(func(_ http.ResponseWriter, r *http.Request) bool {
+	f.On(func(_ http.ResponseWriter, r *http.Request) bool {
 		if r.Method == http.MethodHead {
 			asked()
 		}
@@ -330,7 +329,7 @@ func TestTwoPrograms(t *testing.T) {
 	f := newBenchmark(t)
 	dir := t.TempDir()
 	both := make(chan struct{}, 2)
-	f.on(nil, func(http.ResponseWriter, *http.Request) bool {
+	f.On(nil, func(http.ResponseWriter, *http.Request) bool {
 		// The first is under way while the second arrives: its lock is met.
 		<-both
 		return false
@@ -355,7 +354,7 @@ func TestTwoPrograms(t *testing.T) {
 		})
 	}
 	programs.Wait()
-	if _, atStore := f.requests(); len(atStore) != 1 {
+	if _, atStore := f.Requests(); len(atStore) != 1 {
 		t.Errorf("the storage was asked %v", atStore)
 	}
 }
@@ -372,7 +371,7 @@ func TestDiskFull(t *testing.T) {
 	if !errors.Is(err, hub.ErrDiskFull) || !strings.Contains(err.Error(), "need 3.1 MB more, 1.0 MB are free") || !strings.Contains(err.Error(), dir) {
 		t.Errorf("the error is %v", err)
 	}
-	if _, atStore := f.requests(); len(atStore) > 0 {
+	if _, atStore := f.Requests(); len(atStore) > 0 {
 		t.Errorf("the storage was asked %v", atStore)
 	}
 	room := 1 << 20
@@ -387,10 +386,10 @@ func TestDiskFull(t *testing.T) {
 	if _, err = u.repo(t).Fetch(t.Context(), []string{"runs/llm.parquet"}, nil); !errors.Is(err, hub.ErrDiskFull) {
 		t.Errorf("the error is %v", err)
 	}
-	if parts, want := u.parts(t), map[string]int64{sha256Of(table) + ".part": 1 << 20}; !maps.Equal(parts, want) {
+	if parts, want := u.parts(t), map[string]int64{hubtest.SHA256(table) + ".part": 1 << 20}; !maps.Equal(parts, want) {
 		t.Errorf("the parts are %v, want %v", parts, want)
 	}
-	f.forget()
+	f.Forget()
 	u = newUser(t, f, in)
 	u.SetFree(uint64(len(table) - 1<<20)) // the part is there already
 	got, err := u.repo(t).Fetch(t.Context(), []string{"runs/llm.parquet"}, nil)
@@ -398,7 +397,7 @@ func TestDiskFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantFile(t, got, "runs/llm.parquet", table)
-	if _, atStore := f.requests(); len(atStore) != 1 || atStore[0].ranges != "bytes=1048576-" {
+	if _, atStore := f.Requests(); len(atStore) != 1 || atStore[0].Ranges != "bytes=1048576-" {
 		t.Errorf("the storage was asked %v", atStore)
 	}
 }
@@ -408,7 +407,7 @@ func TestDiskFull(t *testing.T) {
 func TestCancel(t *testing.T) {
 	f := newBenchmark(t)
 	half := len(table) / 2
-	f.on(nil, func(w http.ResponseWriter, r *http.Request) bool {
+	f.On(nil, func(w http.ResponseWriter, r *http.Request) bool {
 		w.Write(table[:half])
 		w.(http.Flusher).Flush()
 		<-r.Context().Done() // nothing more comes
@@ -426,14 +425,14 @@ func TestCancel(t *testing.T) {
 	if !errors.Is(err, why) {
 		t.Errorf("the error is %v, want %v", err, why)
 	}
-	if parts, want := u.parts(t), map[string]int64{sha256Of(table) + ".part": int64(half)}; !maps.Equal(parts, want) {
+	if parts, want := u.parts(t), map[string]int64{hubtest.SHA256(table) + ".part": int64(half)}; !maps.Equal(parts, want) {
 		t.Errorf("the parts are %v, want %v", parts, want)
 	}
 	if _, err := os.Stat(u.own("snapshots", commitA, "runs/llm.parquet")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the file is there: %v", err)
 	}
-	f.on(nil, nil)
-	f.forget()
+	f.On(nil, nil)
+	f.Forget()
 	var first hub.Progress
 	dir, err := repo.Fetch(t.Context(), []string{"runs/llm.parquet"}, func(p hub.Progress) {
 		if first.DoneBytes == 0 {
@@ -444,7 +443,7 @@ func TestCancel(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantFile(t, dir, "runs/llm.parquet", table)
-	if _, atStore := f.requests(); len(atStore) != 1 || atStore[0].ranges == "" {
+	if _, atStore := f.Requests(); len(atStore) != 1 || atStore[0].Ranges == "" {
 		t.Errorf("the storage was asked %v", atStore)
 	}
 	if first.DoneBytes != int64(half) {

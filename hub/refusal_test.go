@@ -10,6 +10,7 @@ import (
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/hub"
+	"github.com/g2g-agent/g2g-agent/hub/hubtest"
 )
 
 // Each way in which the hub refuses has an error of its own, which names the URL and
@@ -44,7 +45,7 @@ func TestRefusals(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newBenchmark(t)
-			f.on(func(w http.ResponseWriter, _ *http.Request) bool { return fail(w, c.status, c.code, c.message) }, nil)
+			f.On(func(w http.ResponseWriter, _ *http.Request) bool { return hubtest.Fail(w, c.status, c.code, c.message) }, nil)
 			u := newUser(t, f, func(cfg *hub.Config) {
 				if c.anonymous {
 					cfg.Token = nil
@@ -66,8 +67,8 @@ func TestRefusals(t *testing.T) {
 				if !errors.As(err, &typed) || !errors.Is(err, c.kind) || errors.Is(err, datacenter.ErrInvalidInput) != c.invalid || typed.Status != c.status {
 					t.Fatalf("the error is %v, want %v with status %d, invalid input %t", err, c.kind, c.status, c.invalid)
 				}
-				for _, want := range append(c.want, f.hub.URL+url+": ") {
-					if want = strings.ReplaceAll(want, "PAGE", f.hub.URL+"/datasets/"+dataset); !strings.Contains(err.Error(), want) {
+				for _, want := range append(c.want, f.URL+url+": ") {
+					if want = strings.ReplaceAll(want, "PAGE", f.URL+"/datasets/"+dataset); !strings.Contains(err.Error(), want) {
 						t.Errorf("the error is %v; want it with %s", err, want)
 					}
 				}
@@ -102,13 +103,13 @@ func TestRetries(t *testing.T) {
 			t.Run(name+" "+method, func(t *testing.T) {
 				f := newBenchmark(t)
 				var requests atomic.Int64
-				f.on(func(w http.ResponseWriter, r *http.Request) bool {
+				f.On(func(w http.ResponseWriter, r *http.Request) bool {
 					if r.Method != method {
 						return false
 					}
 					requests.Add(1)
 					w.Header().Set(c.header, c.value)
-					return fail(w, c.status, "", "no")
+					return hubtest.Fail(w, c.status, "", "no")
 				}, nil)
 				u := newUser(t, f)
 				if _, err := u.repo(t).Fetch(t.Context(), []string{"runs/llm.parquet"}, nil); err == nil {
@@ -141,15 +142,15 @@ func TestFaultsThatPass(t *testing.T) {
 	faulty := func(w http.ResponseWriter, _ *http.Request) bool {
 		switch requests.Add(1) % 4 {
 		case 1:
-			return fail(w, http.StatusServiceUnavailable, "", "busy")
+			return hubtest.Fail(w, http.StatusServiceUnavailable, "", "busy")
 		case 2:
 			panic(http.ErrAbortHandler) // no answer at all
 		case 3:
-			return cut(w, http.StatusOK, []byte(`[{"type": "file"`), 5)
+			return hubtest.Cut(w, http.StatusOK, []byte(`[{"type": "file"`), 5)
 		}
 		return false
 	}
-	f.on(faulty, faulty)
+	f.On(faulty, faulty)
 	repo := newUser(t, f).repo(t)
 	files, err := repo.List(t.Context(), "runs")
 	if err != nil || len(files) != 1 {
@@ -205,19 +206,19 @@ func TestListingsNotBelieved(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newBenchmark(t)
-			f.on(func(w http.ResponseWriter, r *http.Request) bool {
+			f.On(func(w http.ResponseWriter, r *http.Request) bool {
 				if !strings.Contains(r.URL.Path, "/tree/") {
 					return false
 				}
-				w.Header().Set("Link", strings.ReplaceAll(c.link, "STORAGE", f.storage.URL))
+				w.Header().Set("Link", strings.ReplaceAll(c.link, "STORAGE", f.StorageURL))
 				w.Write([]byte(c.body))
 				return true
 			}, nil)
 			_, err := newUser(t, f).repo(t).List(t.Context(), "")
-			if want := strings.ReplaceAll(c.want, "STORAGE", f.storage.URL); err == nil || !strings.Contains(err.Error(), want) {
+			if want := strings.ReplaceAll(c.want, "STORAGE", f.StorageURL); err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("the error is %v, want it with %s", err, want)
 			}
-			if _, atStore := f.requests(); len(atStore) > 0 {
+			if _, atStore := f.Requests(); len(atStore) > 0 {
 				t.Errorf("the storage got %v", atStore)
 			}
 		})
@@ -227,23 +228,23 @@ func TestListingsNotBelieved(t *testing.T) {
 // The API does not redirect to another host.
 func TestAPIRedirect(t *testing.T) {
 	f := newBenchmark(t)
-	f.on(func(w http.ResponseWriter, r *http.Request) bool {
-		http.Redirect(w, r, f.storage.URL+"/login?secret=SIGNATURE", http.StatusFound)
+	f.On(func(w http.ResponseWriter, r *http.Request) bool {
+		http.Redirect(w, r, f.StorageURL+"/login?secret=SIGNATURE", http.StatusFound)
 		return true
 	}, nil)
 	_, err := newUser(t, f).repo(t).List(t.Context(), "")
-	if !errors.Is(err, hub.ErrAnswer) || !strings.Contains(err.Error(), f.storage.URL+"/login") || strings.Contains(err.Error(), "SIGNATURE") {
+	if !errors.Is(err, hub.ErrAnswer) || !strings.Contains(err.Error(), f.StorageURL+"/login") || strings.Contains(err.Error(), "SIGNATURE") {
 		t.Errorf("the error is %v", err)
 	}
 	// One that leads in a circle ends.
-	f.on(func(w http.ResponseWriter, r *http.Request) bool {
+	f.On(func(w http.ResponseWriter, r *http.Request) bool {
 		http.Redirect(w, r, r.URL.Path, http.StatusFound)
 		return true
 	}, nil)
 	if _, err = newUser(t, f).repo(t).List(t.Context(), ""); !errors.Is(err, hub.ErrAnswer) || !strings.Contains(err.Error(), "more than 5 times") {
 		t.Errorf("the error is %v", err)
 	}
-	if _, atStore := f.requests(); len(atStore) > 0 {
+	if _, atStore := f.Requests(); len(atStore) > 0 {
 		t.Errorf("the storage got %v", atStore)
 	}
 }
@@ -292,7 +293,7 @@ func TestInputs(t *testing.T) {
 	if _, err := u.repo(t).Fetch(t.Context(), nil, nil); !errors.Is(err, datacenter.ErrInvalidInput) {
 		t.Errorf("no files: %v", err)
 	}
-	if atHub, _ := f.requests(); len(atHub) > 0 {
+	if atHub, _ := f.Requests(); len(atHub) > 0 {
 		t.Errorf("the hub was asked %v", atHub)
 	}
 	for _, revision := range []string{"refs/convert/parquet", "v1.0", commitA} {
@@ -300,8 +301,8 @@ func TestInputs(t *testing.T) {
 			t.Errorf("the revision %s: %v", revision, err)
 		}
 	}
-	f.on(func(w http.ResponseWriter, r *http.Request) bool {
-		return fail(w, http.StatusNotFound, "RevisionNotFound", r.URL.EscapedPath())
+	f.On(func(w http.ResponseWriter, r *http.Request) bool {
+		return hubtest.Fail(w, http.StatusNotFound, "RevisionNotFound", r.URL.EscapedPath())
 	}, nil)
 	repo, err := u.Repo(dataset, "refs/convert/parquet")
 	if err != nil {

@@ -17,23 +17,15 @@ import (
 	"time"
 
 	"github.com/g2g-agent/g2g-agent/hub"
+	"github.com/g2g-agent/g2g-agent/hub/hubtest"
 )
 
 // leavePart leaves the start of a download.
 func (u *user) leavePart(t *testing.T, of, data []byte) {
 	t.Helper()
-	if err := errors.Join(os.MkdirAll(u.own("parts"), 0o777), os.WriteFile(u.own("parts", sha256Of(of)+".part"), data, 0o666)); err != nil {
+	if err := errors.Join(os.MkdirAll(u.own("parts"), 0o777), os.WriteFile(u.own("parts", hubtest.SHA256(of)+".part"), data, 0o666)); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// cut sends the header of a whole answer and breaks the connection after some bytes.
-func cut(w http.ResponseWriter, status int, data []byte, after int) bool {
-	w.Header().Set("Content-Length", strconv.Itoa(len(data)))
-	w.WriteHeader(status)
-	w.Write(data[:after])
-	w.(http.Flusher).Flush()
-	panic(http.ErrAbortHandler)
 }
 
 // A part is continued where it ends, whatever the storage does with the range that is
@@ -64,7 +56,7 @@ func TestRange(t *testing.T) {
 		"200":             {func(w http.ResponseWriter, _ *http.Request) bool { w.Write(table); return true }, 1, ""},
 		"200, cut once": {func(w http.ResponseWriter, r *http.Request) bool {
 			if r.Header.Get("Range") == fmt.Sprintf("bytes=%d-", half) {
-				return cut(w, http.StatusOK, table, half-7)
+				return hubtest.Cut(w, http.StatusOK, table, half-7)
 			}
 			return false
 		}, 2, "ends after|unexpected EOF"},
@@ -81,7 +73,7 @@ func TestRange(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newBenchmark(t)
-			f.on(nil, c.answer)
+			f.On(nil, c.answer)
 			u := newUser(t, f)
 			u.leavePart(t, table, table[:half])
 			var last hub.Progress
@@ -90,8 +82,8 @@ func TestRange(t *testing.T) {
 				t.Fatal(err)
 			}
 			wantFile(t, dir, "runs/llm.parquet", table)
-			_, atStore := f.requests()
-			if len(atStore) != c.requests || atStore[0].ranges != fmt.Sprintf("bytes=%d-", half) {
+			_, atStore := f.Requests()
+			if len(atStore) != c.requests || atStore[0].Ranges != fmt.Sprintf("bytes=%d-", half) {
 				t.Errorf("the storage was asked %v, want %d times", atStore, c.requests)
 			}
 			if !regexp.MustCompile(c.log).MatchString(u.log.String()) {
@@ -128,7 +120,7 @@ func TestParts(t *testing.T) {
 				t.Fatal(err)
 			}
 			wantFile(t, dir, "runs/llm.parquet", table)
-			if _, atStore := f.requests(); len(atStore) != c.requests {
+			if _, atStore := f.Requests(); len(atStore) != c.requests {
 				t.Errorf("the storage was asked %v, want %d times", atStore, c.requests)
 			}
 		})
@@ -145,7 +137,7 @@ func TestPartOfAnotherVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantFile(t, dir, "runs/llm.parquet", table)
-	if _, atStore := f.requests(); len(atStore) != 1 || atStore[0].ranges != "" {
+	if _, atStore := f.Requests(); len(atStore) != 1 || atStore[0].Ranges != "" {
 		t.Errorf("the storage was asked %v", atStore)
 	}
 }
@@ -155,7 +147,7 @@ func TestPartOfAnotherVersion(t *testing.T) {
 func TestCutConnections(t *testing.T) {
 	f := newBenchmark(t)
 	var requests atomic.Int64
-	f.on(nil, func(w http.ResponseWriter, r *http.Request) bool {
+	f.On(nil, func(w http.ResponseWriter, r *http.Request) bool {
 		if requests.Add(1) > 5 {
 			return false
 		}
@@ -166,7 +158,7 @@ func TestCutConnections(t *testing.T) {
 		if from == 0 {
 			status = http.StatusOK
 		}
-		return cut(w, status, table[from:], 1000)
+		return hubtest.Cut(w, status, table[from:], 1000)
 	})
 	u := newUser(t, f)
 	dir, err := u.repo(t).Fetch(t.Context(), []string{"runs/llm.parquet"}, nil)
@@ -174,22 +166,22 @@ func TestCutConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantFile(t, dir, "runs/llm.parquet", table)
-	_, atStore := f.requests()
-	if len(atStore) != 6 || atStore[5].ranges != "bytes=5000-" {
+	_, atStore := f.Requests()
+	if len(atStore) != 6 || atStore[5].Ranges != "bytes=5000-" {
 		t.Errorf("the storage was asked %v", atStore)
 	}
 
 	requests.Store(-1000)
 	u = newUser(t, f)
-	f.forget()
+	f.Forget()
 	_, err = u.repo(t).Fetch(t.Context(), []string{"runs/llm.parquet"}, nil)
-	if !errors.Is(err, hub.ErrUnreachable) || !strings.Contains(err.Error(), f.storage.URL) {
+	if !errors.Is(err, hub.ErrUnreachable) || !strings.Contains(err.Error(), f.StorageURL) {
 		t.Errorf("the error is %v", err)
 	}
-	if _, atStore = f.requests(); len(atStore) != 6 {
+	if _, atStore = f.Requests(); len(atStore) != 6 {
 		t.Errorf("the storage was asked %d times, want 6", len(atStore))
 	}
-	if parts, want := u.parts(t), map[string]int64{sha256Of(table) + ".part": 6000}; !maps.Equal(parts, want) {
+	if parts, want := u.parts(t), map[string]int64{hubtest.SHA256(table) + ".part": 6000}; !maps.Equal(parts, want) {
 		t.Errorf("the parts are %v, want %v", parts, want)
 	}
 }
@@ -198,11 +190,13 @@ func TestCutConnections(t *testing.T) {
 // further attempts, though each brings more than nothing.
 func TestCutAndNoRanges(t *testing.T) {
 	f := newBenchmark(t)
-	f.on(nil, func(w http.ResponseWriter, _ *http.Request) bool { return cut(w, http.StatusOK, table, len(table)-1) })
+	f.On(nil, func(w http.ResponseWriter, _ *http.Request) bool {
+		return hubtest.Cut(w, http.StatusOK, table, len(table)-1)
+	})
 	if _, err := newUser(t, f).repo(t).Fetch(t.Context(), []string{"runs/llm.parquet"}, nil); !errors.Is(err, hub.ErrUnreachable) {
 		t.Errorf("the error is %v", err)
 	}
-	if _, atStore := f.requests(); len(atStore) > 7 {
+	if _, atStore := f.Requests(); len(atStore) > 7 {
 		t.Errorf("the storage was asked %d times", len(atStore))
 	}
 }
@@ -211,7 +205,7 @@ func TestCutAndNoRanges(t *testing.T) {
 func TestExpiredLink(t *testing.T) {
 	f := newBenchmark(t)
 	var requests atomic.Int64
-	f.on(nil, func(w http.ResponseWriter, _ *http.Request) bool {
+	f.On(nil, func(w http.ResponseWriter, _ *http.Request) bool {
 		if requests.Add(1) > 1 {
 			return false
 		}
@@ -263,9 +257,9 @@ func TestWrongBytes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newBenchmark(t)
-			f.on(nil, c.answer)
+			f.On(nil, c.answer)
 			if name == "git" {
-				f.on(c.answer, nil)
+				f.On(c.answer, nil)
 			}
 			u := newUser(t, f)
 			_, err := u.repo(t).Fetch(t.Context(), []string{c.path}, nil)
@@ -286,7 +280,7 @@ func TestWrongBytes(t *testing.T) {
 
 // What the hub says of a file must be what it needs to be verified.
 func TestMetadata(t *testing.T) {
-	good := map[string]string{"X-Repo-Commit": commitA, "ETag": `"` + blobOf(results) + `"`, "Content-Length": strconv.Itoa(len(results))}
+	good := map[string]string{"X-Repo-Commit": commitA, "ETag": `"` + hubtest.Blob(results) + `"`, "Content-Length": strconv.Itoa(len(results))}
 	for name, c := range map[string]struct{ header, value, want string }{
 		"no commit":   {"X-Repo-Commit", "", "X-Repo-Commit"},
 		"bad commit":  {"X-Repo-Commit", "../../etc", `"../../etc"`},
@@ -296,7 +290,7 @@ func TestMetadata(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newBenchmark(t)
-			f.on(func(w http.ResponseWriter, _ *http.Request) bool {
+			f.On(func(w http.ResponseWriter, _ *http.Request) bool {
 				for header, value := range good {
 					w.Header().Set(header, value)
 				}
@@ -312,7 +306,7 @@ func TestMetadata(t *testing.T) {
 	}
 	// A weak tag, as proxies make it, has the same checksum in it.
 	f := newBenchmark(t)
-	f.on(func(w http.ResponseWriter, _ *http.Request) bool {
+	f.On(func(w http.ResponseWriter, _ *http.Request) bool {
 		for header, value := range good {
 			w.Header().Set(header, value)
 		}
@@ -331,7 +325,7 @@ func TestMetadata(t *testing.T) {
 func TestStalled(t *testing.T) {
 	f := newBenchmark(t)
 	var requests atomic.Int64
-	f.on(nil, func(w http.ResponseWriter, r *http.Request) bool {
+	f.On(nil, func(w http.ResponseWriter, r *http.Request) bool {
 		switch requests.Add(1) {
 		case 1: // no answer
 		case 2: // no bytes
@@ -378,7 +372,7 @@ func TestKilled(t *testing.T) {
 		t.Fatal("still alive:", err)
 	}
 	f := newBenchmark(t)
-	f.on(nil, func(w http.ResponseWriter, r *http.Request) bool {
+	f.On(nil, func(w http.ResponseWriter, r *http.Request) bool {
 		w.Write(table[:half])
 		w.(http.Flusher).Flush()
 		<-r.Context().Done()
@@ -386,7 +380,7 @@ func TestKilled(t *testing.T) {
 	})
 	u := newUser(t, f)
 	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKilled$")
-	child.Env = append(os.Environ(), inChild+"="+f.hub.URL, "G2GTEST_HUB_DIR="+u.dir)
+	child.Env = append(os.Environ(), inChild+"="+f.URL, "G2GTEST_HUB_DIR="+u.dir)
 	out, err := child.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -401,14 +395,14 @@ func TestKilled(t *testing.T) {
 		t.Error(err)
 	}
 	_ = child.Wait() // that it was killed is no news
-	f.on(nil, nil)
-	f.forget()
+	f.On(nil, nil)
+	f.Forget()
 	dir, err := u.repo(t).Fetch(t.Context(), []string{"runs/llm.parquet"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	wantFile(t, dir, "runs/llm.parquet", table)
-	if _, atStore := f.requests(); len(atStore) != 1 || atStore[0].ranges != fmt.Sprintf("bytes=%d-", half) {
+	if _, atStore := f.Requests(); len(atStore) != 1 || atStore[0].Ranges != fmt.Sprintf("bytes=%d-", half) {
 		t.Errorf("the storage was asked %v", atStore)
 	}
 	if waits := u.waited(); len(waits) > 0 {

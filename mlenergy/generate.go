@@ -42,7 +42,11 @@ func (g *Generator) Generate(ctx context.Context, selections []*Selection, emit 
 	for _, j := range jobs {
 		for _, group := range j.groups {
 			for i := range group.runs {
-				files = append(files, group.runs[i].ResultsPath)
+				run := &group.runs[i]
+				if !staysBelow(run.ResultsPath) { // before a source is asked for it
+					return errorAt(run.File, "row %d, column results_path: the path %s leads out of the directory", run.Row, quote(run.ResultsPath))
+				}
+				files = append(files, run.ResultsPath)
 			}
 		}
 	}

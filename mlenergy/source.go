@@ -35,10 +35,16 @@ func errorAt(file, format string, args ...any) error {
 	return fmt.Errorf("%w: %s: %w", datacenter.ErrInvalidInput, excerpt.Printable(file, 4*maxQuoted), fmt.Errorf(format, args...))
 }
 
+// staysBelow reports whether a path leads to something below the directory that it is
+// joined to.
+func staysBelow(path string) bool {
+	return filepath.IsLocal(filepath.FromSlash(path)) && !strings.Contains(path, `\`)
+}
+
 // openFile opens a file below dir. Its name must not lead out of it; a symbolic link
 // may, as in a cache of the Hugging Face hub, where all files are links.
 func openFile(dir, name string) (*os.File, string, error) {
-	if !filepath.IsLocal(filepath.FromSlash(name)) || strings.Contains(name, `\`) {
+	if !staysBelow(name) {
 		return nil, "", errorAt(dir, "the path %s leads out of the directory", quote(name))
 	}
 	path := filepath.Join(dir, filepath.FromSlash(name))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"os/signal"
 	"slices"
 	"strings"
@@ -12,8 +11,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"golang.org/x/term"
 
 	"github.com/g2g-agent/g2g-agent/agent"
 	"github.com/g2g-agent/g2g-agent/characterize"
@@ -55,15 +52,15 @@ func (cmd characterizeCmd) Run(ctx context.Context, term terminal) error {
 	if c.Models, err = cmd.choose(c.Models); err != nil {
 		return fmt.Errorf("%s: %w", cmd.Config, err)
 	}
-	line := newStatusLine(term.stderr)
-	log := line.log(c.Log, term.stderr)
+	line := newProgressLine(term.stderr)
+	log := line.log(c.Log)
 	defer line.end()
 	defer log.end()
 	cfg, err := cmd.setUp(c, term, log)
 	if err != nil {
 		return fmt.Errorf("%s: %w", cmd.Config, err)
 	}
-	cfg.OnProgress = line.show
+	cfg.OnProgress = line.update
 	if cmd.Plots != noPlots {
 		pictures := dataPlots{cmd.Plots, log.Logger}
 		cfg.OnData = func(d *characterize.Data) error { return pictures.write(ctx, d) }
@@ -176,40 +173,25 @@ func (cmd characterizeCmd) spec(m *config.Model) workload.DataSpec {
 	}
 }
 
-// statusLine is a line at the bottom of a terminal that tells how far it is, with the
-// log above it. On anything but a terminal it writes nothing. Only its own goroutine,
-// and that of the log, wait for the terminal.
-type statusLine struct {
-	w     io.Writer // nil: not a terminal
-	width func() int
-	text  atomic.Pointer[string]
-
-	mu    sync.Mutex // of the terminal
-	shown string
+// progressLine is a status line that a goroutine of its own draws: whoever makes
+// progress must not wait for the terminal.
+type progressLine struct {
+	*statusLine
+	text atomic.Pointer[string]
 	// end takes the line off the terminal for good; calls after the first do nothing.
 	end func()
 }
 
-func newStatusLine(w io.Writer) *statusLine {
-	l := &statusLine{end: func() {}}
-	f, _ := w.(*os.File)
-	if !isTerminal(w) {
-		return l
+func newProgressLine(w io.Writer) *progressLine {
+	l := &progressLine{statusLine: newStatusLine(w), end: func() {}}
+	if l.columns != nil {
+		l.start()
 	}
-	l.w = w
-	l.width = func() int {
-		width, _, err := term.GetSize(int(f.Fd()))
-		if err != nil || width <= 0 {
-			return 100
-		}
-		return width
-	}
-	l.start()
 	return l
 }
 
 // start starts the goroutine that draws.
-func (l *statusLine) start() {
+func (l *progressLine) start() {
 	ending, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -218,11 +200,11 @@ func (l *statusLine) start() {
 		for {
 			select {
 			case <-ending:
-				l.draw("")
+				l.clear()
 				return
 			case <-ticker.C:
 				if text := l.text.Load(); text != nil {
-					l.draw(cut(*text, l.width()-1))
+					l.show(func(time.Time) string { return *text })
 				}
 			}
 		}
@@ -233,44 +215,18 @@ func (l *statusLine) start() {
 	})
 }
 
-func (l *statusLine) draw(text string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if text != l.shown {
-		l.shown = text
-		fmt.Fprint(l.w, "\r\x1b[K"+text)
-	}
-}
-
-// Write writes what comes above the line.
-func (l *statusLine) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.shown != "" {
-		fmt.Fprint(l.w, "\r\x1b[K")
-	}
-	n, err := l.w.Write(p)
-	fmt.Fprint(l.w, l.shown)
-	return n, err
-}
-
-// log is a log above the line, or to w where there is none.
-func (l *statusLine) log(c config.Log, w io.Writer) liveLog {
-	if l.w == nil {
-		return newLiveLogger(c, w)
-	}
-	if c.Format == "auto" {
+// log is a log above the line.
+func (l *progressLine) log(c config.Log) liveLog {
+	if l.columns != nil && c.Format == "auto" {
 		c.Format = "console"
 	}
 	return newLiveLogger(c, l)
 }
 
-// show shows how far it is.
-func (l *statusLine) show(p characterize.Progress) {
-	if l.w != nil {
-		text := progressText(p)
-		l.text.Store(&text)
-	}
+// update is what the line says from now on.
+func (l *progressLine) update(p characterize.Progress) {
+	text := progressText(p)
+	l.text.Store(&text)
 }
 
 // progressText tells how far it is, in one line.

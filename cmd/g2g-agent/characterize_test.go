@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"io/fs"
 	"maps"
 	"net/http"
 	"os"
@@ -44,25 +43,6 @@ func (h *simHost) commandedBatchSize(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return truth.MaxNumSeqs
-}
-
-// filesBelow are all files below a folder, by their relative names.
-func filesBelow(t *testing.T, dir string) map[string]string {
-	t.Helper()
-	all := map[string]string{}
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		raw, err := os.ReadFile(path)
-		name, _ := filepath.Rel(dir, path)
-		all[filepath.ToSlash(name)] = string(raw)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return all
 }
 
 // TestCharacterizeOutlivesKill9: a characterization that is killed goes on from where it
@@ -299,20 +279,8 @@ func TestCharacterizeRefuses(t *testing.T) {
 	}
 }
 
-// TestStatusLine: the log comes above the line, which is gone in the end.
-func TestStatusLine(t *testing.T) {
-	var screen strings.Builder
-	l := &statusLine{w: &screen}
-	l.draw("1/2 points")
-	if _, err := l.Write([]byte("a line of the log\n")); err != nil {
-		t.Fatal(err)
-	}
-	l.draw("1/2 points")
-	l.draw("")
-	const wipe = "\r\x1b[K"
-	if want := wipe + "1/2 points" + wipe + "a line of the log\n" + "1/2 points" + wipe; screen.String() != want {
-		t.Errorf("the screen got %q, want %q", screen.String(), want)
-	}
+// TestProgressText: how far it is, in one line.
+func TestProgressText(t *testing.T) {
 	text := progressText(characterize.Progress{Done: 1, Wanted: 6, Left: 95 * time.Second, Models: []characterize.ModelProgress{
 		{ModelLabel: "a", BatchSize: 8, Phase: characterize.PhaseSettling}, {ModelLabel: "b", BatchSize: 16, Phase: characterize.PhaseMeasuring, MeasuredS: 20, MeasureS: 60},
 	}})

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/g2g-agent/g2g-agent/config"
@@ -24,7 +23,8 @@ import (
 // inferenceDataCmd makes what OpenG2G's InferenceData.ensure and
 // LogisticModelStore.ensure do.
 type inferenceDataCmd struct {
-	Data      string   `required:"" placeholder:"DIR" help:"Compiled ML.ENERGY benchmark directory: it has runs/llm.parquet."`
+	Data      string   `placeholder:"DIR" help:"Compiled ML.ENERGY benchmark directory: it has runs/llm.parquet. Default: what is needed of ml-energy/benchmark-v3 on the Hugging Face hub."`
+	Revision  string   `placeholder:"NAME" help:"Branch, tag or commit of the hub's data set. Default: main."`
 	Specs     string   `required:"" placeholder:"FILE" help:"What to make: a config, of which the models count, or a list of OpenG2G's model specs (JSON or YAML)."`
 	Out       string   `required:"" placeholder:"DIR" help:"OpenG2G data directory to write. What is there and complete stays."`
 	Layout    string   `default:"0.2" enum:"0.2,0.1" help:"Layout of the directory: OpenG2G 0.2's, or 0.1's."`
@@ -38,28 +38,27 @@ func (cmd inferenceDataCmd) Run(ctx context.Context, term terminal) error {
 	if err != nil {
 		return err
 	}
-	log := newLogger(config.Default().Log, term.stderr)
+	line := newStatusLine(term.stderr)
+	defer line.clear()
+	log := line.logger()
 	warn := func(w string) { log.Warn().Msg(w) }
 	if specs, err = cmd.filter(specs, warn); err != nil {
 		return err
 	}
-	source, err := openBenchmark(cmd.Data)
+	source, end, err := cmd.openBenchmark(term.environ, line)
 	if err != nil {
 		return err
 	}
-	shown := newCountProgress(term.stderr, "runs")
-	defer shown.clear()
-	generator := mlenergy.Generator{Source: source, Progress: shown.update}
+	defer end()
+	generator := mlenergy.Generator{Source: source, Progress: countProgress(line, "runs")}
 	to := mlenergy.Destination{
 		Dir: cmd.Out, Layout: workload.Layout(cmd.Layout), Force: cmd.Force,
 		Write: workload.WriteOptions{WrittenAt: time.Now(), AgentVersion: version},
 	}
-	done, err := generator.Ensure(ctx, to, specs, func(w string) {
-		shown.clear()
-		warn(w)
-	})
-	shown.clear()
-	if ctx.Err() != nil && err != nil {
+	done, err := generator.Ensure(ctx, to, specs, warn)
+	line.clear()
+	var download *interruptedDownload
+	if ctx.Err() != nil && err != nil && !errors.As(err, &download) {
 		return errors.New("interrupted; what is complete was kept, and the same command goes on with the rest")
 	}
 	if err != nil {
@@ -68,16 +67,29 @@ func (cmd inferenceDataCmd) Run(ctx context.Context, term terminal) error {
 	return cmd.print(term.stdout, to, specs, done)
 }
 
-// openBenchmark is where the benchmark's files come from.
-func openBenchmark(data string) (mlenergy.Source, error) {
-	info, err := os.Stat(data)
+// benchmark is the data set of the hub that OpenG2G takes.
+const benchmark = "ml-energy/benchmark-v3"
+
+// openBenchmark is where the benchmark's files come from, until end is called.
+func (cmd inferenceDataCmd) openBenchmark(environ []string, line *statusLine) (source mlenergy.Source, end func(), err error) {
+	if cmd.Data == "" {
+		data, err := openHub(environ, line, benchmark, cmd.Revision)
+		if err != nil {
+			return nil, nil, err
+		}
+		return data, data.close, nil
+	}
+	if cmd.Revision != "" {
+		return nil, nil, invalidf("--revision is one of the hub's data set: want either it or --data")
+	}
+	info, err := os.Stat(cmd.Data)
 	if err != nil {
-		return nil, invalidf("--data: %w", err)
+		return nil, nil, invalidf("--data: %w", err)
 	}
 	if !info.IsDir() {
-		return nil, invalidf("--data: %s is not a directory", data)
+		return nil, nil, invalidf("--data: %s is not a directory", cmd.Data)
 	}
-	return mlenergy.Directory(data), nil
+	return mlenergy.Directory(cmd.Data), func() {}, nil
 }
 
 // print tells where the data of each model is.
@@ -246,43 +258,22 @@ func dataSpec(m *config.Model, path string) (workload.DataSpec, error) {
 	return s, errors.Join(problems...)
 }
 
-// countProgress is a line on a terminal that tells how many of something are done. It
-// may be used by several goroutines.
-type countProgress struct {
-	w     io.Writer // nil: not a terminal
-	what  string
-	began time.Time
-
-	mu       sync.Mutex
-	shownAt  time.Time
-	anything bool
-}
-
-func newCountProgress(w io.Writer, what string) *countProgress {
-	p := &countProgress{what: what, began: time.Now()}
-	if isTerminal(w) {
-		p.w = w
-	}
-	return p
-}
-
-func (p *countProgress) update(done, total int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	now := time.Now()
-	if p.w == nil || total == 0 || now.Sub(p.shownAt) < progressEvery {
-		return
-	}
-	p.shownAt, p.anything = now, true
-	left := time.Duration(float64(now.Sub(p.began)) / float64(done) * float64(total-done))
-	fmt.Fprintf(p.w, "\r\x1b[K%d/%d %s (%d %%)  %s left", done, total, p.what, 100*done/total, left.Round(time.Second))
-}
-
-func (p *countProgress) clear() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.anything {
-		p.anything = false
-		fmt.Fprint(p.w, "\r\x1b[K")
+// countProgress shows how many of something are done. How long the first ones took is
+// not known: time is taken from the first call on.
+func countProgress(line *statusLine, what string) func(done, total int) {
+	var began time.Time
+	first := 0
+	return func(done, total int) {
+		if began.IsZero() {
+			began, first = time.Now(), done
+		}
+		line.show(func(now time.Time) string {
+			text := fmt.Sprintf("%d/%d %s (%d %%)", done, total, what, 100*done/total)
+			if done > first {
+				left := time.Duration(float64(now.Sub(began)) / float64(done-first) * float64(total-done))
+				text += fmt.Sprintf("  %s left", left.Round(time.Second))
+			}
+			return text
+		})
 	}
 }

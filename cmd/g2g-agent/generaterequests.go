@@ -21,7 +21,8 @@ type requestsCmd struct {
 	Out                 string   `placeholder:"DIR" help:"Directory to make, with a file LABEL.jsonl for each model. Default: live.requests_dir of the config. One that is there is used as it is."`
 	Force               bool     `help:"Make the models' files anew if the directory is there."`
 	Dataset             string   `placeholder:"NAME" help:"lm-arena-chat (default) or gpqa."`
-	Data                string   `placeholder:"PATH" help:"Local copy of the data set: its directory, or the file."`
+	Data                string   `placeholder:"PATH" help:"Local copy of the data set: its directory, or the file. Default: what is needed of it on the Hugging Face hub."`
+	Revision            string   `placeholder:"NAME" help:"Branch, tag or commit of the hub's data set. Default: main."`
 	Prompts             string   `placeholder:"FILE" help:"Prompts of your own in place of a data set: .jsonl (a text, {prompt} or {messages} a line), .csv, or a line of text each."`
 	Column              string   `default:"prompt" placeholder:"NAME" help:"Column of a CSV file of prompts."`
 	Config              string   `placeholder:"FILE" help:"Config whose models are asked, with their request_extra_body."`
@@ -53,7 +54,9 @@ func (cmd requestsCmd) Run(ctx context.Context, term terminal) error {
 		fmt.Fprintf(term.stdout, "%s is there already and used as it is; --force makes it anew\n", out)
 		return nil
 	}
-	source, name, err := cmd.source(ctx)
+	line := newStatusLine(term.stderr)
+	defer line.clear()
+	source, name, err := cmd.source(term.environ, line)
 	if err != nil {
 		return err
 	}
@@ -72,7 +75,10 @@ func (cmd requestsCmd) Run(ctx context.Context, term terminal) error {
 }
 
 // source opens what the prompts come from, and names it.
-func (cmd requestsCmd) source(ctx context.Context) (source requests.Source, name string, err error) {
+func (cmd requestsCmd) source(environ []string, line *statusLine) (source requests.Source, name string, err error) {
+	if cmd.Revision != "" && (cmd.Prompts != "" || cmd.Data != "") {
+		return nil, "", invalidf("--revision is one of the hub's data set: want either it, or --data or --prompts")
+	}
 	if cmd.Prompts != "" {
 		if cmd.Dataset != "" || cmd.Data != "" {
 			return nil, "", invalidf("--prompts takes the place of a data set: want either it, or --dataset and --data")
@@ -92,21 +98,11 @@ func (cmd requestsCmd) source(ctx context.Context) (source requests.Source, name
 		}
 		return nil, "", invalidf("--dataset %s: unknown, want %s", excerpt.Quote(cmd.Dataset, maxQuoted), strings.Join(names, " or "))
 	}
-	dir, err := cmd.datasetDir(ctx, sets[i])
-	if err != nil {
-		return nil, "", err
-	}
-	source, err = sets[i].Open(dir)
-	return source, sets[i].Name, err
-}
-
-// datasetDir returns where a data set is on this machine.
-func (cmd requestsCmd) datasetDir(_ context.Context, set requests.Dataset) (string, error) {
 	if cmd.Data == "" {
-		return "", invalidf("--data PATH is missing: a local copy of %s (%s) of the Hugging Face hub; --prompts FILE takes prompts of your own",
-			set.Repository, strings.Join(set.Files, ", "))
+		return hubPrompts{sets[i], cmd.Revision, environ, line}, sets[i].Name, nil
 	}
-	return cmd.Data, nil
+	source, err = sets[i].Open(cmd.Data)
+	return source, sets[i].Name, err
 }
 
 // models returns whom requests are made for, and the directory that the config has for

@@ -159,7 +159,7 @@ func TestGenerateRequestsRefuses(t *testing.T) {
 		`extra body of model "a": n must be 1`:           {"--out", out, "--model=a=b", `--extra-body=a={"n": 2}`, "--data", requestData(t)},
 		`model label "../a"`:                             {"--out", out, "--model=../a=b"},
 		`--dataset "x": unknown, want lm-arena-chat or `: {"--out", out, "--model=a=b", "--dataset=x", "--data=."},
-		"--data PATH is missing: a local copy of Idavid": {"--out", out, "--model=a=b", "--dataset=gpqa"},
+		"name one, or set HOME":                          {"--out", out, "--model=a=b", "--dataset=gpqa"},
 		"want either it, or --dataset and --data":        {"--out", out, "--model=a=b", "--data=x", "--prompts=y"},
 		"want at least 1 request":                        {"--out", out, "--model=a=b", "--data", requestData(t), "--num-requests=0"},
 		"is a file, want a directory":                    {"--out", file, "--model=a=b"},
