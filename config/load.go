@@ -109,15 +109,24 @@ func Parse(name string, text []byte, environ []string, purpose Purpose) (*Config
 // parse turns a config file's text and the environment into a valid config or
 // the problems that prevent it. Relative paths are relative to dir.
 func parse(raw []byte, environ []string, purpose Purpose, dir string) (*Config, []Problem) {
+	return parseWith(&yamlParser{}, raw, environ, purpose, dir)
+}
+
+// parseWith is parse with a parser of its own.
+func parseWith(parser *yamlParser, raw []byte, environ []string, purpose Purpose, dir string) (*Config, []Problem) {
 	k := koanf.New(pathDelim)
-	var parser yamlParser
-	if err := k.Load(rawbytes.Provider(raw), &parser); err != nil {
+	if err := k.Load(rawbytes.Provider(raw), parser); err != nil {
 		if len(parser.problems) == 0 { // koanf's own
 			return nil, []Problem{{Message: err.Error()}}
 		}
 		return nil, parser.problems
 	}
 	tree := k.Raw()
+	if parser.isList {
+		if problems := defaultSpecs(tree); len(problems) > 0 {
+			return nil, problems
+		}
+	}
 	problems := slices.Concat(parser.numbers, applyEnv(tree, environ))
 	var t tidier
 	t.tidy(tree, reflect.TypeFor[Config](), "")
@@ -208,7 +217,7 @@ func isServiceLink(key, text string) bool {
 
 func parseEnvValue(name, text string) envValue {
 	const key = "value"
-	m, numbers, problems := readYAML([]byte(key + ": " + text))
+	m, numbers, problems := readYAML([]byte(key+": "+text), nil)
 	if len(problems) > 0 || len(m) != 1 {
 		return envValue{name: name, text: text, parsed: text}
 	}

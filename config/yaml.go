@@ -28,14 +28,19 @@ const (
 )
 
 // yamlParser is readYAML as a [koanf.Parser], which keeps what that tells.
-type yamlParser struct{ numbers, problems []Problem }
+type yamlParser struct {
+	specs             bool // a list stands for a config's models
+	isList            bool
+	numbers, problems []Problem
+}
 
 // errProblems stands for the problems that the parser keeps.
 var errProblems = errors.New("the config cannot be read")
 
 // Unmarshal implements [koanf.Parser].
 func (p *yamlParser) Unmarshal(raw []byte) (tree map[string]any, err error) {
-	if tree, p.numbers, p.problems = readYAML(raw); len(p.problems) > 0 {
+	change := func(doc *yaml.Node) { p.isList = p.specs && wrapSpecs(doc) }
+	if tree, p.numbers, p.problems = readYAML(raw, change); len(p.problems) > 0 {
 		return nil, errProblems
 	}
 	return tree, nil
@@ -48,11 +53,15 @@ func (*yamlParser) Marshal(map[string]any) ([]byte, error) {
 
 // readYAML reads a text that is one document of YAML 1.2, as JSON is too, and holds
 // a map. Numbers that readers of YAML differ on are told in numbers, each with its
-// path; the map has them as decimal ones. What else is wrong comes with its line.
-func readYAML(raw []byte) (tree map[string]any, numbers, problems []Problem) {
+// path; the map has them as decimal ones. What else is wrong comes with its line. change,
+// unless nil, may change the document first.
+func readYAML(raw []byte, change func(doc *yaml.Node)) (tree map[string]any, numbers, problems []Problem) {
 	text, pairs := hidePairs(textfile.ToUTF8(raw))
 	doc, err := loadYAML(text)
 	if err == nil && doc != nil {
+		if change != nil {
+			change(doc)
+		}
 		r := resolver{pairs: pairs}
 		r.resolve(doc, "")
 		numbers = r.problems

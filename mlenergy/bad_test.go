@@ -167,18 +167,18 @@ func TestBadTables(t *testing.T) {
 	noPower.PowerW = nil
 	files := map[string]string{"a.json": aResult(300)}
 	for want, from := range map[string]string{
-		"llm.parquet: no such file":                                    t.TempDir(),
-		"the file does not end as a Parquet file":                      damaged(raw[:len(raw)-9]),
-		"too short to be a Parquet file":                               damaged(nil),
-		`column "gpu_model" is missing; the columns are task, model_i`: benchmark(t, []lacking{{"chat", "org/m"}}, nil),
-		`column "max_num_seqs", row 1: the value is a BYTE_ARRAY`:      benchmark(t, []wrong{{MaxNumSeqs: "8"}}, nil),
-		`column "task" holds lists`:                                    benchmark(t, []lists{{[]string{"chat"}}}, nil),
-		`row 1, column "results_path": is empty`:                       benchmark(t, []row{noPath}, nil),
-		`row 2, column "avg_power_watts": is null, want a number`:      benchmark(t, []row{aRow(8, "a.json"), noPower}, files),
-		`leads out of the directory`:                                   benchmark(t, []row{aRow(8, "../a.json")}, files),
-		`the path "/etc/passwd" leads out`:                             benchmark(t, []row{aRow(8, "/etc/passwd")}, files),
-		`none.json: no such file or directory (the results of row 1`:   benchmark(t, []row{aRow(8, "none.json")}, files),
-		`runs: is no file`:                                             benchmark(t, []row{aRow(8, "runs")}, files),
+		"llm.parquet: no such file":                                   t.TempDir(),
+		"the file does not end as a Parquet file":                     damaged(raw[:len(raw)-9]),
+		"too short to be a Parquet file":                              damaged(nil),
+		`column "gpu_model" is missing; there are "task", "model_id"`: benchmark(t, []lacking{{"chat", "org/m"}}, nil),
+		`column "max_num_seqs": row 1: the value is a BYTE_ARRAY`:     benchmark(t, []wrong{{MaxNumSeqs: "8"}}, nil),
+		`column "task" holds lists`:                                   benchmark(t, []lists{{[]string{"chat"}}}, nil),
+		`row 1, column "results_path": is empty`:                      benchmark(t, []row{noPath}, nil),
+		`row 2, column "avg_power_watts": is null, want a number`:     benchmark(t, []row{aRow(8, "a.json"), noPower}, files),
+		`leads out of the directory`:                                  benchmark(t, []row{aRow(8, "../a.json")}, files),
+		`the path "/etc/passwd" leads out`:                            benchmark(t, []row{aRow(8, "/etc/passwd")}, files),
+		`none.json: no such file or directory (the results of row 1`:  benchmark(t, []row{aRow(8, "none.json")}, files),
+		`runs: is no file`:                                            benchmark(t, []row{aRow(8, "runs")}, files),
 		`task "chat", num_gpus (gpus_per_replica) 1, max_num_seqs (batch_sizes) [8 16]; of this model_id it has the gpu_model "H100", task "chat", num_gpus [1], max_num_seqs [4]`: benchmark(t, []row{aRow(4, "a.json")}, files),
 		`it has no run of this model_id`: benchmark(t, []row{{Task: new("chat")}}, files),
 	} {
@@ -209,7 +209,7 @@ func TestDamagedTables(t *testing.T) {
 	for i := range good {
 		raw := slices.Clone(good)
 		raw[i] ^= []byte{0x01, 0x80, 0xff}[i%3]
-		if _, err := readRuns(bytes.NewReader(raw), int64(len(raw))); err != nil {
+		if _, err := readRuns(t.Context(), bytes.NewReader(raw), int64(len(raw))); err != nil {
 			failed++
 		}
 	}
@@ -286,9 +286,11 @@ func TestBadRuns(t *testing.T) {
 	short := strings.ReplaceAll(aResult(300), `"steady_state_end_time": 1002.9`, `"steady_state_end_time": 1000.25`)
 	one := strings.ReplaceAll(aResult(300), `"steady_state_end_time": 1002.9`, `"steady_state_end_time": 1000.05`)
 	for want, text := range map[string]string{
-		`m/a.json: byte 3: want the name of a member`:                                `{ 5`,
-		`model "m", batch size 8 (row 1): trace too short: the steady states give 3`: short,
-		`model "m": no run has two power samples in its steady state`:                one,
+		`m/a.json: byte 3: want the name of a member`:                                             `{ 5`,
+		`model "m", batch size 8 (row 1): trace too short: the steady states give 3`:              short,
+		`model "m": no run has two power samples in its steady state`:                             one,
+		`m/a.json: timeline.power.device_instant: the GPUs' power is +Inf W `:                     strings.Replace(aResult(300), "[1000.5, 300]", "[1000.5, Infinity]", 1),
+		`m/a.json: timeline.power.device_instant: GPU 0 has a sample 9.9999999999999e+16 s after`: strings.NewReplacer(`"steady_state_end_time": 1002.9`, `"steady_state_end_time": Infinity`, "[1000.5", "[1e17").Replace(aResult(300)),
 	} {
 		from := benchmark(t, []row{aRow(8, "m/a.json")}, map[string]string{"m/a.json": text})
 		out, _, err := generate(t, from, aSpec(8))
@@ -308,6 +310,14 @@ func TestBadRuns(t *testing.T) {
 	data, err := workload.LoadInferenceData(out, []workload.DataQuery{{ModelLabel: "m", GPUsPerReplica: 1}}, true)
 	if err != nil || len(data.Models[0].Traces) != 1 || len(data.Models[0].ITL) != 2 {
 		t.Errorf("%v: %v", err, data)
+	}
+}
+
+func TestReadRunsEndsWithItsContext(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	if _, err := ReadRuns(ctx, Directory(compiled)); !errors.Is(err, context.Canceled) || errors.Is(err, datacenter.ErrInvalidInput) {
+		t.Errorf("the error is %v", err)
 	}
 }
 

@@ -3,6 +3,7 @@ package mlenergy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -136,6 +137,74 @@ func TestEnsureInLayout01(t *testing.T) {
 	to.Force = false
 	if report, _ := ensure(t, to, specs[:1]); len(report.Written) != 1 {
 		t.Errorf("without a manifest: %+v", report)
+	}
+}
+
+// What was made of some batch sizes is not taken for what is made of all, unless the
+// benchmark has no others.
+func TestEnsureInLayout01WantsAllBatchSizes(t *testing.T) {
+	specs := specsOf(t, "one_task")[:1]
+	all := specs[0].BatchSizes
+	to := Destination{Dir: t.TempDir(), Layout: workload.Layout01}
+	less := slices.Clone(specs)
+	less[0].BatchSizes = all[:1]
+	ensure(t, to, less)
+	before := tree(t, to.Dir)
+	g := Generator{Source: Directory(compiled)}
+	_, err := g.Ensure(t.Context(), to, specs, func(string) {})
+	if !errors.Is(err, datacenter.ErrInvalidInput) || !strings.Contains(err.Error(), fmt.Sprintf("has nothing of model %q at batch sizes %v", specs[0].ModelLabel, all[1:])) ||
+		!strings.Contains(err.Error(), to.Dir) || !strings.Contains(err.Error(), "replaced whole") {
+		t.Errorf("for all batch sizes: %v", err)
+	}
+	if diff := cmp.Diff(before, tree(t, to.Dir)); diff != "" {
+		t.Errorf("what was there has changed:\n%s", diff)
+	}
+	less[0].BatchSizes = []int{all[0], 1999} // which the benchmark does not have
+	if report, _ := ensure(t, to, less); len(report.Present) != 1 {
+		t.Errorf("for what the benchmark has not: %+v", report)
+	}
+	to.Force = true
+	if report, _ := ensure(t, to, specs); len(report.Written) != 1 {
+		t.Errorf("anew: %+v", report)
+	}
+}
+
+// A directory that has its measurements in its folder specs gets others there, too:
+// what is beside that folder hides it.
+func TestEnsureBelowSpecs(t *testing.T) {
+	specs := specsOf(t, "one_task")
+	dir := t.TempDir()
+	below := filepath.Join(dir, "specs")
+	ensure(t, Destination{Dir: below, Layout: workload.Layout02, Write: goldenOptions()}, specs[:1])
+	to := Destination{Dir: dir, Layout: workload.Layout02, Write: goldenOptions()}
+	report, _ := ensure(t, to, specs)
+	if !slices.Equal(report.Present, []string{specs[0].ModelLabel}) || !slices.Equal(report.Written, []string{specs[1].ModelLabel}) {
+		t.Errorf("%+v", report)
+	}
+	for i := range specs {
+		if got, want := to.Path(&specs[i]), filepath.Join(below, specs[i].Hash()); got != want {
+			t.Errorf("the data is said to be in %s, want %s", got, want)
+		}
+	}
+	if queries, err := workload.ListModels(dir); err != nil || len(queries) != 2 {
+		t.Errorf("readers find %v, %v", queries, err)
+	}
+}
+
+// Where nothing can be written, the benchmark is not read first.
+func TestEnsureChecksWhereItWrites(t *testing.T) {
+	specs := specsOf(t, "one_task")
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, layout := range []workload.Layout{workload.Layout01, workload.Layout02} {
+		source := &counted{Directory: compiled}
+		g := Generator{Source: source}
+		_, err := g.Ensure(t.Context(), Destination{Dir: file, Layout: layout}, specs, func(string) {})
+		if !errors.Is(err, datacenter.ErrInvalidInput) || !strings.Contains(err.Error(), file) || len(source.files) > 0 {
+			t.Errorf("layout %s: %v; asked for %q", layout, err, source.files)
+		}
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 	"github.com/g2g-agent/g2g-agent/workload"
 )
 
@@ -199,7 +200,25 @@ func (g *group) finish(gpus int) {
 	}
 	if n := len(g.trace.TS); n < minTracePoint {
 		g.failure = fmt.Errorf("trace too short: the steady states give %d points, %v s apart, want at least %d", n, traceDTS, minTracePoint)
+		return
 	}
+	if slices.ContainsFunc(g.trace.PowerW, notFinite) {
+		g.failure = g.notFinite(timelines)
+	}
+}
+
+func notFinite(v float64) bool { return v-v != 0 }
+
+// notFinite names the run that makes the trace one that nobody reads. Where the median of
+// several runs is a number, OpenG2G minds none that is not.
+func (g *group) notFinite(timelines []workload.Timeline) error {
+	for r, tl := range timelines {
+		if i := slices.IndexFunc(tl.PowerW, notFinite); i >= 0 {
+			return fmt.Errorf("%s: %s: the GPUs' power is %v W %v s after the start of the steady state, want a finite number",
+				excerpt.Printable(g.runs[r].ResultsPath, 4*maxQuoted), keySeries, tl.PowerW[i], tl.TS[i])
+		}
+	}
+	return fmt.Errorf("%s: the power is too large to be interpolated", keySeries)
 }
 
 // measured is what the finished job comes to.

@@ -35,6 +35,9 @@ type Results struct {
 	Power workload.Timeline
 }
 
+// maxSteadyS bounds the steady state of a run, and so its trace: some days, in seconds.
+const maxSteadyS = 1e6
+
 // sample is a GPU's power at a time.
 type sample struct{ t, w float64 }
 
@@ -236,6 +239,9 @@ func (f *results) power() (workload.Timeline, error) {
 		return none, fmt.Errorf("%s: GPU %d has no timeline samples in the steady state, from %v to %v", keySeries, gpus[0], start, end)
 	}
 	slices.SortStableFunc(times, func(a, b float64) int { return cmp.Compare(a-start, b-start) })
+	if last := times[len(times)-1] - start; !(last <= maxSteadyS) { // a trace has a point every so often
+		return none, fmt.Errorf("%s: GPU %d has a sample %v s after the start of the steady state, want at most %v s", keySeries, gpus[0], last, float64(maxSteadyS))
+	}
 	out := workload.Timeline{TS: make([]float64, len(times)), PowerW: make([]float64, len(times))}
 	for i, t := range times {
 		out.TS[i] = t - start

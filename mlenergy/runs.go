@@ -3,17 +3,14 @@ package mlenergy
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"math"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/parquet-go/parquet-go"
 
-	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 	"github.com/g2g-agent/g2g-agent/internal/parquetfile"
 )
 
@@ -86,7 +83,10 @@ func ReadRuns(ctx context.Context, source Source) ([]Run, error) {
 	if err != nil {
 		return nil, err
 	}
-	runs, err := readRuns(f, info.Size())
+	runs, err := readRuns(ctx, f, info.Size())
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
 	if err != nil {
 		return nil, errorAt(path, "%w", err)
 	}
@@ -101,7 +101,7 @@ func ReadRuns(ctx context.Context, source Source) ([]Run, error) {
 }
 
 // readRuns reads the needed columns alone. The library may panic on a damaged file.
-func readRuns(r io.ReaderAt, size int64) (runs []Run, err error) {
+func readRuns(ctx context.Context, r io.ReaderAt, size int64) (runs []Run, err error) {
 	defer parquetfile.Recover(&err)
 	file, err := parquetfile.Open(r, size)
 	if err != nil {
@@ -109,100 +109,51 @@ func readRuns(r io.ReaderAt, size int64) (runs []Run, err error) {
 	}
 	// A row takes a byte at least, for its own results_path.
 	most := min(maxRuns, size)
-	if n := file.NumRows(); n < 0 || n > most {
-		return nil, fmt.Errorf("has %d rows, at most %d are read of a file of %d bytes", n, most, size)
+	rows := file.NumRows()
+	if rows < 0 || rows > most {
+		return nil, fmt.Errorf("has %d rows, at most %d are read of a file of %d bytes", rows, most, size)
 	}
-	var found []column
-	var at []int
+	nan := math.NaN()
+	for row := range int(rows) {
+		runs = append(runs, Run{Row: row + 1, NumGPUs: nan, MaxNumSeqs: nan, AvgPowerW: nan, MeanITLMS: nan,
+			OutputThroughputTokensPerS: nan, TensorParallel: nan, ExpertParallel: nan})
+	}
 	for _, c := range columns() {
-		leaf, ok := file.Schema().Lookup(c.name)
-		if !ok && c.optional {
+		leaf, err := parquetfile.FindColumn(file, c.name)
+		if err != nil && c.optional {
 			continue
 		}
-		if !ok {
-			return nil, fmt.Errorf("column %s is missing; the columns are %s", quote(c.name), columnNames(file))
+		if err != nil {
+			return nil, err
 		}
 		if leaf.MaxRepetitionLevel > 0 {
 			return nil, fmt.Errorf("column %s holds lists, want one value a row", quote(c.name))
 		}
-		found, at = append(found, c), append(at, leaf.ColumnIndex)
-	}
-	for _, group := range file.RowGroups() {
-		chunks := group.ColumnChunks()
-		for range group.NumRows() {
-			if int64(len(runs)) == most {
-				return nil, fmt.Errorf("has more than %d rows, in %d bytes", most, size)
-			}
-			nan := math.NaN()
-			runs = append(runs, Run{Row: len(runs) + 1, NumGPUs: nan, MaxNumSeqs: nan, AvgPowerW: nan, MeanITLMS: nan,
-				OutputThroughputTokensPerS: nan, TensorParallel: nan, ExpertParallel: nan})
-		}
-		rows := runs[len(runs)-int(group.NumRows()):]
-		for i, c := range found {
-			if err := c.read(chunks[at[i]], rows); err != nil {
-				return nil, fmt.Errorf("column %s, %w", quote(c.name), err)
-			}
+		if err := c.read(ctx, file, leaf.ColumnIndex, runs); err != nil {
+			return nil, fmt.Errorf("column %s: %w", quote(c.name), err)
 		}
 	}
 	return runs, nil
 }
 
-func columnNames(file *parquet.File) string {
-	var names []string
-	for _, path := range file.Schema().Columns() {
-		names = append(names, strings.Join(path, "."))
+// read reads the column's values into the runs, of which there is one a row.
+func (c *column) read(ctx context.Context, file *parquet.File, index int, runs []Run) (err error) {
+	defer parquetfile.Recover(&err) // here, so that the column is told
+	seen := 0
+	err = parquetfile.EachValue(ctx, file, index, nil, func(row int, v parquet.Value) error {
+		if row >= len(runs) {
+			return parquetfile.ErrDamaged
+		}
+		seen = row + 1
+		if err := c.set(&runs[row], v); err != nil {
+			return fmt.Errorf("row %d: %w", row+1, err)
+		}
+		return nil
+	})
+	if err == nil && seen < len(runs) {
+		err = parquetfile.ErrDamaged
 	}
-	return excerpt.Printable(strings.Join(names, ", "), 8*maxQuoted)
-}
-
-// read reads the column's values into the rows of its group.
-func (c *column) read(chunk parquet.ColumnChunk, rows []Run) (err error) {
-	n := 0
-	defer func() {
-		parquetfile.Recover(&err)
-		if err != nil && len(rows) > 0 {
-			err = fmt.Errorf("row %d: %w", rows[0].Row+n, err)
-		}
-	}()
-	pages := chunk.Pages()
-	defer pages.Close()
-	var buffer [128]parquet.Value
-	for {
-		page, err := pages.ReadPage()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		values := page.Values()
-		for {
-			got, err := values.ReadValues(buffer[:])
-			for _, v := range buffer[:got] {
-				if n == len(rows) {
-					return fmt.Errorf("there are more values than the %d rows", len(rows))
-				}
-				if err := c.set(&rows[n], v); err != nil {
-					return err
-				}
-				n++
-			}
-			if errors.Is(err, io.EOF) {
-				break
-			}
-			if err != nil {
-				return err
-			}
-			if got == 0 {
-				return io.ErrNoProgress
-			}
-		}
-		parquet.Release(page)
-	}
-	if n < len(rows) {
-		return fmt.Errorf("the values end, of %d rows", len(rows))
-	}
-	return nil
+	return err
 }
 
 // set puts a value into its place in the row. A null leaves it as it is.

@@ -30,8 +30,7 @@ func Select(runs []Run, spec workload.DataSpec) (*Selection, error) {
 	there := map[int]bool{}
 	for i := range runs {
 		r := &runs[i]
-		if r.Task != spec.Task || r.ModelID != spec.ModelID || r.GPUModel != spec.GPUModel || r.NumGPUs != float64(spec.GPUsPerReplica) ||
-			r.MaxNumSeqs != math.Trunc(r.MaxNumSeqs) || !slices.Contains(spec.BatchSizes, r.BatchSize()) {
+		if !r.isOf(&spec) {
 			continue
 		}
 		if r.ResultsPath == "" {
@@ -54,6 +53,24 @@ func Select(runs []Run, spec workload.DataSpec) (*Selection, error) {
 	}
 	s.warnOfMixtures()
 	return s, nil
+}
+
+// isOf reports whether a spec asks for the run.
+func (r *Run) isOf(spec *workload.DataSpec) bool {
+	return r.Task == spec.Task && r.ModelID == spec.ModelID && r.GPUModel == spec.GPUModel && r.NumGPUs == float64(spec.GPUsPerReplica) &&
+		r.MaxNumSeqs == math.Trunc(r.MaxNumSeqs) && slices.Contains(spec.BatchSizes, r.BatchSize())
+}
+
+// batchSizesOf are those of the spec that the runs have.
+func batchSizesOf(runs []Run, spec *workload.DataSpec) []int {
+	var sizes []int
+	for i := range runs {
+		if r := &runs[i]; r.isOf(spec) {
+			sizes = append(sizes, r.BatchSize())
+		}
+	}
+	slices.Sort(sizes)
+	return slices.Compact(sizes)
 }
 
 func (s *Selection) warnf(format string, args ...any) {

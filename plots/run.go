@@ -9,7 +9,6 @@ import (
 	"slices"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
-	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 )
 
 // RunOptions is what is known of a run beside its states.
@@ -27,8 +26,8 @@ type RunOptions struct {
 //
 // The states are taken one by one and are not kept: memory grows with the number of
 // models only. Of a long run each pixel has its lowest and highest values. An error of
-// the states is returned as it is; without states, and for those whose models change,
-// it fails, wrapping [datacenter.ErrInvalidInput].
+// the states is returned as it is; without states, and for those that are not of one run
+// in their order ([datacenter.Sequence]), it fails, wrapping [datacenter.ErrInvalidInput].
 func Run(ctx context.Context, states iter.Seq2[*datacenter.State, error], o RunOptions) (*Figure, error) {
 	var r *runSeries
 	for s, err := range states {
@@ -62,7 +61,7 @@ type runSeries struct {
 	modelPeakW   span
 	itl          span
 	last         []int // batch sizes
-	states       int
+	sequence     datacenter.Sequence
 }
 
 // modelSeries is what is kept of one model.
@@ -82,14 +81,10 @@ func newRunSeries(first *datacenter.State) *runSeries {
 }
 
 func (r *runSeries) add(s *datacenter.State) error {
-	if !isFinite(s.TimeS) {
-		return invalidf("state %d has the time %v, want a finite number", r.states, s.TimeS)
+	if err := r.sequence.Next(s); err != nil {
+		return err
 	}
-	if len(s.Models) != len(r.models) {
-		return invalidf("state %d has %d models, those before it have %d", r.states, len(s.Models), len(r.models))
-	}
-	r.states++
-	r.firstS, r.endS = min(r.firstS, s.TimeS), max(r.endS, s.TimeS)
+	r.endS = s.TimeS
 	for phase, w := range s.PowerW.Array() {
 		r.phases[phase].add(XY{s.TimeS, w})
 		r.peakW.add(math.Abs(w))
@@ -97,10 +92,6 @@ func (r *runSeries) add(s *datacenter.State) error {
 	changed, stale := false, false
 	for i := range s.Models {
 		m, kept := &s.Models[i], &r.models[i]
-		if m.ModelLabel != kept.label {
-			return invalidf("state %d: model %d is %s, in those before it %s", r.states-1, i,
-				excerpt.Quote(m.ModelLabel, maxName), excerpt.Quote(kept.label, maxName))
-		}
 		kept.powerW.add(XY{s.TimeS, m.PowerW})
 		kept.itlS.add(XY{s.TimeS, m.ObservedITLS})
 		kept.tokensPerS.add(XY{s.TimeS, m.Throughput.OrNaN()})

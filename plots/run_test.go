@@ -213,12 +213,14 @@ func TestRunRefuses(t *testing.T) {
 		}
 	}
 	for want, at := range map[string]func(int) *datacenter.State{
-		"state 3 has the time NaN, want a finite number":    other(func(s *datacenter.State) { s.TimeS = math.NaN() }),
-		"state 3 has 1 models, those before it have 2":      other(func(s *datacenter.State) { s.Models = s.Models[:1] }),
-		`state 3: model 1 is "x\n", in those before it "b"`: other(func(s *datacenter.State) { s.Models[1].ModelLabel = "x\n" }),
-		"state 3 has the time +Inf, want a finite number":   other(func(s *datacenter.State) { s.TimeS = math.Inf(1) }),
-		"state 3 has 0 models, those before it have 2":      other(func(s *datacenter.State) { s.Models = nil }),
-		`state 3: model 0 is "b", in those before it "a"`:   other(func(s *datacenter.State) { s.Models[0].ModelLabel = "b" }),
+		"state 4: time_s is NaN, want a finite number":            other(func(s *datacenter.State) { s.TimeS = math.NaN() }),
+		"state 4: it has 1 models, the states before it have 2":   other(func(s *datacenter.State) { s.Models = s.Models[:1] }),
+		`state 4: model 2 is "x\n", in the states before it "b"`:  other(func(s *datacenter.State) { s.Models[1].ModelLabel = "x\n" }),
+		"state 4: time_s is +Inf, want a finite number":           other(func(s *datacenter.State) { s.TimeS = math.Inf(1) }),
+		"state 4: it has 0 models, the states before it have 2":   other(func(s *datacenter.State) { s.Models = nil }),
+		`state 4: model 1 is "b", in the states before it "a"`:    other(func(s *datacenter.State) { s.Models[0].ModelLabel = "b" }),
+		"want the states of one run in their order":               other(func(s *datacenter.State) { s.TimeS = twoModels(2).TimeS }), // repeated
+		"-1 after 0.2, want the states of one run in their order": other(func(s *datacenter.State) { s.TimeS = -1 }),
 	} {
 		_, err := Run(t.Context(), statesOf(10, at), RunOptions{})
 		if !errors.Is(err, datacenter.ErrInvalidInput) || !strings.HasSuffix(err.Error(), want) {

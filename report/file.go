@@ -21,6 +21,7 @@ type Run struct {
 // runs. It keeps one state's worth.
 type FileSummary struct {
 	run        *Run
+	sequence   datacenter.Sequence
 	summary    *Summary
 	lastS, dtS float64 // time of the latest state, least time between two
 	firstS     float64
@@ -46,7 +47,10 @@ func (f *FileSummary) Add(s *datacenter.State) error {
 	if f.summary != nil {
 		number = f.summary.Steps + 1
 	}
-	if err := f.check(s); err != nil {
+	if err := f.sequence.Next(s); err != nil {
+		return err
+	}
+	if err := check(s); err != nil {
 		return fmt.Errorf("state %d: %w", number, err)
 	}
 	if number == 1 {
@@ -64,10 +68,8 @@ func (f *FileSummary) Add(s *datacenter.State) error {
 	return nil
 }
 
-func (f *FileSummary) check(s *datacenter.State) error {
-	if !isFinite(s.TimeS) {
-		return invalidf("time_s is %v, want a finite number", s.TimeS)
-	}
+// check refuses numbers that cannot be summed up.
+func check(s *datacenter.State) error {
 	if total := s.PowerW.Total(); !isFinite(total) {
 		return invalidf("the power of the three phases is %v W, want a finite number", total)
 	}
@@ -75,20 +77,6 @@ func (f *FileSummary) check(s *datacenter.State) error {
 		m := &s.Models[i]
 		if !isFinite(m.PowerW) || math.IsInf(m.ObservedITLS, 0) {
 			return invalidf("model %s has power_w %v and observed_itl_s %v, want finite numbers", excerpt.Quote(m.ModelLabel, maxQuoted), m.PowerW, m.ObservedITLS)
-		}
-	}
-	if f.summary == nil {
-		return nil
-	}
-	if !(s.TimeS > f.lastS) {
-		return invalidf("time_s is %v after %v, want the states of one run in their order", s.TimeS, f.lastS)
-	}
-	if len(s.Models) != len(f.summary.Models) {
-		return invalidf("it has %d models, the states before it have %d", len(s.Models), len(f.summary.Models))
-	}
-	for i := range s.Models {
-		if got, want := s.Models[i].ModelLabel, f.summary.Models[i].ModelLabel; got != want {
-			return invalidf("model %d is %s, in the states before it %s", i+1, excerpt.Quote(got, maxQuoted), excerpt.Quote(want, maxQuoted))
 		}
 	}
 	return nil

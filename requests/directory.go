@@ -71,6 +71,7 @@ func Generate(ctx context.Context, dir string, models []Model, source Source, cf
 	if len(prompts) == 0 {
 		return 0, warnings, invalidf("the data holds no prompt")
 	}
+	warnings = append(warnings, blanks(prompts)...)
 	part, err := openPart(dir)
 	if err != nil {
 		return 0, warnings, err
@@ -83,6 +84,25 @@ func Generate(ctx context.Context, dir string, models []Model, source Source, cf
 		}
 	}
 	return len(prompts), warnings, part.commit()
+}
+
+// blanks remarks on prompts of a data set that ask nothing: OpenG2G takes them.
+func blanks(prompts []Prompt) []string {
+	count, first := 0, ""
+	for i := range prompts {
+		if p := &prompts[i]; p.isBlank() {
+			if count++; count == 1 {
+				first = fmt.Sprintf("%s: row %d: the prompt is empty; it is asked all the same, as OpenG2G does", p.File, p.Row)
+			}
+		}
+	}
+	switch count {
+	case 0:
+		return nil
+	case 1:
+		return []string{first}
+	}
+	return []string{fmt.Sprintf("%s; so it is with %d prompts in all", first, count)}
 }
 
 func writeAll(ctx context.Context, w io.Writer, e *encoder, prompts []Prompt, cfg Config) error {

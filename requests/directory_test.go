@@ -203,15 +203,17 @@ func checkRequest(t *testing.T, e *encoder, p Prompt) {
 	var request struct {
 		Messages []struct {
 			Role    string
-			Content []struct{ Text string }
+			Content json.RawMessage
 		}
 	}
 	if err := json.Unmarshal(line, &request); err != nil || len(request.Messages) != len(p.Messages) {
 		t.Fatalf("%q: %v", line, err)
 	}
 	for i, m := range request.Messages {
-		if want := p.Messages[i]; m.Role != want.Role || m.Content[0].Text != want.Text {
-			t.Fatalf("message %d is %v, want %v", i, m, want)
+		want := p.Messages[i]
+		text, err := textOf(m.Content)
+		if isPlain := m.Content[0] == '"'; err != nil || m.Role != want.Role || text != want.Text || isPlain != want.isSystem() {
+			t.Fatalf("message %d is %v, want %v (%v)", i, m, want, err)
 		}
 	}
 }
@@ -221,7 +223,7 @@ func TestMessagesBefore(t *testing.T) {
 	own := Prompt{Messages: []Message{{roleSystem, "own"}, {roleUser, "x"}}}
 	plain := Prompt{Messages: []Message{{roleUser, "x"}}}
 	extra := pyjson.Object{{Name: "messages", Value: []any{"e"}}}
-	const ownText, userText = `{"role": "system", "content": [{"type": "text", "text": "own"}]}`, `{"role": "user", "content": [{"type": "text", "text": "x"}]}`
+	const ownText, userText = `{"role": "system", "content": "own"}`, `{"role": "user", "content": [{"type": "text", "text": "x"}]}`
 	const system = `{"role": "system", "content": "s\u00e9"}`
 	for _, c := range []struct {
 		system string
@@ -244,6 +246,21 @@ func TestMessagesBefore(t *testing.T) {
 			`], "max_completion_tokens": 5, "stream": true, "stream_options": {"include_usage": true, "continuous_usage_stats": true}}` + "\n"
 		if got, err := e.encode(c.prompt); err != nil || string(got) != want {
 			t.Errorf("got %s (%v), want %s", got, err, want)
+		}
+	}
+}
+
+// TestBlankPrompts: OpenG2G asks them, and so do we, with a warning.
+func TestBlankPrompts(t *testing.T) {
+	source := prompts{texts: []string{"x", " \t", "y", ""}}
+	for n, want := range map[int][]string{
+		1: nil,
+		3: {"x.txt: row 2: the prompt is empty; it is asked all the same, as OpenG2G does"},
+		4: {"x.txt: row 2: the prompt is empty; it is asked all the same, as OpenG2G does; so it is with 2 prompts in all"},
+	} {
+		_, warnings, err := Generate(t.Context(), filepath.Join(t.TempDir(), "out"), []Model{{Label: "m", ID: "id"}}, source, config(n))
+		if err != nil || !slices.Equal(warnings, want) {
+			t.Errorf("of %d: %v, %q, want %q", n, err, warnings, want)
 		}
 	}
 }

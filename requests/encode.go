@@ -87,7 +87,7 @@ func (e *encoder) encode(p Prompt) ([]byte, error) {
 	line := append(e.line[:0], e.before...)
 	line = append(line, '[')
 	begun := len(line)
-	if !e.ownSystem || p.Messages[0].Role != roleSystem && p.Messages[0].Role != roleDeveloper {
+	if !e.ownSystem || !p.Messages[0].isSystem() {
 		line = append(line, e.head...)
 	}
 	for _, m := range p.Messages {
@@ -96,6 +96,11 @@ func (e *encoder) encode(p Prompt) ([]byte, error) {
 		}
 		line = append(line, `{"role": `...)
 		line = pyjson.AppendString(line, m.Role)
+		if m.isSystem() { // OpenG2G has system messages as plain strings
+			line = append(line, `, "content": `...)
+			line = append(pyjson.AppendString(line, m.Text), '}')
+			continue
+		}
 		line = append(line, `, "content": [{"type": "text", "text": `...)
 		line = append(pyjson.AppendString(line, m.Text), "}]}"...)
 	}

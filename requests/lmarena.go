@@ -11,6 +11,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/parquet-go/parquet-go"
+
+	"github.com/g2g-agent/g2g-agent/internal/parquetfile"
 )
 
 const (
@@ -162,7 +164,7 @@ func prompted(chosen []*conversation) (prompts []Prompt, warnings []string, err 
 
 // readTurns reads the column turn.
 func readTurns(ctx context.Context, f *parquet.File) ([]int32, error) {
-	column, err := findColumn(f, columnTurn)
+	column, err := parquetfile.FindColumn(f, columnTurn)
 	if err != nil {
 		return nil, err
 	}
@@ -173,9 +175,9 @@ func readTurns(ctx context.Context, f *parquet.File) ([]int32, error) {
 		return nil, fmt.Errorf("has %d rows, want at most %d", f.NumRows(), maxRows)
 	}
 	var turns []int32
-	err = eachValue(ctx, f, column.ColumnIndex, nil, func(row int, v parquet.Value) error {
+	err = parquetfile.EachValue(ctx, f, column.ColumnIndex, nil, func(row int, v parquet.Value) error {
 		if row != len(turns) {
-			return errDamaged
+			return parquetfile.ErrDamaged
 		}
 		turn := int64(0)
 		switch v.Kind() {
@@ -190,7 +192,7 @@ func readTurns(ctx context.Context, f *parquet.File) ([]int32, error) {
 		return nil
 	})
 	if err == nil && int64(len(turns)) != f.NumRows() {
-		err = errDamaged
+		err = parquetfile.ErrDamaged
 	}
 	return turns, err
 }
@@ -212,7 +214,7 @@ func readConversations(ctx context.Context, f *parquet.File, rows map[int]*conve
 	fail := func(row, message int, format string, args ...any) error {
 		return fmt.Errorf("row %d: column %s: message %d: %w", row+1, columnConversation, message+1, fmt.Errorf(format, args...))
 	}
-	return eachValue(ctx, f, column.index, wanted, func(row int, v parquet.Value) error {
+	return parquetfile.EachValue(ctx, f, column.index, wanted, func(row int, v parquet.Value) error {
 		c := rows[row]
 		if c == nil || v.DefinitionLevel() < column.messageLevel {
 			return nil // another row, or a list of nothing

@@ -108,6 +108,9 @@ func (f promptFile) each(ctx context.Context, do func(at int, p Prompt) error) e
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
+		if err == nil && p.isBlank() {
+			err = invalidf("%s: row %d: the prompt is empty: there is nothing to ask", p.File, p.Row)
+		}
 		if err == nil {
 			err = do(at, p)
 		}

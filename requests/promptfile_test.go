@@ -39,11 +39,11 @@ func TestPromptFiles(t *testing.T) {
 	}{
 		{"x.txt", "\ufeffa b\r\n\n  \n c \"d\"\nlast", []string{"1 user=a b", "4 user= c \"d\"", "5 user=last"}},
 		{"prompts", "{}\n", []string{"1 user={}"}},
-		{"x.CSV", "id,question\n1,\"a\nb\"\n\n2,\n", []string{"1 user=a\nb", "2 user="}},
+		{"x.CSV", "id,question\n1,\"a\nb\"\n\n2,c\n", []string{"1 user=a\nb", "2 user=c"}},
 		{"x.jsonl", `"a"` + "\n\n" + `{"prompt": "b\u00e9\ud83d\ude00\\ud83d", "id": 5}` + "\n" + `{"messages": [{"role": "system", "content": "s", "name": "x"}, ` +
 			`{"role": "user", "content": [{"type": "text", "text": "c"}, {"type": "text", "text": "d"}]}]}`,
 			[]string{"1 user=a", `3 user=bé😀\ud83d`, "4 system=s user=cd"}},
-		{"x.ndjson", `{"prompt": ""}`, []string{"1 user="}},
+		{"x.ndjson", `{"prompt": "."}`, []string{"1 user=."}},
 	} {
 		if got, err := promptsOf(t, c.name, c.content); err != nil || !slices.Equal(got, c.want) {
 			t.Errorf("%s: %q (%v), want %q", c.name, got, err, c.want)
@@ -57,12 +57,17 @@ func TestPromptFilesRefused(t *testing.T) {
 		{"x.txt", "\n \n", "x.txt: holds no prompt"},
 		{"x.txt", "a\n\xff\n", "x.txt:2: is not text in UTF-8"},
 		{"x.txt", "a\x00b\x00", "UTF-16"},
+		{"x.txt", "a\x00bcd", "or no text at all: one of its first two bytes is NUL"},
 		{"x.txt", "a\n" + strings.Repeat("b", maxCellBytes+1), "x.txt:2: the line is longer than"},
 		{"x.json", `["a"]`, "x.json: want prompts as .jsonl"},
 		{"x.parquet", "", "x.parquet: want prompts as .jsonl"},
 		{"x.csv", "id,prompt\n1,a\n", `x.csv: column "question" is missing; there are "id", "prompt"`},
 		{"x.csv", "id,question\n1\n", `x.csv: row 1 (line 2): column "question": the row ends before it`},
 		{"x.csv", "question\n", "x.csv: holds no prompt"},
+		{"x.csv", "id,question\n1,a\n2, \n", "x.csv: row 2: the prompt is empty"},
+		{"x.ndjson", "\"a\"\n\n{\"prompt\": \"\"}", "x.ndjson: row 3: the prompt is empty"},
+		{"x.jsonl", `"\t\u00a0\n"`, "x.jsonl: row 1: the prompt is empty"},
+		{"x.jsonl", `{"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": [{"type": "text", "text": " "}]}]}`, "x.jsonl: row 1: the prompt is empty"},
 		{"x.jsonl", "\"a\"\n{", "x.jsonl:2: is not JSON: unexpected end"},
 		{"x.jsonl", `00\`, "x.jsonl:1: is not JSON"},
 		{"x.jsonl", "\"\\ud83d", "half of a pair"},

@@ -49,6 +49,14 @@ const (
 	roleAssistant = "assistant"
 )
 
+// isSystem reports whether the message tells a model how to answer.
+func (m *Message) isSystem() bool { return m.Role == roleSystem || m.Role == roleDeveloper }
+
+// isBlank reports whether a prompt asks nothing: its last message is no text but blanks.
+func (p *Prompt) isBlank() bool {
+	return strings.TrimSpace(p.Messages[len(p.Messages)-1].Text) == ""
+}
+
 // Prompt is a conversation that a model is to continue.
 type Prompt struct {
 	Messages []Message

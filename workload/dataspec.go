@@ -8,6 +8,9 @@ import (
 	"github.com/g2g-agent/g2g-agent/internal/pyjson"
 )
 
+// DefaultPrecision is OpenG2G's, for specs that name none.
+const DefaultPrecision = "bfloat16"
+
 // DataSpec says what was measured: which model, how it was served, at which batch
 // sizes. It is the spec of a 0.2 manifest.
 type DataSpec struct {

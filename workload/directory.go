@@ -341,7 +341,7 @@ func choose(dir string, measurements []measurement, q DataQuery) (measurement, e
 func (q *DataQuery) spec() (s DataSpec, complete bool) {
 	f := &q.Spec
 	s = DataSpec{
-		ModelID: q.ModelID, GPUModel: f.GPUModel, Task: f.Task, Precision: cmp.Or(f.Precision, "bfloat16"),
+		ModelID: q.ModelID, GPUModel: f.GPUModel, Task: f.Task, Precision: cmp.Or(f.Precision, DefaultPrecision),
 		GPUsPerReplica: q.GPUsPerReplica, TensorParallel: cmp.Or(f.TensorParallel, 1), ExpertParallel: cmp.Or(f.ExpertParallel, 1),
 		BatchSizes: f.BatchSizes, FitExcludeBatchSizes: f.FitExcludeBatchSizes,
 	}

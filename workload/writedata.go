@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -135,29 +136,46 @@ func CheckLayout(dir string, layout Layout) error {
 		return fileErrorf(dir, 0, "holds data in OpenG2G's layout %s (%s); want a directory of its own for layout %s", Layout01, tracesSummaryFile, Layout02)
 	}
 	for _, base := range []string{dir, filepath.Join(dir, specsFolder)} {
-		entries, err := os.ReadDir(base)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return openError(base, err)
+		file, err := firstTrace(base)
+		if err != nil {
+			return err
 		}
-		for _, e := range entries {
-			if file := filepath.Join(base, e.Name(), traceFile); exists(file) {
-				return fileErrorf(dir, 0, "holds data in OpenG2G's layout %s (%s); want a directory of its own for layout %s", Layout02, file, Layout01)
-			}
+		if file != "" {
+			return fileErrorf(dir, 0, "holds data in OpenG2G's layout %s (%s); want a directory of its own for layout %s", Layout02, file, Layout01)
 		}
 	}
 	return nil
 }
 
+// MeasurementsDir returns the folder that has a 0.2 data directory's measurements: its
+// folder specs if there are some in it and none in the directory itself, as
+// [LoadInferenceData] has it. What is written elsewhere hides the rest.
+func MeasurementsDir(dir string) string {
+	for _, base := range []string{dir, filepath.Join(dir, specsFolder)} {
+		if file, err := firstTrace(base); err == nil && file != "" {
+			return base
+		}
+	}
+	return dir
+}
+
+// firstTrace is the trace of some measurement in the folder; empty: there is none.
+func firstTrace(base string) (string, error) {
+	entries, err := os.ReadDir(base)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", openError(base, err)
+	}
+	for _, e := range entries {
+		if file := filepath.Join(base, e.Name(), traceFile); exists(file) {
+			return file, nil
+		}
+	}
+	return "", nil
+}
+
 // HasV01 reports whether a directory holds data in layout 0.1 that was written whole.
 func HasV01(dir string) bool {
 	return exists(filepath.Join(dir, manifestFile)) && exists(filepath.Join(dir, tracesSummaryFile))
-}
-
-// IsComplete reports whether a 0.2 data directory has all of a measurement: OpenG2G's
-// manifest, which is written last, and the curves.
-func IsComplete(dir string, spec *DataSpec) bool {
-	folder := filepath.Join(dir, spec.Hash())
-	return exists(filepath.Join(folder, manifestFile)) && exists(filepath.Join(folder, logisticFitFile))
 }
 
 // validate refuses what no reader would take.
@@ -289,7 +307,44 @@ func writeV01(dir string, models []Measured, options WriteOptions) error {
 	files = append(files,
 		dataFile{tracesSummaryFile, func(w io.Writer) error { _, err := w.Write(summary); return err }},
 		dataFile{manifestFile, func(w io.Writer) error { return writePyJSON(w, options.manifest(openG2GVersion01)) }})
-	return writeFiles(dir, files, manifestFile, tracesSummaryFile, logisticFitsFile)
+	old := tracesOf(dir)
+	if err := writeFiles(dir, files, manifestFile, tracesSummaryFile, logisticFitsFile); err != nil {
+		return err
+	}
+	return removeOthers(dir, old, files)
+}
+
+// tracesOf are the files that a 0.1 directory's summary names, as far as it can be read.
+func tracesOf(dir string) (names []string) {
+	_ = readTable(filepath.Join(dir, tracesSummaryFile), []string{"trace_file"}, func(row *table) error {
+		names = append(names, row.text(0))
+		return nil
+	})
+	return names
+}
+
+// removeOthers removes the old files that are none of the new ones. A summary may name
+// what is no trace: only tables in dir itself or its folders go, not what a link leads to.
+func removeOthers(dir string, old []string, written []dataFile) error {
+	if len(old) == 0 {
+		return nil
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	for _, name := range old {
+		name = path.Clean(name)
+		info, err := root.Lstat(filepath.FromSlash(name))
+		if err != nil || !info.Mode().IsRegular() || path.Ext(name) != ".csv" || slices.ContainsFunc(written, func(f dataFile) bool { return f.name == name }) {
+			continue
+		}
+		if err := root.Remove(filepath.FromSlash(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s: remove an old trace: %w", dir, err)
+		}
+	}
+	return nil
 }
 
 // writeTrace writes one trace as a table of its own.

@@ -181,6 +181,11 @@ func TestWriteDataRounded(t *testing.T) {
 	}
 }
 
+func complete(dir string, spec *DataSpec) bool {
+	has, _ := HasMeasurement(dir, spec)
+	return has && HasLogistic(dir, spec)
+}
+
 // A run that is interrupted, or that fails, leaves nothing that looks complete.
 func TestWriteDataIsCompleteOnlyAtTheEnd(t *testing.T) {
 	models := goldenMeasured(t, "one_task")
@@ -196,7 +201,7 @@ func TestWriteDataIsCompleteOnlyAtTheEnd(t *testing.T) {
 				t.Errorf("%s was left", name)
 			}
 		}
-		if !IsComplete(dir, &models[0].Spec) || IsComplete(dir, &models[1].Spec) {
+		if !complete(dir, &models[0].Spec) || complete(dir, &models[1].Spec) {
 			t.Error("the first model must be complete, the second not")
 		}
 	})
@@ -246,7 +251,7 @@ func TestAFailureWhileFilesAreReplaced(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), itlFitFile) {
 		t.Errorf("the error is %v", err)
 	}
-	if IsComplete(dir, &models[0].Spec) || exists(filepath.Join(folder, manifestFile)) || exists(filepath.Join(folder, logisticFitFile)) {
+	if complete(dir, &models[0].Spec) || exists(filepath.Join(folder, manifestFile)) || exists(filepath.Join(folder, logisticFitFile)) {
 		t.Error("half of the files are new, and it looks complete")
 	}
 	for name := range tree(t, folder) {
@@ -291,6 +296,53 @@ func TestWriteDataRefuses(t *testing.T) {
 	}
 	if err := WriteData(t.TempDir(), []Measured{good(), good()}, Layout01, WriteOptions{}); !errors.Is(err, datacenter.ErrInvalidInput) {
 		t.Errorf("one label twice in one table: %v", err)
+	}
+}
+
+// The directory in layout 0.1 holds the given models alone: the old traces go, and
+// nothing that is not one of them.
+func TestWriteDataRemovesOldTraces(t *testing.T) {
+	models := goldenMeasured(t, "one_task")
+	dir, outside := t.TempDir(), t.TempDir()
+	if err := WriteData(dir, models, Layout01, WriteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{filepath.Join(dir, "traces", "mine.csv"), filepath.Join(dir, "notes.txt"), filepath.Join(outside, "x.csv")} {
+		if err := os.WriteFile(file, []byte("kept"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(outside, filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	summary := filepath.Join(dir, tracesSummaryFile)
+	raw, err := os.ReadFile(summary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, name := range []string{"notes.txt", "latency_fits.csv", "traces_summary.csv", "link/x.csv", filepath.Join(outside, "x.csv"), "../" + filepath.Base(outside) + "/x.csv", ".", "gone.csv"} {
+		raw = fmt.Appendf(raw, "z,1,%d,%s\n", i+1, name)
+	}
+	if err := os.WriteFile(summary, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := WriteData(dir, models[:1], Layout01, WriteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	fresh := t.TempDir()
+	if err := WriteData(fresh, models[:1], Layout01, WriteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	want := tree(t, fresh)
+	want["traces/mine.csv"], want["notes.txt"] = "kept", "kept"
+	if err := os.Remove(filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, tree(t, dir)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if !exists(filepath.Join(outside, "x.csv")) {
+		t.Error("a file outside the directory is gone")
 	}
 }
 

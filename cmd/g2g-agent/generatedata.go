@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,7 +13,6 @@ import (
 
 	"github.com/g2g-agent/g2g-agent/config"
 	"github.com/g2g-agent/g2g-agent/internal/excerpt"
-	"github.com/g2g-agent/g2g-agent/internal/textfile"
 	"github.com/g2g-agent/g2g-agent/mlenergy"
 	"github.com/g2g-agent/g2g-agent/workload"
 )
@@ -28,7 +25,7 @@ type inferenceDataCmd struct {
 	Specs     string   `required:"" placeholder:"FILE" help:"What to make: a config, of which the models count, or a list of OpenG2G's model specs (JSON or YAML)."`
 	Out       string   `required:"" placeholder:"DIR" help:"OpenG2G data directory to write. What is there and complete stays."`
 	Layout    string   `default:"0.2" enum:"0.2,0.1" help:"Layout of the directory: OpenG2G 0.2's, or 0.1's."`
-	Model     []string `placeholder:"LABEL" help:"Only these models. May be given several times."`
+	Model     []string `sep:"none" placeholder:"LABEL" help:"Only these models. May be given several times."`
 	BatchSize []int    `placeholder:"N" help:"Only these batch sizes. The folder in layout 0.2 is then that of a spec with these alone."`
 	Force     bool     `help:"Make anew what is there."`
 }
@@ -120,13 +117,8 @@ func (cmd inferenceDataCmd) filter(specs []workload.DataSpec, warn func(string))
 			continue
 		}
 		if len(cmd.BatchSize) > 0 {
-			other := func(b int) bool { return !slices.Contains(cmd.BatchSize, b) }
-			s.BatchSizes = slices.DeleteFunc(slices.Clone(s.BatchSizes), other)
-			s.FitExcludeBatchSizes = slices.DeleteFunc(slices.Clone(s.FitExcludeBatchSizes), other)
-			s.FeasibleBatchSizes = slices.DeleteFunc(slices.Clone(s.FeasibleBatchSizes), other)
-			if len(s.FeasibleBatchSizes) == 0 { // OpenG2G wants one at least
-				s.FeasibleBatchSizes = s.BatchSizes
-			}
+			s.BatchSizes = slices.DeleteFunc(slices.Clone(s.BatchSizes), func(b int) bool { return !slices.Contains(cmd.BatchSize, b) })
+			limitToBatchSizes(&s)
 		}
 		if len(s.BatchSizes) == 0 {
 			warn(fmt.Sprintf("model %s has none of the batch sizes %v: it is left out", excerpt.Quote(s.ModelLabel, maxQuoted), cmd.BatchSize))
@@ -152,16 +144,7 @@ func (cmd inferenceDataCmd) filter(specs []workload.DataSpec, warn func(string))
 
 // loadSpecs reads what is to be made from a config, or from a list of OpenG2G's specs.
 func loadSpecs(file string, environ []string) ([]workload.DataSpec, error) {
-	text, isList, err := readSpecs(file)
-	if err != nil {
-		return nil, invalidf("%s: %w", file, err)
-	}
-	var c *config.Config
-	if isList {
-		c, err = config.Parse(file, text, environ, config.ForAnything)
-	} else {
-		c, err = config.Load(file, environ, config.ForAnything)
-	}
+	c, err := config.LoadSpecs(file, environ)
 	if err != nil {
 		return nil, err
 	}
@@ -174,73 +157,10 @@ func loadSpecs(file string, environ []string) ([]workload.DataSpec, error) {
 	return specs, errors.Join(problems...)
 }
 
-// readSpecs reads a file of specs, and reports whether it is a list of them. Such a list
-// comes as a config of nothing but models.
-func readSpecs(file string) (text []byte, isList bool, err error) {
-	const most = 16 << 20 // as much as a config may have
-	f, err := os.Open(file)
-	if err != nil {
-		var pathErr *os.PathError
-		if errors.As(err, &pathErr) {
-			err = pathErr.Err
-		}
-		return nil, false, err
-	}
-	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err != nil {
-		return nil, false, err
-	}
-	if len(raw) > most {
-		return nil, false, fmt.Errorf("has more than %d bytes", most)
-	}
-	if raw, err = textfile.Strip(raw); err != nil {
-		return nil, false, err
-	}
-	if !json.Valid(raw) {
-		return append([]byte("models:\n"), raw...), beginsWithItem(raw), nil
-	}
-	var entries []map[string]json.RawMessage
-	if json.Unmarshal(raw, &entries) != nil {
-		return raw, false, nil
-	}
-	for _, e := range entries { // OpenG2G's defaults, where a config has none
-		if feasible := e["feasible_batch_sizes"]; len(feasible) == 0 || string(feasible) == "null" {
-			e["feasible_batch_sizes"] = e["batch_sizes"]
-		}
-		if len(e["gpus_per_replica"]) == 0 {
-			e["gpus_per_replica"] = json.RawMessage("1")
-		}
-	}
-	text, err = json.Marshal(map[string]any{"models": entries})
-	return text, true, err
-}
-
-// beginsWithItem reports whether the first line of YAML that says something is an item
-// of a list.
-func beginsWithItem(text []byte) bool {
-	for line := range bytes.Lines(text) {
-		if line = bytes.TrimSpace(line); len(line) > 0 && line[0] != '#' && !bytes.HasPrefix(line, []byte("%")) && !bytes.Equal(line, []byte("---")) {
-			return bytes.HasPrefix(line, []byte("- ")) || bytes.Equal(line, []byte("-"))
-		}
-	}
-	return false
-}
-
-// dataSpec is the measurement that a model of a config stands for, with OpenG2G's
-// defaults.
+// dataSpec is the measurement that a model of a config stands for, and what keeps it
+// from being taken from the benchmark.
 func dataSpec(m *config.Model, path string) (workload.DataSpec, error) {
-	s := workload.DataSpec{
-		ModelLabel: m.ModelLabel, ModelID: m.ModelID, GPUModel: m.GPUModel, Task: m.Task, Precision: m.Precision,
-		GPUsPerReplica: m.GPUsPerReplica, TensorParallel: max(m.TensorParallel, 1), ExpertParallel: max(m.ExpertParallel, 1),
-		BatchSizes: m.BatchSizes, FitExcludeBatchSizes: m.FitExcludeBatchSizes, ITLDeadlineS: m.ITLDeadlineS, FeasibleBatchSizes: m.FeasibleBatchSizes,
-	}
-	if s.Precision == "" {
-		s.Precision = "bfloat16"
-	}
-	if s.BatchSizes == nil {
-		s.BatchSizes = s.FeasibleBatchSizes
-	}
+	s := dataSpecOf(m, nil, "", "")
 	var problems []error
 	for _, key := range []struct{ name, value string }{{"model_id", s.ModelID}, {"gpu_model", s.GPUModel}, {"task", s.Task}} {
 		if key.value == "" {

@@ -24,11 +24,20 @@ const (
 // ErrUTF16 is what is wrong with a text in UTF-16, or in UTF-32.
 var ErrUTF16 = errors.New("is text in UTF-16, as Windows programs write it; save it as UTF-8")
 
+// nulError is [ErrUTF16] of a text that has no mark to say so.
+type nulError struct{}
+
+func (nulError) Error() string {
+	return "is text in UTF-16, as Windows programs write it, or no text at all: one of its first two bytes is NUL; save it as UTF-8"
+}
+
+func (nulError) Unwrap() error { return ErrUTF16 }
+
 // Strip returns a text in UTF-8 without its byte-order mark. The error is
 // [ErrUTF16].
 func Strip(raw []byte) ([]byte, error) {
-	if isUTF16(raw) {
-		return nil, ErrUTF16
+	if err := checkStart(raw); err != nil {
+		return nil, err
 	}
 	return bytes.TrimPrefix(raw, []byte(mark)), nil
 }
@@ -47,9 +56,7 @@ func (r *reader) Read(p []byte) (int, error) {
 	if !r.begun {
 		r.begun = true
 		start, _ := r.buffered.Peek(sizeOfAny) // what is shorter is looked at, too
-		if isUTF16(start) {
-			r.err = ErrUTF16
-		} else if string(start) == mark {
+		if r.err = checkStart(start); r.err == nil && string(start) == mark {
 			_, _ = r.buffered.Discard(len(mark)) // they are there
 		}
 	}
@@ -81,9 +88,14 @@ func ToUTF8(raw []byte) []byte {
 	return []byte(string(utf16.Decode(units)))
 }
 
-// isUTF16 reports whether a text begins as one in UTF-16 or UTF-32 does: with a
-// mark, or with an ASCII character, of which one half is zero.
-func isUTF16(start []byte) bool {
-	return bytes.HasPrefix(start, []byte(markLE)) || bytes.HasPrefix(start, []byte(markBE)) ||
-		len(start) >= 2 && (start[0] == 0) != (start[1] == 0) || bytes.HasPrefix(start, []byte{0, 0})
+// checkStart refuses a text that begins as one in UTF-16 or UTF-32 does: with a mark, or
+// with an ASCII character, of which one half is zero.
+func checkStart(start []byte) error {
+	switch {
+	case bytes.HasPrefix(start, []byte(markLE)), bytes.HasPrefix(start, []byte(markBE)):
+		return ErrUTF16
+	case len(start) >= 2 && (start[0] == 0 || start[1] == 0):
+		return nulError{}
+	}
+	return nil
 }

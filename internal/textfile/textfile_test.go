@@ -38,6 +38,10 @@ func TestUTF16IsRefused(t *testing.T) {
 		if got, err := Strip([]byte(raw)); !errors.Is(err, ErrUTF16) {
 			t.Errorf("Strip(%q) = %q, %v", raw, got, err)
 		}
+		// Without a mark a NUL byte is all that is known.
+		if got, err := Strip([]byte(raw)); strings.Contains(err.Error(), "is NUL") != (raw[0] < 0x80) {
+			t.Errorf("Strip(%q) = %q, %v", raw, got, err)
+		}
 		r := NewReader(iotest.OneByteReader(strings.NewReader(raw)))
 		for range 2 { // and it stays so
 			if _, err := r.Read(make([]byte, 8)); !errors.Is(err, ErrUTF16) {
