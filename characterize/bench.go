@@ -24,6 +24,8 @@ type bench interface {
 	take(since time.Time) recording
 	// forget drops what was read before a time.
 	forget(before time.Time)
+	// end drops what is read of power from now on: nothing more is measured.
+	end()
 	// actuator is how batch sizes are set.
 	actuator() string
 }
@@ -93,6 +95,8 @@ func (h *hardware) take(since time.Time) recording {
 
 func (h *hardware) forget(before time.Time) { h.courses.forget(before) }
 
+func (h *hardware) end() { h.courses.end() }
+
 func (h *hardware) actuator() string { return rig.ActuatorOf(h.model().Servers()) }
 
 // stepEvery is the length of the stretches of time that count or do not.
@@ -154,6 +158,7 @@ func (m *measuring) set(ctx context.Context, began time.Time) error {
 	defer ticker.Stop()
 	for {
 		m.tell(PhaseSettling, 0)
+		m.bench.forget(time.Now().Add(-keptBefore))
 		again, err := m.bench.setBatchSize(ctx, m.batchSize)
 		switch {
 		case err == nil:

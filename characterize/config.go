@@ -1,15 +1,20 @@
 package characterize
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/excerpt"
+	"github.com/g2g-agent/g2g-agent/loadgen"
 	"github.com/g2g-agent/g2g-agent/rig"
 	"github.com/g2g-agent/g2g-agent/workload"
 )
@@ -46,10 +51,12 @@ type Config struct {
 	bench func(model int) bench
 }
 
-// The least and the most that times may be.
+// The least and the most that times and numbers may be.
 const (
+	// leastSteady is how many looks it takes to tell a drift.
 	leastSteady  = 4
 	mostMeasureS = 7 * 24 * 3600
+	mostRepeats  = 1000
 )
 
 // check returns all that is wrong with the config. The error wraps
@@ -61,11 +68,12 @@ func (c *Config) check() error {
 			errs = append(errs, fmt.Errorf("%w: "+format, append([]any{datacenter.ErrInvalidInput}, args...)...))
 		}
 	}
-	add(c.Measure > 0 && c.Measure.Seconds() <= mostMeasureS, "the time to measure is %v, want more than 0 and at most a week", c.Measure)
+	add(c.Measure >= leastSteady*c.stepEvery && c.Measure.Seconds() <= mostMeasureS,
+		"the time to measure is %v, want %v or more, for a drift to be told, and at most a week", c.Measure, leastSteady*c.stepEvery)
 	add(c.Steady >= leastSteady*c.stepEvery, "the time to be steady is %v, want %v or more", c.Steady, leastSteady*c.stepEvery)
 	add(c.SettleTimeout > c.Steady, "the time to settle is %v, want more than the %v to be steady", c.SettleTimeout, c.Steady)
 	add(c.Layout == workload.Layout01 || c.Layout == workload.Layout02, "the layout is %q, want %s or %s", c.Layout, workload.Layout02, workload.Layout01)
-	add(c.Repeats >= 1, "the number of repeats is %d, want 1 or more", c.Repeats)
+	add(c.Repeats >= 1 && c.Repeats <= mostRepeats, "the number of repeats is %d, want 1 to %d", c.Repeats, mostRepeats)
 	add(len(c.Models) == len(c.Rig.Models), "%d models have servers, want all %d", len(c.Rig.Models), len(c.Models))
 	if errs != nil {
 		return errors.Join(errs...)
@@ -94,17 +102,55 @@ func (c *Config) window() int { return int(math.Ceil(float64(c.Steady) / float64
 // specs are the points of a model, in the order in which they are measured: all batch
 // sizes, ascending since what is lowered is achieved only as requests end, and that
 // again.
-func (c *Config) specs(model int) []Spec {
+func (c *Config) specs(model int) ([]Spec, error) {
 	m := &c.Models[model]
+	requests, err := c.requestsSHA256(model)
+	if err != nil {
+		return nil, err
+	}
+	servers := c.servers(model)
 	var specs []Spec
 	for repeat := range c.Repeats {
 		for _, batchSize := range m.BatchSizes {
 			specs = append(specs, Spec{
-				ModelLabel: m.ModelLabel, ModelID: m.ModelID, GPUsPerReplica: m.GPUsPerReplica,
-				NumGPUs: c.numGPUs(model), NumServers: len(c.Rig.Models[model].Servers),
+				ModelLabel: m.ModelLabel, ModelID: m.ModelID, GPUModel: m.GPUModel, Task: m.Task, Precision: m.Precision,
+				TensorParallel: m.TensorParallel, ExpertParallel: m.ExpertParallel, GPUsPerReplica: m.GPUsPerReplica,
+				NumGPUs: c.numGPUs(model), NumServers: len(c.Rig.Models[model].Servers), Servers: servers,
+				MaxOutputTokens: c.Rig.MaxOutputTokens, RequestsSHA256: requests,
 				BatchSize: batchSize, Repeat: repeat, MeasureS: c.Measure.Seconds(), SteadyS: c.Steady.Seconds(),
 			})
 		}
 	}
-	return specs
+	return specs, nil
+}
+
+// servers name a model's servers, each with its GPUs.
+func (c *Config) servers(model int) string {
+	var all []string
+	for _, s := range c.Rig.Models[model].Servers {
+		var gpus []string
+		for _, g := range s.GPUs {
+			if g.Source == nil { // of a bench without any
+				continue
+			}
+			gpus = append(gpus, g.String())
+		}
+		all = append(all, fmt.Sprintf("%s (%s)", s.VLLMBaseURL, strings.Join(gpus, ", ")))
+	}
+	return strings.Join(all, ", ")
+}
+
+// requestsSHA256 tells apart what a model's servers are asked.
+func (c *Config) requestsSHA256(model int) (string, error) {
+	m := &c.Rig.Models[model]
+	text := fmt.Appendf(nil, "%q\n", c.Rig.MinimalRequestText)
+	for _, s := range m.Servers {
+		one, err := loadgen.HashRequests(m.Requests, s.RequestExtraBody)
+		if err != nil {
+			return "", fmt.Errorf("model %s: the requests: %w", excerpt.Quote(m.Label, maxQuoted), err)
+		}
+		text = append(append(text, one...), '\n')
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:]), nil
 }

@@ -1,16 +1,11 @@
 package characterize
 
 import (
-	"encoding/json"
 	"fmt"
 	"math"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
-	"github.com/g2g-agent/g2g-agent/datacenter"
-	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 	"github.com/g2g-agent/g2g-agent/internal/npmath"
 	"github.com/g2g-agent/g2g-agent/workload"
 )
@@ -35,11 +30,7 @@ type Data struct {
 
 // fitLatency fits a mixture to the latencies of points.
 func fitLatency(points []*Point) workload.ITLMixture {
-	var all []float64
-	for _, p := range points {
-		all = append(all, p.LatenciesS()...)
-	}
-	return workload.FitITL(all, fitSamples, fitSeed)
+	return workload.FitITL(LatenciesS(points), fitSamples, fitSeed)
 }
 
 // fitDoubt is a remark about a latency fit whose mean is far from what was measured, empty
@@ -129,58 +120,4 @@ func (m *Measured) of(label string, batchSize int) []*Point {
 // writes it again writes the same.
 func (d *Data) write(cfg *Config) error {
 	return workload.WriteData(d.Dir, d.Models, d.Layout, workload.WriteOptions{WrittenAt: d.at, AgentVersion: cfg.AgentVersion, Rounded: true})
-}
-
-// checkDirectory refuses a directory with data that a reader could not tell from what
-// is to be written.
-func checkDirectory(cfg *Config) error {
-	summaryThere := false
-	if _, err := os.Stat(filepath.Join(cfg.Dir, "traces_summary.csv")); err == nil {
-		summaryThere = true
-	}
-	entries, err := os.ReadDir(cfg.Dir)
-	if err != nil {
-		return fmt.Errorf("%w: %w", datacenter.ErrInvalidInput, err)
-	}
-	var folders []string
-	for _, e := range entries {
-		folder := filepath.Join(cfg.Dir, e.Name())
-		if _, err := os.Stat(filepath.Join(folder, "trace.csv")); err == nil {
-			folders = append(folders, folder)
-		}
-	}
-	switch {
-	case cfg.Layout == workload.Layout02 && summaryThere, cfg.Layout == workload.Layout01 && len(folders) > 0:
-		return fmt.Errorf("%w: %s holds data in OpenG2G's other layout than %s; write to another directory", datacenter.ErrInvalidInput, cfg.Dir, cfg.Layout)
-	case cfg.Layout == workload.Layout01:
-		return nil
-	}
-	for _, folder := range folders {
-		label := labelIn(folder)
-		for i := range cfg.Models {
-			if m := &cfg.Models[i]; m.ModelLabel == label && m.Hash() != filepath.Base(folder) {
-				return fmt.Errorf("%w: %s is another measurement of model %q than the one to be written; write to another directory, or remove it: "+
-					"what was measured for it is kept in %s", datacenter.ErrInvalidInput, folder, excerpt.Printable(label, 100), filepath.Join(cfg.Dir, characterizationFolder))
-			}
-		}
-	}
-	return nil
-}
-
-// labelIn is the label of the model in a folder of the 0.2 layout, empty if it cannot
-// be told.
-func labelIn(folder string) string {
-	raw, err := os.ReadFile(filepath.Join(folder, "_manifest.json"))
-	if err != nil {
-		return ""
-	}
-	var manifest struct {
-		Spec struct {
-			ModelLabel string `json:"model_label"`
-		} `json:"spec"`
-	}
-	if json.Unmarshal(raw, &manifest) != nil {
-		return ""
-	}
-	return manifest.Spec.ModelLabel
 }

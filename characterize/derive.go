@@ -1,6 +1,7 @@
 package characterize
 
 import (
+	"math/rand/v2"
 	"slices"
 	"sort"
 	"time"
@@ -158,6 +159,27 @@ func (p *Point) LatenciesS() []float64 {
 	p.eachLatency(func(itlS float64, tokens int) {
 		all = append(all, slices.Repeat([]float64{itlS}, tokens)...)
 	})
+	return all
+}
+
+// LatenciesS are the latencies of single tokens of several points that count, in
+// seconds. Where a smaller share was kept of one point, so much is taken of all, drawn at
+// random, and always the same: each token that came is as likely to be there.
+func LatenciesS(points []*Point) []float64 {
+	least := 1.0
+	for _, p := range points {
+		least = min(least, p.ITL.Share)
+	}
+	var all []float64
+	for i, p := range points {
+		random := rand.New(rand.NewPCG(fitSeed, uint64(i)))
+		keep := least / p.ITL.Share
+		p.eachLatency(func(itlS float64, tokens int) {
+			if keep >= 1 || random.Float64() < keep {
+				all = append(all, slices.Repeat([]float64{itlS}, tokens)...)
+			}
+		})
+	}
 	return all
 }
 

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/g2g-agent/g2g-agent/power"
 )
 
@@ -25,6 +27,36 @@ func TestCourses(t *testing.T) {
 	c.forget(at(3.5))
 	if got := c.since(at(0)); len(got[0]) != 1 || got[0][0].powerW != 200 || len(got[1]) != 1 {
 		t.Errorf("kept: %v", got)
+	}
+}
+
+// TestRepeatsCountAlike: of one repeat a share of the latencies was kept, of the other
+// all. Together each counts for the tokens that came.
+func TestRepeatsCountAlike(t *testing.T) {
+	point := func(n int, itl time.Duration, share float64) *Point {
+		p := &Point{Spans: []Span{{FromNS: 0, ToNS: int64(time.Hour)}}, ITL: Latencies{Share: share}}
+		for i := range n {
+			p.ITL.AtNS, p.ITL.ITLNS, p.ITL.Tokens = append(p.ITL.AtNS, int64(i)), append(p.ITL.ITLNS, int64(itl)), append(p.ITL.Tokens, 1)
+		}
+		return p
+	}
+	repeats := []*Point{point(40_000, 20*time.Millisecond, 1), point(10_000, 80*time.Millisecond, 0.25)}
+	all := LatenciesS(repeats)
+	slow := 0
+	for _, v := range all {
+		if v == 0.08 {
+			slow++
+		}
+	}
+	if share := float64(slow) / float64(len(all)); slow != 10_000 || math.Abs(share-0.5) > 0.02 {
+		t.Errorf("%d of %d are of the repeat of which a quarter was kept, want all 10000 and half of all", slow, len(all))
+	}
+	if diff := cmp.Diff(all, LatenciesS(repeats)); diff != "" {
+		t.Error("the same points give others")
+	}
+	fit := fitLatency(repeats)
+	if mean := fit.MeanS(); math.Abs(mean/0.05-1) > 0.2 {
+		t.Errorf("the fit's mean is %v s, want about 0.05", mean)
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/atomicfile"
 	"github.com/g2g-agent/g2g-agent/loadgen"
 	"github.com/g2g-agent/g2g-agent/rig"
 	"github.com/g2g-agent/g2g-agent/workload"
@@ -38,6 +39,7 @@ type fakeBench struct {
 	setAt     time.Time
 	recordAt  time.Time
 	told      []int
+	ended     bool
 }
 
 func (f *fakeBench) setBatchSize(_ context.Context, batchSize int) (again bool, err error) {
@@ -103,6 +105,7 @@ func (f *fakeBench) take(since time.Time) recording {
 }
 
 func (f *fakeBench) forget(time.Time) {}
+func (f *fakeBench) end()             { f.ended = true }
 func (f *fakeBench) actuator() string { return "fake" }
 
 // fakeConfig measures two models on fake benches.
@@ -369,7 +372,7 @@ func TestForeignAndDamagedPoints(t *testing.T) {
 // TestOneAtATime: two characterizations do not write to the same directory.
 func TestOneAtATime(t *testing.T) {
 	dir := t.TempDir()
-	s, err := openStore(dir)
+	s, err := openStore(dir, atomicfile.Lock)
 	if err != nil {
 		t.Fatal(err)
 	}

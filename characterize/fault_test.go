@@ -51,6 +51,7 @@ func (s *simSite) causeFaults(ctx context.Context) {
 // TestRecoversTheTruthUnderFaults: what is amiss is cut out, and what is left is the
 // truth.
 func TestRecoversTheTruthUnderFaults(t *testing.T) {
+	t.Parallel()
 	s := newSimSite(t)
 	ctx, stop := context.WithCancel(t.Context())
 	var faults sync.WaitGroup

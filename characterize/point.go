@@ -44,9 +44,19 @@ type Point struct {
 type Spec struct {
 	ModelLabel     string `json:"model_label"`
 	ModelID        string `json:"model_id"`
+	GPUModel       string `json:"gpu_model"`
+	Task           string `json:"task"`
+	Precision      string `json:"precision"`
+	TensorParallel int    `json:"tensor_parallel"`
+	ExpertParallel int    `json:"expert_parallel"`
 	GPUsPerReplica int    `json:"gpus_per_replica"`
 	NumGPUs        int    `json:"num_gpus"`
 	NumServers     int    `json:"num_servers"`
+	// Servers are the servers' URLs, each with its GPUs.
+	Servers         string `json:"servers"`
+	MaxOutputTokens int    `json:"max_output_tokens"`
+	// RequestsSHA256 is of what the servers are asked.
+	RequestsSHA256 string `json:"requests_sha256"`
 	BatchSize      int    `json:"batch_size"`
 	// Repeat counts the measurements at the batch size, from 0.
 	Repeat   int     `json:"repeat"`

@@ -18,8 +18,9 @@ type reading struct {
 // courses are the readings of one model's GPUs, by their place among its GPUs. Its
 // methods may be called from any goroutine.
 type courses struct {
-	mu   sync.Mutex
-	gpus [][]reading
+	mu    sync.Mutex
+	gpus  [][]reading
+	ended bool
 }
 
 func newCourses(gpus int) *courses { return &courses{gpus: make([][]reading, gpus)} }
@@ -27,7 +28,18 @@ func newCourses(gpus int) *courses { return &courses{gpus: make([][]reading, gpu
 func (c *courses) add(gpu int, r power.Reading) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.gpus[gpu] = append(c.gpus[gpu], reading{r.At, r.PowerW})
+	if !c.ended {
+		c.gpus[gpu] = append(c.gpus[gpu], reading{r.At, r.PowerW})
+	}
+}
+
+// end drops all readings, and those to come: those of other models may be needed for
+// days yet.
+func (c *courses) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.gpus)
+	c.ended = true
 }
 
 // forget drops what was before a time, but for the readings that hold then.

@@ -6,10 +6,11 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
-	"github.com/g2g-agent/g2g-agent/internal/npmath"
+	"gonum.org/v1/gonum/stat"
 )
 
 // Report tells how well each point was measured.
@@ -17,7 +18,7 @@ type Report struct {
 	Points   []PointReport   `json:"points"`
 	LeftOut  []FailureReport `json:"left_out"`
 	Warnings []string        `json:"warnings"`
-	// Complete says that all points are measured, so that the data is written.
+	// Complete says that all points are measured and the data is written.
 	Complete bool `json:"complete"`
 }
 
@@ -77,7 +78,7 @@ const causeStale = "power stale"
 
 // Report tells how well all points were measured.
 func (m *Measured) Report() *Report {
-	r := &Report{Points: []PointReport{}, LeftOut: []FailureReport{}, Warnings: slices.Concat([]string{}, m.Warnings), Complete: len(m.Points) == m.Wanted}
+	r := &Report{Points: []PointReport{}, LeftOut: []FailureReport{}, Warnings: slices.Concat([]string{}, m.Warnings), Complete: m.Written}
 	for _, p := range m.Points {
 		r.Points = append(r.Points, p.report())
 	}
@@ -103,13 +104,15 @@ func (p *Point) report() PointReport {
 	for _, n := range p.ITL.Tokens {
 		r.ITLSamples += n
 	}
-	if latencies := p.LatenciesS(); len(latencies) > 0 {
-		slices.Sort(latencies)
+	var latencies, tokens []float64
+	p.eachLatency(func(itlS float64, n int) { latencies, tokens = append(latencies, itlS), append(tokens, float64(n)) })
+	if len(latencies) > 0 {
+		stat.SortWeighted(latencies, tokens)
 		for _, q := range []struct {
 			q  float64
 			to **float64
 		}{{0.5, &r.ITLP50S}, {0.9, &r.ITLP90S}, {0.95, &r.ITLP95S}, {0.99, &r.ITLP99S}} {
-			*q.to = known(npmath.Quantile(latencies, q.q))
+			*q.to = known(stat.Quantile(q.q, stat.Empirical, latencies, tokens))
 		}
 	}
 	p.reportSpans(&r)
@@ -151,8 +154,8 @@ func (p *Point) reportSpans(r *PointReport) {
 // textHead and textKey are above and below the table, for who sees one for the first
 // time.
 const (
-	textHead = "model\tbatch\tpower\tdrift\tITL mean\tp50\tp90\tp99\tdrift\tthroughput\tachieved\tmeasured\tcut out\tsettling\tsteady\t\n" +
-		"\tsize\tW\t%\tms\tms\tms\tms\t%\ttokens/s\t%\ts\ts\ts\t\t\n"
+	textHead = "model\tbatch\t%spower\tdrift\tITL mean\tp50\tp90\tp99\tdrift\tthroughput\tachieved\tmeasured\tcut out\tsettling\tsteady\t\n" +
+		"\tsize\t%sW\t%%\tms\tms\tms\tms\t%%\ttokens/s\t%%\ts\ts\ts\t\t\n"
 	textKey = "Power (of all its GPUs) and throughput are of one replica. ITL is the inter-token latency. The drifts are how much mean power and\n" +
 		"median latency changed from the first to the second half. Achieved is what the servers ran of the batch size. Measured is the\n" +
 		"time that counts; cut out is that in between in which something was amiss; settling came before.\n"
@@ -162,15 +165,22 @@ const (
 func (r *Report) WriteText(w io.Writer) error {
 	var text strings.Builder
 	var rows strings.Builder
-	rows.WriteString(textHead)
+	repeated := r.repeated()
+	repeat := func(text string) string {
+		if !repeated {
+			return ""
+		}
+		return text + "\t"
+	}
+	fmt.Fprintf(&rows, textHead, repeat("repeat"), repeat(""))
 	for i := range r.Points {
 		p := &r.Points[i]
 		steady := "yes"
 		if !p.Steady {
 			steady = "NO"
 		}
-		fmt.Fprintf(&rows, "%s\t%d\t%.1f\t%s\t%s\t%s\t%s\t%s\t%s\t%.1f\t%s\t%.1f\t%.1f\t%.1f\t%s\t\n",
-			p.ModelLabel, p.BatchSize, p.PowerW, number(p.PowerDrift, 100, 2), number(p.ITLMeanS, 1e3, 3), number(p.ITLP50S, 1e3, 3), number(p.ITLP90S, 1e3, 3),
+		fmt.Fprintf(&rows, "%s\t%d\t%s%.1f\t%s\t%s\t%s\t%s\t%s\t%s\t%.1f\t%s\t%.1f\t%.1f\t%.1f\t%s\t\n",
+			p.ModelLabel, p.BatchSize, repeat(strconv.Itoa(p.Repeat+1)), p.PowerW, number(p.PowerDrift, 100, 2), number(p.ITLMeanS, 1e3, 3), number(p.ITLP50S, 1e3, 3), number(p.ITLP90S, 1e3, 3),
 			number(p.ITLP99S, 1e3, 3), number(p.ITLDrift, 100, 2), p.ThroughputTokensPerS, number(p.AchievedShare, 100, 1),
 			p.MeasuredS, p.ElapsedS-p.MeasuredS, p.SettleS, steady)
 	}
@@ -185,20 +195,34 @@ func (r *Report) WriteText(w io.Writer) error {
 	for i := range r.Points {
 		p := &r.Points[i]
 		for _, cause := range slices.Sorted(maps.Keys(p.GapsSByCause)) {
-			fmt.Fprintf(&text, "%s, batch size %d: %.1f s cut out: %s\n", p.ModelLabel, p.BatchSize, p.GapsSByCause[cause], cause)
+			fmt.Fprintf(&text, "%s: %.1f s cut out: %s\n", p.name(repeated), p.GapsSByCause[cause], cause)
 		}
 		if !p.Steady {
-			fmt.Fprintf(&text, "%s, batch size %d was not steady: %s\n", p.ModelLabel, p.BatchSize, p.unsteady())
+			fmt.Fprintf(&text, "%s was not steady: %s\n", p.name(repeated), p.unsteady())
 		}
 	}
 	for _, f := range r.LeftOut {
-		fmt.Fprintf(&text, "%s, batch size %d is left out: %s\n", f.ModelLabel, f.BatchSize, f.Why)
+		fmt.Fprintf(&text, "%s is left out: %s\n", f.name(repeated), f.Why)
 	}
 	for _, warning := range r.Warnings {
 		fmt.Fprintln(&text, "warning: "+warning)
 	}
 	_, err := io.WriteString(w, text.String())
 	return err
+}
+
+// repeated reports whether a batch size is measured more than once.
+func (r *Report) repeated() bool {
+	return slices.ContainsFunc(r.Points, func(p PointReport) bool { return p.Repeat > 0 }) ||
+		slices.ContainsFunc(r.LeftOut, func(f FailureReport) bool { return f.Repeat > 0 })
+}
+
+// name names a point for people, who count from 1.
+func (s *Spec) name(repeated bool) string {
+	if !repeated {
+		return fmt.Sprintf("%s, batch size %d", s.ModelLabel, s.BatchSize)
+	}
+	return fmt.Sprintf("%s, batch size %d, repeat %d", s.ModelLabel, s.BatchSize, s.Repeat+1)
 }
 
 // number is a value for the table, - for none.

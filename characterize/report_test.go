@@ -56,6 +56,39 @@ func TestReportSaysWhy(t *testing.T) {
 	}
 }
 
+// TestReportTellsRepeatsApart by a column, which is not there where each batch size is
+// measured once.
+func TestReportTellsRepeatsApart(t *testing.T) {
+	share := 0.001
+	point := func(repeat int) PointReport {
+		return PointReport{
+			Spec: Spec{ModelLabel: "m", BatchSize: 8, Repeat: repeat}, PowerW: 400 + float64(repeat), Settled: true, GapsSByCause: map[string]float64{"no token": 3},
+			PowerDrift: &share, PowerDriftStandardError: &share, ITLDrift: &share, ITLDriftStandardError: &share,
+		}
+	}
+	var once, twice strings.Builder
+	for r, text := range map[*Report]*strings.Builder{{Points: []PointReport{point(0)}}: &once, {Points: []PointReport{point(0), point(1)}}: &twice} {
+		if err := r.WriteText(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if strings.Contains(once.String(), "repeat") {
+		t.Errorf("there is but one:\n%s", once.String())
+	}
+	lines := strings.Split(twice.String(), "\n")
+	for i, want := range map[int]string{0: "model batch repeat power", 1: "size W % ms", 2: "m 8 1 400.0", 3: "m 8 2 401.0"} {
+		if got := strings.Join(strings.Fields(lines[i]), " "); !strings.HasPrefix(got, want) {
+			t.Errorf("line %d begins %q, want %q", i, got, want)
+		}
+	}
+	if endOf(lines[1], 1) != endOf(lines[2], 3) { // W and 400.0
+		t.Errorf("the unit of the power is elsewhere:\n%s", twice.String())
+	}
+	if !strings.Contains(twice.String(), "m, batch size 8, repeat 2: 3.0 s cut out: no token\n") {
+		t.Errorf("\n%s", twice.String())
+	}
+}
+
 // TestFitThatDoesNotFollow: a fit with another mean than what was measured is remarked on.
 func TestFitThatDoesNotFollow(t *testing.T) {
 	samples := make([]float64, 1000)

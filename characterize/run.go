@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/g2g-agent/g2g-agent/internal/atomicfile"
 	"github.com/g2g-agent/g2g-agent/power"
 	"github.com/g2g-agent/g2g-agent/rig"
 )
@@ -39,7 +40,8 @@ type Measured struct {
 }
 
 // Run measures what is not measured yet: the models side by side, as each has servers
-// of its own. However it ends, the models' initial batch sizes are set again. A point
+// of its own. However it ends, servers get back the batch size that they had, where that
+// can be read, and otherwise their model's initial one. A point
 // that could not be measured does not keep the others from it; the error then wraps
 // [ErrIncomplete], as it does when ctx ends. What is measured is returned with an error,
 // too.
@@ -50,14 +52,14 @@ func Run(ctx context.Context, cfg Config) (*Measured, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	store, err := openStore(cfg.Dir)
+	if err := checkDirectory(&cfg); err != nil {
+		return nil, err
+	}
+	store, err := openStore(cfg.Dir, atomicfile.Lock)
 	if err != nil {
 		return nil, err
 	}
 	defer store.close()
-	if err := checkDirectory(&cfg); err != nil {
-		return nil, err
-	}
 	r := &run{cfg: &cfg, store: store}
 	if err := r.takeUp(); err != nil {
 		return nil, err
@@ -80,24 +82,23 @@ func Run(ctx context.Context, cfg Config) (*Measured, error) {
 	return measured, errors.Join(err, r.finish(measured))
 }
 
-// finish writes the report of what is measured and, if that is all, the data.
+// finish writes the data, if all is measured, and then the report of what is.
 func (r *run) finish(measured *Measured) error {
 	if len(measured.Points) == 0 {
 		return nil
 	}
 	data, warnings := measured.data(r.cfg)
 	measured.Warnings = warnings
-	if err := r.store.saveReport(measured.Report()); err != nil || len(measured.Points) < measured.Wanted {
-		return err
+	var err error
+	if len(measured.Points) == measured.Wanted {
+		err = data.write(r.cfg)
+		measured.Written = err == nil
 	}
-	if err := data.write(r.cfg); err != nil {
-		return err
-	}
-	measured.Written = true
-	if r.cfg.OnData != nil {
+	err = errors.Join(err, r.store.saveReport(measured.Report()))
+	if err == nil && measured.Written && r.cfg.OnData != nil {
 		return r.cfg.OnData(data)
 	}
-	return nil
+	return err
 }
 
 // run is a characterization under way.
@@ -122,11 +123,18 @@ type modelRun struct {
 	began     time.Time // when it was
 }
 
+// mostRefused bounds the points that a refusal names.
+const mostRefused = 3
+
 // takeUp finds what is measured already.
 func (r *run) takeUp() error {
 	var errs []error
 	for m := range r.cfg.Models {
-		model := modelRun{specs: r.cfg.specs(m), at: -1}
+		specs, err := r.cfg.specs(m)
+		if err != nil {
+			return err
+		}
+		model := modelRun{specs: specs, at: -1}
 		model.points, model.tried = make([]*Point, len(model.specs)), make([]bool, len(model.specs))
 		for i := range model.specs {
 			var err error
@@ -135,6 +143,9 @@ func (r *run) takeUp() error {
 			}
 		}
 		r.models = append(r.models, model)
+	}
+	if n := len(errs) - mostRefused; n > 0 {
+		errs = append(errs[:mostRefused], fmt.Errorf("and %d points more", n))
 	}
 	return errors.Join(errs...)
 }
@@ -177,11 +188,16 @@ func (r *run) onRig(ctx context.Context) error {
 		gpus = append(gpus, newCourses(r.cfg.numGPUs(m)))
 	}
 	cfg.OnReading = func(model, gpu int, reading power.Reading) { gpus[model].add(gpu, reading) }
+	before, err := r.store.loadFound()
+	if err != nil {
+		return err
+	}
+	cfg.OnFound = before.find
 	servers, err := rig.New(cfg)
 	if err != nil {
 		return err
 	}
-	return servers.Run(ctx, func(ctx context.Context) error {
+	err = servers.Run(ctx, func(ctx context.Context) error {
 		defer servers.LogStats()
 		benches := map[int]bench{}
 		for i, m := range models {
@@ -193,6 +209,10 @@ func (r *run) onRig(ctx context.Context) error {
 		}
 		return r.measureAll(ctx, benches)
 	}, func(model int) (string, int, bool) { return "initial", cfg.Models[model].InitialBatchSize, true })
+	if errors.Is(err, rig.ErrNotRestored) {
+		return err // the next call tries again
+	}
+	return errors.Join(err, before.restored())
 }
 
 // measureAll measures the models that have a bench, by their number.
@@ -218,6 +238,7 @@ func (r *run) measureAll(ctx context.Context, benches map[int]bench) error {
 // measureModel measures what is left of a model, one point after the other. Its error is
 // one that ends the run.
 func (r *run) measureModel(ctx context.Context, m int, b bench) error {
+	defer b.end()
 	model := &r.models[m]
 	for i := range model.specs {
 		if model.points[i] != nil {

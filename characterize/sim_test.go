@@ -42,6 +42,11 @@ type simSite struct {
 
 func newSimSite(t *testing.T) *simSite {
 	t.Helper()
+	return newSimSiteOf(t, sim.SetMaxNumSeqs, sim.StockVLLM)
+}
+
+func newSimSiteOf(t *testing.T, actuators ...sim.VLLMActuator) *simSite {
+	t.Helper()
 	s := &simSite{}
 	var gpus []*sim.GPU
 	for range 4 {
@@ -67,7 +72,7 @@ func newSimSite(t *testing.T) *simSite {
 			WarmupTimeout: 60 * time.Second, SaturationThreshold: 0.95, StaleAfter: time.Second, Log: zerolog.Nop(),
 		},
 	}
-	for m, actuator := range []sim.VLLMActuator{sim.SetMaxNumSeqs, sim.StockVLLM} {
+	for m, actuator := range actuators {
 		label := []string{"patched", "stock"}[m]
 		v, err := sim.StartVLLM(sim.VLLMConfig{
 			Listen: "127.0.0.1:0", ModelID: "org/" + label, Profile: simProfile(), GPUs: gpus[2*m : 2*m+2], Actuator: actuator, EarlyStop: true, Seed: uint64(m),
@@ -153,6 +158,7 @@ func (s *simSite) checkLeftAsFound(t *testing.T) {
 // TestRecoversTheSimulatorsTruth also reads the data back as a replay does, in both
 // layouts, of which the second is written when no server is left to ask.
 func TestRecoversTheSimulatorsTruth(t *testing.T) {
+	t.Parallel()
 	s := newSimSite(t)
 	plotted := 0
 	s.cfg.OnData = func(d *Data) error {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/internal/atomicfile"
+	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 )
 
 // The files below a data directory. OpenG2G passes them over.
@@ -29,9 +30,9 @@ type store struct {
 	lock *os.File
 }
 
-// openStore makes the folder and takes it for this program alone. Its errors wrap
-// [datacenter.ErrInvalidInput].
-func openStore(dataDir string) (*store, error) {
+// openStore makes the folder and takes it for this program alone, by lock. Its errors
+// wrap [datacenter.ErrInvalidInput].
+func openStore(dataDir string, lock func(*os.File) error) (*store, error) {
 	s := &store{dir: filepath.Join(dataDir, characterizationFolder)}
 	err := os.MkdirAll(filepath.Join(s.dir, pointsFolder), 0o777)
 	if err == nil {
@@ -40,11 +41,16 @@ func openStore(dataDir string) (*store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", datacenter.ErrInvalidInput, err)
 	}
-	if err := atomicfile.Lock(s.lock); errors.Is(err, atomicfile.ErrLocked) {
-		_ = s.lock.Close()
-		return nil, fmt.Errorf("%w: %s: another characterization is under way there", datacenter.ErrInvalidInput, s.dir)
+	switch err := lock(s.lock); {
+	case err == nil:
+		return s, nil
+	case errors.Is(err, atomicfile.ErrLocked):
+		err = fmt.Errorf("%w: %s: another characterization is under way there", datacenter.ErrInvalidInput, s.dir)
+		return nil, errors.Join(err, s.lock.Close())
+	default:
+		err = fmt.Errorf("%w: lock %s: %w; choose a directory on a disk that has locks", datacenter.ErrInvalidInput, s.lock.Name(), err)
+		return nil, errors.Join(err, s.lock.Close())
 	}
-	return s, nil
 }
 
 func (s *store) close() { _ = s.lock.Close() }
@@ -63,11 +69,14 @@ func (s *store) load(spec *Spec) (*Point, error) {
 		return nil, err
 	}
 	if p.Spec != *spec {
-		return nil, fmt.Errorf("%w: %s is of another measurement (%s); write to another directory, or remove the file",
+		return nil, fmt.Errorf("%w: %s is of another measurement (%s); ask for the same, write to another directory, or remove the file",
 			datacenter.ErrInvalidInput, file, p.difference(spec))
 	}
 	return p, nil
 }
+
+// maxDifference bounds what a message says of one thing that differs, in bytes.
+const maxDifference = 400
 
 // difference names what differs between what a point is of and what is wanted.
 func (s *Spec) difference(want *Spec) string {
@@ -77,12 +86,17 @@ func (s *Spec) difference(want *Spec) string {
 		has, want any
 	}{
 		{"model_label", s.ModelLabel, want.ModelLabel}, {"model_id", s.ModelID, want.ModelID},
+		{"gpu_model", s.GPUModel, want.GPUModel}, {"task", s.Task, want.Task}, {"precision", s.Precision, want.Precision},
+		{"tensor_parallel", s.TensorParallel, want.TensorParallel}, {"expert_parallel", s.ExpertParallel, want.ExpertParallel},
 		{"gpus_per_replica", s.GPUsPerReplica, want.GPUsPerReplica}, {"number of GPUs", s.NumGPUs, want.NumGPUs},
-		{"number of servers", s.NumServers, want.NumServers}, {"batch size", s.BatchSize, want.BatchSize}, {"repeat", s.Repeat, want.Repeat},
+		{"number of servers", s.NumServers, want.NumServers}, {"servers", s.Servers, want.Servers},
+		{"max_output_tokens", s.MaxOutputTokens, want.MaxOutputTokens},
+		{"what the servers are asked (requests, minimal requests, request_extra_body): SHA-256", s.RequestsSHA256, want.RequestsSHA256},
+		{"batch size", s.BatchSize, want.BatchSize}, {"repeat", s.Repeat, want.Repeat},
 		{"measure_s", s.MeasureS, want.MeasureS}, {"steady_s", s.SteadyS, want.SteadyS},
 	} {
 		if f.has != f.want {
-			parts = append(parts, fmt.Sprintf("%s %v, wanted is %v", f.name, f.has, f.want))
+			parts = append(parts, excerpt.Printable(fmt.Sprintf("%s %v, wanted is %v", f.name, f.has, f.want), maxDifference))
 		}
 	}
 	return strings.Join(parts, "; ")

@@ -161,6 +161,10 @@ func (m *Model) end() {
 	m.wakeServers()
 }
 
+// ErrNotRestored says that a model's servers may not have the batch size that they were
+// to be left with.
+var ErrNotRestored = errors.New("not restored")
+
 // restore sets the batch size that is to be left behind, if there is one.
 func (m *Model) restore(ctx context.Context, restore func(model int) (which string, batchSize int, ok bool)) error {
 	err := m.begin(ctx)
@@ -170,23 +174,44 @@ func (m *Model) restore(ctx context.Context, restore func(model int) (which stri
 		if !ok {
 			return nil
 		}
-		result := m.tell(ctx, setting{batchSize: batchSize})
+		for _, s := range m.servers {
+			s.leaving.Store(true)
+		}
+		found := false
+		result := m.tellEach(ctx, setting{batchSize: batchSize}, func(s *Server) setting {
+			if s.leave > 0 {
+				found = true
+				return setting{batchSize: s.leave}
+			}
+			return setting{batchSize: batchSize}
+		})
 		if err = result.Err; err == nil && result.Told {
-			m.rig.cfg.Log.Info().Str("model_label", m.label).Int("batch_size", batchSize).Msg(which + " batch size restored")
+			line := m.rig.cfg.Log.Info().Str("model_label", m.label)
+			if found {
+				line.Msg("batch sizes restored as they were found")
+			} else {
+				line.Int("batch_size", batchSize).Msg(which + " batch size restored")
+			}
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("model %q: the %s batch size was not restored: %w", m.label, which, err)
+		return fmt.Errorf("model %q: the %s batch size was %w: %w", m.label, which, ErrNotRestored, err)
 	}
 	return nil
 }
 
 // tell tells all servers at once.
 func (m *Model) tell(ctx context.Context, want setting) Result {
+	return m.tellEach(ctx, want, func(*Server) setting { return want })
+}
+
+// tellEach tells each server what wantOf says, with want as the model's.
+func (m *Model) tellEach(ctx context.Context, want setting, wantOf func(*Server) setting) Result {
 	told, errs := make([]bool, len(m.servers)), make([]error, len(m.servers))
 	var group sync.WaitGroup
 	for i, s := range m.servers {
-		group.Go(func() { told[i], errs[i] = s.order(ctx, want) })
+		own := wantOf(s)
+		group.Go(func() { told[i], errs[i] = s.order(ctx, own) })
 	}
 	group.Wait()
 	var result Result

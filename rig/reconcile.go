@@ -79,7 +79,9 @@ func (s *Server) note(want setting, err error) {
 	switch {
 	case err == nil:
 		s.applied.accept(want, time.Now())
-		s.load.SetConcurrency(s.concurrencyFor(want.batchSize))
+		if !s.leaving.Load() { // else the load is about to end
+			s.load.SetConcurrency(s.concurrencyFor(want.batchSize))
+		}
 	case OutcomeOf(err) == vllm.OutcomeUnknown:
 		s.applied.leaveUnanswered()
 	}

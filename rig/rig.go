@@ -48,6 +48,10 @@ type Config struct {
 	// asked for, and whether it had to be told, or that is new. It must not wait for
 	// the rig.
 	OnKept func(model int, told bool)
+	// OnFound, if set, is told what a server's batch size is set to before it is told any,
+	// 0 where that cannot be read, from any goroutine. It returns what the server is to be
+	// left with in place of what restore tells; 0 is no such thing.
+	OnFound func(vllmBaseURL string, batchSize int) (leave int, err error)
 	// OnReading, if set, is told each reading of a model's GPU, by its place among the
 	// model's, from any goroutine, one at a time. It must not wait, nor call the rig.
 	OnReading func(model, gpu int, r power.Reading)

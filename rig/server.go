@@ -27,6 +27,8 @@ type Server struct {
 	send func(context.Context, setting) error
 
 	sizer    atomic.Pointer[vllm.BatchSizer] // how batch sizes are set, chosen at the start
+	leave    int                             // the batch size it is to be left with, found at the start; 0: as the others
+	leaving  atomic.Bool                     // what it is told now is what it is left with
 	scraped  atomic.Pointer[scrape]
 	lastLoad lastLoad
 	answers  atomic.Bool // when it was last looked at
@@ -182,10 +184,27 @@ func (s *Server) tryActuator(ctx context.Context, batchSize int, refused []vllm.
 		return "", err
 	}
 	s.sizer.Store(&sizer)
+	if err := s.find(ctx, actuator); err != nil {
+		return "", err
+	}
 	want := setting{batchSize: batchSize}
 	err = s.send(ctx, want)
 	s.note(want, err)
 	return actuator, err
+}
+
+// find reads the batch size that the server has before it is told one, where somebody
+// wants to know.
+func (s *Server) find(ctx context.Context, actuator Actuator) error {
+	if s.rig.cfg.OnFound == nil {
+		return nil
+	}
+	found, err := s.server.BatchSize(ctx, actuator)
+	if err != nil {
+		return err
+	}
+	s.leave, err = s.rig.cfg.OnFound(s.server.String(), found)
+	return err
 }
 
 // requests sums up what became of the load's requests.

@@ -125,13 +125,23 @@ func (t *itlTruth) all() ITL {
 	return itl
 }
 
-func (t *itlTruth) between(fromNS, toNS int64) ITL {
+// between is the truth of one stretch of time.
+func (t *itlTruth) between(fromNS, toNS int64) ITL { return t.within([]stretch{{fromNS, toNS}}) }
+
+// stretch is time on the server's monotonic clock.
+type stretch struct{ fromNS, toNS int64 }
+
+// within is the truth of stretches of time that do not overlap.
+func (t *itlTruth) within(stretches []stretch) ITL {
 	t.mu.Lock()
 	var samples []itlSample
-	complete := fromNS > t.lostNS
-	for _, s := range t.ring {
-		if s.atNS >= fromNS && s.atNS < toNS {
-			samples = append(samples, s)
+	complete := true
+	for _, w := range stretches {
+		complete = complete && w.fromNS > t.lostNS
+		for _, s := range t.ring {
+			if s.atNS >= w.fromNS && s.atNS < w.toNS {
+				samples = append(samples, s)
+			}
 		}
 	}
 	t.mu.Unlock()

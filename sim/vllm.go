@@ -268,6 +268,19 @@ func (v *VLLM) ITLBetween(from, to time.Time) ITL {
 	return v.itl.between(int64(from.Sub(v.base)), int64(to.Sub(v.base)))
 }
 
+// Stretch is the time in [From, To).
+type Stretch struct{ From, To time.Time }
+
+// ITLWithin returns the true ITL of the chunks written in stretches of time, which do not
+// overlap.
+func (v *VLLM) ITLWithin(all []Stretch) ITL {
+	var stretches []stretch
+	for _, s := range all {
+		stretches = append(stretches, stretch{int64(s.From.Sub(v.base)), int64(s.To.Sub(v.base))})
+	}
+	return v.itl.within(stretches)
+}
+
 // ITLOver returns the true ITL of the latest window of that length.
 func (v *VLLM) ITLOver(window time.Duration) ITL {
 	now := time.Now()

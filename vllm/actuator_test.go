@@ -472,3 +472,29 @@ func TestRefusedAsNotThere(t *testing.T) {
 		}
 	}
 }
+
+// TestBatchSizeAsTheServerTells: only runtime_config has a way to ask.
+func TestBatchSizeAsTheServerTells(t *testing.T) {
+	for body, want := range map[string]int{
+		`{"max_num_running_seqs": 256}`: 256, `{"max_num_running_seqs": 0}`: 0, `{"max_num_running_seqs": 1.5}`: 0,
+		`{"max_num_running_seqs": 1e300}`: 0, `{}`: 0, "<html>": 0,
+	} {
+		f := newFake(t, at(runtimeConfigPath, answerWith(200, body), answerWith(404, "")))
+		s := newTestServer(t, Config{BaseURL: f.URL})
+		if n, err := s.BatchSize(t.Context(), ActuatorRuntimeConfig); err != nil || n != want {
+			t.Errorf("%s: %d, %v, want %d", body, n, err, want)
+		}
+		before := len(f.requests())
+		for _, actuator := range []Actuator{ActuatorSetMaxNumSeqs, ActuatorConcurrency} {
+			if n, err := s.BatchSize(t.Context(), actuator); err != nil || n != 0 {
+				t.Errorf("by %s: %d, %v", actuator, n, err)
+			}
+		}
+		if len(f.requests()) != before {
+			t.Error("a server is asked what it cannot tell")
+		}
+	}
+	f := newFake(t, answerWith(403, "no"))
+	_, err := newTestServer(t, Config{BaseURL: f.URL}).BatchSize(t.Context(), ActuatorRuntimeConfig)
+	wantMessage(t, "forbidden", err, "cannot tell the batch size", "403")
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -131,22 +132,53 @@ func allows(header, method string) bool {
 
 // evidenceOfRuntimeConfig tells of GET /v1/runtime_config and, with it, of PATCH.
 func (s *Server) evidenceOfRuntimeConfig(ctx context.Context) (Evidence, error) {
+	r, maxNumRunningSeqs, err := s.askRuntimeConfig(ctx)
+	switch {
+	case err != nil:
+		return s.evidenceOfRefusal(ctx, runtimeConfigPath, err)
+	case maxNumRunningSeqs != nil:
+		return EvidencePresent, nil
+	default:
+		return r.evidence(), nil
+	}
+}
+
+// askRuntimeConfig asks for max_num_running_seqs; nil is an answer without it.
+func (s *Server) askRuntimeConfig(ctx context.Context) (r route, maxNumRunningSeqs *float64, err error) {
 	var raw []byte
-	r, err := s.route(ctx, runtimeConfigPath, func(body io.Reader) (err error) {
+	r, err = s.route(ctx, runtimeConfigPath, func(body io.Reader) (err error) {
 		raw, err = readAnswer(body)
 		return err
 	})
 	if err != nil {
-		return s.evidenceOfRefusal(ctx, runtimeConfigPath, err)
+		return r, nil, err
 	}
 	var config struct {
 		MaxNumRunningSeqs *float64 `json:"max_num_running_seqs"`
 	}
 	// A page of something else, as some gateways have for every path, is none.
-	if !r.redirected && json.Unmarshal(raw, &config) == nil && config.MaxNumRunningSeqs != nil {
-		return EvidencePresent, nil
+	if r.redirected || json.Unmarshal(raw, &config) != nil {
+		return r, nil, nil
 	}
-	return r.evidence(), nil
+	return r, config.MaxNumRunningSeqs, nil
+}
+
+// BatchSize returns what the server's batch size is set to, as far as the actuator can
+// tell: runtime_config has a GET beside it, set_max_num_seqs has none, and of concurrency
+// the server knows nothing. 0 is not known.
+func (s *Server) BatchSize(ctx context.Context, actuator Actuator) (int, error) {
+	if actuator != ActuatorRuntimeConfig {
+		return 0, nil
+	}
+	_, n, err := s.askRuntimeConfig(ctx)
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("cannot tell the batch size: %w", err)
+	case n == nil || *n != math.Trunc(*n) || *n < 1 || *n > math.MaxInt32:
+		return 0, nil
+	default:
+		return int(*n), nil
+	}
 }
 
 // route is how a server answers to a GET, as far as that tells what it has.

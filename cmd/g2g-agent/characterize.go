@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -15,18 +16,19 @@ import (
 	"github.com/g2g-agent/g2g-agent/agent"
 	"github.com/g2g-agent/g2g-agent/characterize"
 	"github.com/g2g-agent/g2g-agent/config"
+	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 	"github.com/g2g-agent/g2g-agent/workload"
 )
 
 type characterizeCmd struct {
 	Config         string   `required:"" placeholder:"FILE" help:"Config of a live run: its models and their servers."`
 	Out            string   `required:"" placeholder:"DIR" help:"Data directory to write. What is measured is kept there at once, and the same call goes on from where it was cut off."`
-	Models         []string `placeholder:"LABEL,..." help:"Labels of the models to measure; without it, all."`
-	BatchSizes     []int    `placeholder:"N,..." help:"Batch sizes to measure; without it, all that are feasible."`
-	MeasureS       float64  `default:"60" help:"Seconds that each point is measured; time in which something is amiss does not count."`
+	Model          []string `sep:"none" placeholder:"LABEL" help:"Measure only these models. May be given several times."`
+	BatchSize      []int    `placeholder:"N" help:"Measure only these of the feasible batch sizes. May be given several times."`
+	MeasureS       float64  `default:"60" help:"Seconds that each point is measured, 4 or more; time in which something is amiss does not count."`
 	SteadyS        float64  `default:"10" help:"Seconds for which power and latency must be steady before, 4 or more."`
 	SettleTimeoutS float64  `default:"300" help:"Seconds for a batch size to be achieved and all to be steady."`
-	Repeats        int      `default:"1" help:"How often each batch size is measured."`
+	Repeats        int      `default:"1" help:"How often each batch size is measured, at most 1000."`
 	Layout         string   `default:"0.2" enum:"0.1,0.2" help:"OpenG2G's layout of the directory."`
 	Plots          string   `default:"png" enum:"png,svg,none" help:"Plots beside the data, in its folder plots: png, svg, or none."`
 	GPUModel       string   `name:"gpu-model" placeholder:"NAME" help:"The GPUs' model in the data; without it, the config's gpu_model, else unknown."`
@@ -36,9 +38,8 @@ type characterizeCmd struct {
 // What data says of measurements whose config says nothing, as far as OpenG2G has
 // defaults.
 const (
-	defaultTask      = "lm-arena-chat"
-	defaultGPUModel  = "unknown"
-	defaultPrecision = "bfloat16"
+	defaultTask     = "lm-arena-chat"
+	defaultGPUModel = "unknown"
 )
 
 func (cmd characterizeCmd) Run(ctx context.Context, term terminal) error {
@@ -121,27 +122,27 @@ func (cmd characterizeCmd) setUp(c *config.Config, term terminal, log liveLog) (
 func (cmd characterizeCmd) choose(models []config.Model) ([]config.Model, error) {
 	var labels []string
 	for i := range models {
-		labels = append(labels, models[i].ModelLabel)
+		labels = append(labels, excerpt.Quote(models[i].ModelLabel, maxQuoted))
 	}
-	for _, label := range cmd.Models {
-		if !slices.Contains(labels, label) {
-			return nil, invalidf("--models names %q, which is no model; there are %q", label, labels)
+	for _, label := range cmd.Model {
+		if !slices.ContainsFunc(models, func(m config.Model) bool { return m.ModelLabel == label }) {
+			return nil, invalidf("--model names %s, which is no model; there are %s", excerpt.Quote(label, maxQuoted), strings.Join(labels, ", "))
 		}
 	}
 	var chosen []config.Model
 	for i := range models {
 		m := &models[i]
-		if len(cmd.Models) > 0 && !slices.Contains(cmd.Models, m.ModelLabel) {
+		if len(cmd.Model) > 0 && !slices.Contains(cmd.Model, m.ModelLabel) {
 			continue
 		}
 		if len(cmd.batchSizes(m)) == 0 {
-			return nil, invalidf("model %q has none of the --batch-sizes %v in its feasible_batch_sizes %v", m.ModelLabel, cmd.BatchSizes, m.FeasibleBatchSizes)
+			return nil, invalidf("model %q has none of --batch-size %v in its feasible_batch_sizes %v", m.ModelLabel, cmd.BatchSize, m.FeasibleBatchSizes)
 		}
 		chosen = append(chosen, *m)
 	}
-	for _, b := range cmd.BatchSizes {
+	for _, b := range cmd.BatchSize {
 		if !slices.ContainsFunc(chosen, func(m config.Model) bool { return slices.Contains(m.FeasibleBatchSizes, b) }) {
-			return nil, invalidf("--batch-sizes has %d, which is in no model's feasible_batch_sizes", b)
+			return nil, invalidf("--batch-size has %d, which is in no model's feasible_batch_sizes", b)
 		}
 	}
 	return chosen, nil
@@ -150,8 +151,8 @@ func (cmd characterizeCmd) choose(models []config.Model) ([]config.Model, error)
 // batchSizes are those at which a model is measured, ascending.
 func (cmd characterizeCmd) batchSizes(m *config.Model) []int {
 	sizes := slices.Clone(m.FeasibleBatchSizes)
-	if len(cmd.BatchSizes) > 0 {
-		sizes = slices.DeleteFunc(sizes, func(b int) bool { return !slices.Contains(cmd.BatchSizes, b) })
+	if len(cmd.BatchSize) > 0 {
+		sizes = slices.DeleteFunc(sizes, func(b int) bool { return !slices.Contains(cmd.BatchSize, b) })
 	}
 	slices.Sort(sizes)
 	return slices.Compact(sizes)
@@ -159,18 +160,11 @@ func (cmd characterizeCmd) batchSizes(m *config.Model) []int {
 
 // spec says what is measured of a model, as its data tells.
 func (cmd characterizeCmd) spec(m *config.Model) workload.DataSpec {
-	first := func(texts ...string) string {
-		return texts[max(slices.IndexFunc(texts, func(s string) bool { return s != "" }), 0)]
-	}
-	feasible := slices.Clone(m.FeasibleBatchSizes)
-	slices.Sort(feasible)
-	return workload.DataSpec{
-		ModelLabel: m.ModelLabel, ModelID: m.ModelID, GPUModel: first(cmd.GPUModel, m.GPUModel, defaultGPUModel),
-		Task: first(cmd.Task, m.Task, defaultTask), Precision: first(m.Precision, defaultPrecision),
-		GPUsPerReplica: m.GPUsPerReplica, TensorParallel: max(m.TensorParallel, 1), ExpertParallel: max(m.ExpertParallel, 1),
-		BatchSizes: cmd.batchSizes(m), FitExcludeBatchSizes: slices.Concat([]int{}, m.FitExcludeBatchSizes), ITLDeadlineS: m.ITLDeadlineS,
-		FeasibleBatchSizes: slices.Compact(feasible),
-	}
+	s := dataSpecOf(m, cmd.batchSizes(m), cmd.GPUModel, cmd.Task)
+	s.GPUModel, s.Task = cmp.Or(s.GPUModel, defaultGPUModel), cmp.Or(s.Task, defaultTask)
+	slices.Sort(s.FeasibleBatchSizes)
+	s.FeasibleBatchSizes = slices.Compact(s.FeasibleBatchSizes)
+	return s
 }
 
 // progressLine is a status line that a goroutine of its own draws: whoever makes

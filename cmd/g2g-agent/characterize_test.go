@@ -13,10 +13,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alecthomas/kong"
 	"github.com/google/go-cmp/cmp"
 	"github.com/rs/zerolog"
 
 	"github.com/g2g-agent/g2g-agent/characterize"
+	"github.com/g2g-agent/g2g-agent/config"
 	"github.com/g2g-agent/g2g-agent/sim"
 	"github.com/g2g-agent/g2g-agent/workload"
 )
@@ -52,7 +54,7 @@ func TestCharacterizeOutlivesKill9(t *testing.T) {
 	t.Parallel()
 	h := startSim(t)
 	dir := filepath.Join(t.TempDir(), "data")
-	args := []string{"characterize", "--config", h.writeConfig(t, ""), "--out", dir, "--measure-s", "3", "--steady-s", "4", "--gpu-model", "H100"}
+	args := []string{"characterize", "--config", h.writeConfig(t, ""), "--out", dir, "--measure-s", "4", "--steady-s", "4", "--gpu-model", "H100"}
 	first := startProgram(t, nil, args...)
 	first.await(t, &first.stderr, "vLLM server set up")
 	awaitMeasured(t, first)
@@ -257,10 +259,13 @@ func TestCharacterizeRefuses(t *testing.T) {
 		args []string
 		want string
 	}{
-		"no model of that name":  {[]string{"--models", "big"}, `--models names "big"`},
-		"no feasible batch size": {[]string{"--batch-sizes", "32"}, "feasible_batch_sizes [8 16]"},
+		"no model of that name":  {[]string{"--model", "big"}, `--model names "big"`},
+		"a label with a comma":   {[]string{"--model", "small,big"}, `--model names "small,big"`},
+		"no feasible batch size": {[]string{"--batch-size", "32"}, "feasible_batch_sizes [8 16]"},
 		"no time":                {[]string{"--measure-s", "0"}, "--measure-s must be"},
 		"too little steadiness":  {[]string{"--steady-s", "1"}, "want 4s or more"},
+		"too little measured":    {[]string{"--measure-s", "3.5"}, "want 4s or more, for a drift to be told"},
+		"no end of repeats":      {[]string{"--repeats", "100000000"}, "want 1 to 1000"},
 		"no repeat":              {[]string{"--repeats", "0"}, "repeats is 0"},
 		"a picture of its own":   {[]string{"--plots", "pdf"}, "pdf"},
 		"a layout of its own":    {[]string{"--layout", "0.3"}, "0.3"},
@@ -276,6 +281,42 @@ func TestCharacterizeRefuses(t *testing.T) {
 				t.Error("it made the directory all the same")
 			}
 		})
+	}
+}
+
+// TestCharacterizedSpecs are such as OpenG2G takes: whatever is measured, nothing else is
+// called feasible or left out of the fits.
+func TestCharacterizedSpecs(t *testing.T) {
+	m := config.Model{ModelLabel: "m", ModelID: "org/m", GPUsPerReplica: 2, FeasibleBatchSizes: []int{32, 8, 16, 8}, FitExcludeBatchSizes: []int{8, 32}, ITLDeadlineS: 0.1}
+	want := workload.DataSpec{
+		ModelLabel: "m", ModelID: "org/m", GPUModel: "unknown", Task: "lm-arena-chat", Precision: "bfloat16", GPUsPerReplica: 2, TensorParallel: 1, ExpertParallel: 1,
+		BatchSizes: []int{8, 16, 32}, FitExcludeBatchSizes: []int{8, 32}, FeasibleBatchSizes: []int{8, 16, 32}, ITLDeadlineS: 0.1,
+	}
+	if diff := cmp.Diff(want, characterizeCmd{}.spec(&m)); diff != "" {
+		t.Errorf("all (-want +got):\n%s", diff)
+	}
+	want.BatchSizes, want.FitExcludeBatchSizes, want.FeasibleBatchSizes, want.GPUModel = []int{8, 16}, []int{8}, []int{8, 16}, "H100"
+	if diff := cmp.Diff(want, characterizeCmd{BatchSize: []int{16, 8}, GPUModel: "H100"}.spec(&m)); diff != "" {
+		t.Errorf("two of them (-want +got):\n%s", diff)
+	}
+}
+
+// TestModelsAreChosen by their whole labels, whatever is in them.
+func TestModelsAreChosen(t *testing.T) {
+	models := []config.Model{{ModelLabel: "a,b", FeasibleBatchSizes: []int{8}}, {ModelLabel: "a", FeasibleBatchSizes: []int{16}}}
+	var parsed struct {
+		Characterize characterizeCmd `cmd:""`
+	}
+	parser, err := kong.New(&parsed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := parser.Parse([]string{"characterize", "--config", "c", "--out", "o", "--model", "a,b", "--batch-size", "8"}); err != nil {
+		t.Fatal(err)
+	}
+	chosen, err := parsed.Characterize.choose(models)
+	if err != nil || len(chosen) != 1 || chosen[0].ModelLabel != "a,b" {
+		t.Errorf("%+v, %v", chosen, err)
 	}
 }
 

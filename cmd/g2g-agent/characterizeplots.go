@@ -148,9 +148,13 @@ func plotModels(d *characterize.Data) []plots.Model {
 
 // samplesOf are the latencies of points in seconds, by batch size.
 func samplesOf(points []*characterize.Point) map[int][]float64 {
-	samples := map[int][]float64{}
+	bySize := map[int][]*characterize.Point{}
 	for _, p := range points {
-		samples[p.BatchSize] = append(samples[p.BatchSize], p.LatenciesS()...)
+		bySize[p.BatchSize] = append(bySize[p.BatchSize], p)
+	}
+	samples := map[int][]float64{}
+	for batchSize, repeats := range bySize {
+		samples[batchSize] = characterize.LatenciesS(repeats)
 	}
 	return samples
 }
