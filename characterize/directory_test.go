@@ -15,6 +15,7 @@ import (
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/internal/atomicfile"
+	"github.com/g2g-agent/g2g-agent/internal/treetest"
 	"github.com/g2g-agent/g2g-agent/power"
 	"github.com/g2g-agent/g2g-agent/workload"
 )
@@ -43,7 +44,7 @@ func TestOneTableLosesNothing(t *testing.T) {
 		if _, err := Run(t.Context(), only(config(&fakeBench{}, &fakeBench{}), 0)); err != nil {
 			t.Fatal(err)
 		}
-		before := contents(t, dir)
+		before := treetest.Files(t, dir)
 		untouched := &fakeBench{}
 		_, err := Run(t.Context(), only(config(untouched, untouched), 1))
 		if want := `model "org/m.0" at [4 8 16]`; !errors.Is(err, datacenter.ErrInvalidInput) || !strings.Contains(err.Error(), want) {
@@ -57,7 +58,7 @@ func TestOneTableLosesNothing(t *testing.T) {
 		if len(untouched.told) > 0 {
 			t.Errorf("%d batch sizes were set before it was refused", len(untouched.told))
 		}
-		if diff := cmp.Diff(before, contents(t, dir)); diff != "" {
+		if diff := cmp.Diff(before, treetest.Files(t, dir)); diff != "" {
 			t.Errorf("files change (-before +after):\n%s", diff)
 		}
 		first, second := &fakeBench{}, &fakeBench{}
@@ -102,13 +103,13 @@ func TestDirectoriesOfOthers(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				before := contents(t, dir)
+				before := treetest.Files(t, dir)
 				cfg := fakeConfig(dir, &fakeBench{})
 				cfg.Layout = c.layout
 				if _, err := Run(t.Context(), cfg); !errors.Is(err, datacenter.ErrInvalidInput) || !strings.Contains(err.Error(), dir) {
 					t.Errorf("%v", err)
 				}
-				if diff := cmp.Diff(before, contents(t, dir)); diff != "" {
+				if diff := cmp.Diff(before, treetest.Files(t, dir)); diff != "" {
 					t.Errorf("files change (-before +after):\n%s", diff)
 				}
 				if _, err := os.Stat(filepath.Join(dir, characterizationFolder)); err == nil {
@@ -203,7 +204,7 @@ func TestReportIsNotComplete(t *testing.T) {
 		if err == nil || measured == nil || measured.Written {
 			t.Fatalf("%+v, %v", measured, err)
 		}
-		if report := contents(t, dir)["characterization/report.json"]; !strings.Contains(report, `"complete": false`) {
+		if report := treetest.Files(t, dir)["characterization/report.json"]; !strings.Contains(report, `"complete": false`) {
 			t.Errorf("the report is\n%s", report)
 		}
 		if err := os.Remove(folder); err != nil {
@@ -212,7 +213,7 @@ func TestReportIsNotComplete(t *testing.T) {
 		if _, err := Run(t.Context(), fakeConfig(dir, &fakeBench{})); err != nil {
 			t.Fatal(err)
 		}
-		if report := contents(t, dir)["characterization/report.json"]; !strings.Contains(report, `"complete": true`) {
+		if report := treetest.Files(t, dir)["characterization/report.json"]; !strings.Contains(report, `"complete": true`) {
 			t.Errorf("the report is\n%s", report)
 		}
 	})

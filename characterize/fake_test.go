@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"math"
 	"os"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/internal/atomicfile"
+	"github.com/g2g-agent/g2g-agent/internal/treetest"
 	"github.com/g2g-agent/g2g-agent/loadgen"
 	"github.com/g2g-agent/g2g-agent/rig"
 	"github.com/g2g-agent/g2g-agent/workload"
@@ -126,25 +126,6 @@ func fakeConfig(dir string, benches ...*fakeBench) Config {
 	return cfg
 }
 
-// contents are all files below a directory, by their relative names.
-func contents(t *testing.T, dir string) map[string]string {
-	t.Helper()
-	all := map[string]string{}
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		raw, err := os.ReadFile(path)
-		name, _ := filepath.Rel(dir, path)
-		all[name] = string(raw)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return all
-}
-
 func points(files map[string]string) map[string]string {
 	all := maps.Clone(files)
 	maps.DeleteFunc(all, func(name, _ string) bool { return !strings.HasSuffix(name, ".json.gz") })
@@ -175,7 +156,7 @@ func TestResumes(t *testing.T) {
 		if len(measured.Points) != 6 || len(moments) != 6 {
 			t.Fatalf("%d points, %d moments", len(measured.Points), len(moments))
 		}
-		want := contents(t, whole)
+		want := treetest.Files(t, whole)
 		withoutTime := func(files map[string]string) map[string]string {
 			data := maps.Clone(files)
 			for name, text := range data {
@@ -189,12 +170,12 @@ func TestResumes(t *testing.T) {
 			return data
 		}
 		for _, dir := range append(moments, whole) {
-			before := points(contents(t, dir))
+			before := points(treetest.Files(t, dir))
 			again := []*fakeBench{{}, {achieveS: 15}}
 			if _, err := Run(t.Context(), fakeConfig(dir, again...)); err != nil {
 				t.Fatal(err)
 			}
-			after := contents(t, dir)
+			after := treetest.Files(t, dir)
 			for name, raw := range before {
 				if after[name] != raw {
 					t.Errorf("%s: %s was measured, and changed", dir, name)
@@ -228,7 +209,7 @@ func TestInterrupted(t *testing.T) {
 		if err == nil {
 			t.Error("an interrupted run is no success")
 		}
-		files := contents(t, dir)
+		files := treetest.Files(t, dir)
 		if len(points(files)) != 2 {
 			t.Errorf("files %q", slices.Sorted(maps.Keys(files)))
 		}
@@ -254,7 +235,7 @@ func TestPointsThatCannotBeMeasured(t *testing.T) {
 				t.Errorf("the error is %v, want it to have %q", err, part)
 			}
 		}
-		report := contents(t, dir)["characterization/report.txt"]
+		report := treetest.Files(t, dir)["characterization/report.txt"]
 		if !strings.Contains(report, "batch size 4 is left out") {
 			t.Errorf("the report is\n%s", report)
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/treetest"
 	"github.com/g2g-agent/g2g-agent/workload"
 )
 
@@ -59,7 +60,7 @@ func TestEnsureUsesWhatIsThere(t *testing.T) {
 	if source.files[0] != runsFile || len(source.files) != 13 {
 		t.Errorf("asked for %q", source.files)
 	}
-	first := tree(t, dir)
+	first := treetest.Files(t, dir)
 
 	if report := run(specs); !slices.Equal(report.Present, both) || len(report.Written) > 0 || len(source.files) > 0 || len(warnings) > 0 {
 		t.Errorf("with all there: %+v, asked for %q, warned %q", report, source.files, warnings)
@@ -74,7 +75,7 @@ func TestEnsureUsesWhatIsThere(t *testing.T) {
 	if report := run(specs); len(report.Written) > 0 || !slices.Equal(source.files, []string{runsFile}) {
 		t.Errorf("without curves: %+v, asked for %q", report, source.files)
 	}
-	if diff := cmp.Diff(first, tree(t, dir)); diff != "" {
+	if diff := cmp.Diff(first, treetest.Files(t, dir)); diff != "" {
 		t.Errorf("without curves (-before +after):\n%s", diff)
 	}
 
@@ -92,7 +93,7 @@ func TestEnsureUsesWhatIsThere(t *testing.T) {
 		if report := run(specs); !slices.Equal(report.Written, both[:1]) || !slices.Equal(report.Present, both[1:]) {
 			t.Errorf("without a manifest: %+v", report)
 		}
-		if diff := cmp.Diff(first, tree(t, dir)); diff != "" {
+		if diff := cmp.Diff(first, treetest.Files(t, dir)); diff != "" {
 			t.Errorf("without a manifest (-before +after):\n%s", diff)
 		}
 	}
@@ -109,7 +110,7 @@ func TestEnsureUsesWhatIsThere(t *testing.T) {
 	if report := run(specs); !slices.Equal(report.Written, both) {
 		t.Errorf("anew: %+v", report)
 	}
-	if diff := cmp.Diff(first, tree(t, dir)); diff != "" {
+	if diff := cmp.Diff(first, treetest.Files(t, dir)); diff != "" {
 		t.Errorf("anew (-before +after):\n%s", diff)
 	}
 }
@@ -149,14 +150,14 @@ func TestEnsureInLayout01WantsAllBatchSizes(t *testing.T) {
 	less := slices.Clone(specs)
 	less[0].BatchSizes = all[:1]
 	ensure(t, to, less)
-	before := tree(t, to.Dir)
+	before := treetest.Files(t, to.Dir)
 	g := Generator{Source: Directory(compiled)}
 	_, err := g.Ensure(t.Context(), to, specs, func(string) {})
 	if !errors.Is(err, datacenter.ErrInvalidInput) || !strings.Contains(err.Error(), fmt.Sprintf("has nothing of model %q at batch sizes %v", specs[0].ModelLabel, all[1:])) ||
 		!strings.Contains(err.Error(), to.Dir) || !strings.Contains(err.Error(), "replaced whole") {
 		t.Errorf("for all batch sizes: %v", err)
 	}
-	if diff := cmp.Diff(before, tree(t, to.Dir)); diff != "" {
+	if diff := cmp.Diff(before, treetest.Files(t, to.Dir)); diff != "" {
 		t.Errorf("what was there has changed:\n%s", diff)
 	}
 	less[0].BatchSizes = []int{all[0], 1999} // which the benchmark does not have
@@ -213,11 +214,11 @@ func TestEnsureRefuses(t *testing.T) {
 	g := Generator{Source: Directory(compiled)}
 	dir := t.TempDir()
 	ensure(t, Destination{Dir: dir, Layout: workload.Layout01}, specs)
-	before := tree(t, dir)
+	before := treetest.Files(t, dir)
 	if _, err := g.Ensure(t.Context(), Destination{Dir: dir, Layout: workload.Layout02, Force: true}, specs, func(string) {}); !errors.Is(err, datacenter.ErrInvalidInput) || !strings.Contains(err.Error(), "layout 0.1") {
 		t.Errorf("one layout into the other: %v", err)
 	}
-	if diff := cmp.Diff(before, tree(t, dir)); diff != "" {
+	if diff := cmp.Diff(before, treetest.Files(t, dir)); diff != "" {
 		t.Errorf("what was there has changed:\n%s", diff)
 	}
 	specs[0].Task = ""
@@ -237,8 +238,8 @@ func TestWorkersDoNotMatter(t *testing.T) {
 			t.Fatal(err)
 		}
 		if first == nil {
-			first = tree(t, dir)
-		} else if diff := cmp.Diff(first, tree(t, dir)); diff != "" {
+			first = treetest.Files(t, dir)
+		} else if diff := cmp.Diff(first, treetest.Files(t, dir)); diff != "" {
 			t.Errorf("with %d workers:\n%s", workers, diff)
 		}
 	}

@@ -3,7 +3,6 @@ package mlenergy
 import (
 	"encoding/json"
 	"fmt"
-	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -16,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/treetest"
 	"github.com/g2g-agent/g2g-agent/workload"
 )
 
@@ -43,25 +43,6 @@ func specsOf(t testing.TB, name string) []workload.DataSpec {
 	return readJSON[[]workload.DataSpec](t, expected, name, "specs.json")
 }
 
-// tree is a directory's files by their names.
-func tree(t testing.TB, dir string) map[string]string {
-	t.Helper()
-	files := map[string]string{}
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		raw, err := os.ReadFile(path)
-		name, _ := filepath.Rel(dir, path)
-		files[filepath.ToSlash(name)] = string(raw)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return files
-}
-
 func goldenOptions() workload.WriteOptions {
 	return workload.WriteOptions{WrittenAt: time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC)}
 }
@@ -86,7 +67,7 @@ func TestGenerateMatchesGolden(t *testing.T) {
 		specs := specsOf(t, name)
 		dir := t.TempDir()
 		ensure(t, Destination{Dir: dir, Layout: workload.Layout02, Write: goldenOptions()}, specs)
-		got, want := tree(t, dir), tree(t, filepath.Join(expected, name))
+		got, want := treetest.Files(t, dir), treetest.Files(t, filepath.Join(expected, name))
 		delete(want, "specs.json")
 		for file := range got {
 			if _, ok := want[file]; !ok {
@@ -120,9 +101,9 @@ func TestTasksAreKeptApart(t *testing.T) {
 	dir := t.TempDir()
 	specs := append(specsOf(t, "one_task"), specsOf(t, "other_task")...)
 	ensure(t, Destination{Dir: dir, Layout: workload.Layout02, Write: goldenOptions()}, specs)
-	got := tree(t, dir)
+	got := treetest.Files(t, dir)
 	for _, name := range []string{"one_task", "other_task"} {
-		for file, text := range tree(t, filepath.Join(expected, name)) {
+		for file, text := range treetest.Files(t, filepath.Join(expected, name)) {
 			if strings.HasSuffix(file, "trace.csv") && got[file] != text {
 				t.Errorf("%s is another one in a call with several tasks", file)
 			}

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/internal/treetest"
 )
 
 const goldenBenchmark = "../testdata/golden/mlenergy"
@@ -50,25 +51,6 @@ func goldenMeasured(t *testing.T, name string) []Measured {
 	return all
 }
 
-// tree is a directory's files by their names.
-func tree(t *testing.T, dir string) map[string]string {
-	t.Helper()
-	files := map[string]string{}
-	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		raw, err := os.ReadFile(path)
-		name, _ := filepath.Rel(dir, path)
-		files[filepath.ToSlash(name)] = string(raw)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return files
-}
-
 // What is read of OpenG2G's own files is written again byte for byte.
 func TestWriteDataIsOpenG2Gs(t *testing.T) {
 	for _, name := range []string{"one_task", "other_task"} {
@@ -76,12 +58,12 @@ func TestWriteDataIsOpenG2Gs(t *testing.T) {
 		if err := WriteData(dir, goldenMeasured(t, name), Layout02, WriteOptions{WrittenAt: goldenTime()}); err != nil {
 			t.Fatal(err)
 		}
-		want := tree(t, filepath.Join(goldenBenchmark, "expected", name))
+		want := treetest.Files(t, filepath.Join(goldenBenchmark, "expected", name))
 		delete(want, "specs.json")
 		if len(want) == 0 {
 			t.Fatal("no golden files")
 		}
-		if diff := cmp.Diff(want, tree(t, dir)); diff != "" {
+		if diff := cmp.Diff(want, treetest.Files(t, dir)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}
@@ -101,7 +83,7 @@ func TestWriteDataTakesLeftovers(t *testing.T) {
 	if err := WriteData(dir, models, Layout02, WriteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if files := tree(t, folder); len(files) != 4 {
+	if files := treetest.Files(t, folder); len(files) != 4 {
 		t.Errorf("the folder has %d files, want 4", len(files))
 	}
 }
@@ -112,7 +94,7 @@ func TestWriteDataNamesItsWriter(t *testing.T) {
 	if err := WriteData(dir, models, Layout02, WriteOptions{WrittenAt: goldenTime(), AgentVersion: "1.2.3"}); err != nil {
 		t.Fatal(err)
 	}
-	text := tree(t, dir)[models[0].Spec.Hash()+"/_manifest.json"]
+	text := treetest.Files(t, dir)[models[0].Spec.Hash()+"/_manifest.json"]
 	if !strings.Contains(text, `"g2g_agent_version": "1.2.3",`) {
 		t.Errorf("the manifest is\n%s", text)
 	}
@@ -146,7 +128,7 @@ func TestWriteDataV01ReadsBack(t *testing.T) {
 	if _, err := LoadInferenceData(dir, []DataQuery{{ModelLabel: "a/b"}}, true); err == nil {
 		t.Error("a model of before is still there")
 	}
-	for name := range tree(t, dir) {
+	for name := range treetest.Files(t, dir) {
 		if strings.Count(name, "/") > 1 {
 			t.Errorf("the label became the path %s", name)
 		}
@@ -176,7 +158,7 @@ func TestWriteDataRounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := "batch_size,relative_time_s,power_total_W\n16,0.0,1.0\n16,0.1,340.123\n16,0.2,0.0\n16,0.3,0.0\n16,1234.5,123456.789\n"
-	if got := tree(t, dir)[m.Spec.Hash()+"/trace.csv"]; got != want {
+	if got := treetest.Files(t, dir)[m.Spec.Hash()+"/trace.csv"]; got != want {
 		t.Errorf("the trace is\n%s\nwant\n%s", got, want)
 	}
 }
@@ -196,7 +178,7 @@ func TestWriteDataIsCompleteOnlyAtTheEnd(t *testing.T) {
 		if err := WriteData(dir, broken, Layout02, WriteOptions{}); err == nil || !strings.Contains(err.Error(), "power: L: NaN is no finite number") {
 			t.Errorf("the error is %v", err)
 		}
-		for name := range tree(t, dir) {
+		for name := range treetest.Files(t, dir) {
 			if strings.HasPrefix(name, broken[1].Spec.Hash()) {
 				t.Errorf("%s was left", name)
 			}
@@ -210,7 +192,7 @@ func TestWriteDataIsCompleteOnlyAtTheEnd(t *testing.T) {
 		if err := WriteData(dir, models, Layout02, WriteOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		before := tree(t, dir)
+		before := treetest.Files(t, dir)
 		fit := filepath.Join(dir, models[0].Spec.Hash(), itlFitFile)
 		if err := os.Remove(fit); err != nil {
 			t.Fatal(err)
@@ -222,7 +204,7 @@ func TestWriteDataIsCompleteOnlyAtTheEnd(t *testing.T) {
 			t.Errorf("the error is %v", err)
 		}
 		delete(before, models[0].Spec.Hash()+"/"+itlFitFile)
-		if diff := cmp.Diff(before, tree(t, dir)); diff != "" {
+		if diff := cmp.Diff(before, treetest.Files(t, dir)); diff != "" {
 			t.Errorf("what was there has changed (-before +after):\n%s", diff)
 		}
 	})
@@ -254,7 +236,7 @@ func TestAFailureWhileFilesAreReplaced(t *testing.T) {
 	if complete(dir, &models[0].Spec) || exists(filepath.Join(folder, manifestFile)) || exists(filepath.Join(folder, logisticFitFile)) {
 		t.Error("half of the files are new, and it looks complete")
 	}
-	for name := range tree(t, folder) {
+	for name := range treetest.Files(t, folder) {
 		if name != traceFile {
 			t.Errorf("%s was left", name)
 		}
@@ -283,7 +265,7 @@ func TestWriteDataRefuses(t *testing.T) {
 			if err := WriteData(dir, []Measured{m}, layout, WriteOptions{}); err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("the error is %v, want %s", err, want)
 			}
-			if files := tree(t, dir); len(files) > 0 {
+			if files := treetest.Files(t, dir); len(files) > 0 {
 				t.Errorf("files were made: %v", files)
 			}
 		}
@@ -333,12 +315,12 @@ func TestWriteDataRemovesOldTraces(t *testing.T) {
 	if err := WriteData(fresh, models[:1], Layout01, WriteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	want := tree(t, fresh)
+	want := treetest.Files(t, fresh)
 	want["traces/mine.csv"], want["notes.txt"] = "kept", "kept"
 	if err := os.Remove(filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(want, tree(t, dir)); diff != "" {
+	if diff := cmp.Diff(want, treetest.Files(t, dir)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	if !exists(filepath.Join(outside, "x.csv")) {

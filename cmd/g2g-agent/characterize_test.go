@@ -19,6 +19,7 @@ import (
 
 	"github.com/g2g-agent/g2g-agent/characterize"
 	"github.com/g2g-agent/g2g-agent/config"
+	"github.com/g2g-agent/g2g-agent/internal/treetest"
 	"github.com/g2g-agent/g2g-agent/sim"
 	"github.com/g2g-agent/g2g-agent/workload"
 )
@@ -60,7 +61,7 @@ func TestCharacterizeOutlivesKill9(t *testing.T) {
 	awaitMeasured(t, first)
 	first.kill()
 	const point = "characterization/points/small/batch_8_repeat_0.json.gz"
-	before := filesBelow(t, dir)
+	before := treetest.Files(t, dir)
 	if before[point] == "" {
 		t.Fatalf("a point that is measured is not on the disk; there are %d files", len(before))
 	}
@@ -78,7 +79,7 @@ func TestCharacterizeOutlivesKill9(t *testing.T) {
 	if n := h.commandedBatchSize(t); n != 8 {
 		t.Errorf("it left the batch size %d behind, want 8", n)
 	}
-	complete := filesBelow(t, dir)
+	complete := treetest.Files(t, dir)
 	if complete[point] != before[point] {
 		t.Error("a point that was measured has changed")
 	}
@@ -102,7 +103,7 @@ func TestCharacterizeOutlivesKill9(t *testing.T) {
 	if status := fourth.wait(t, soon); status != exitDone {
 		t.Fatalf("status %d; its log:\n%s", status, fourth.stderr.text())
 	}
-	if diff := cmp.Diff(complete, filesBelow(t, dir)); diff != "" {
+	if diff := cmp.Diff(complete, treetest.Files(t, dir)); diff != "" {
 		t.Errorf("files that were complete change (-before +after):\n%s", diff)
 	}
 	checkPlots(t, dir, args, complete)
@@ -139,11 +140,11 @@ func checkPlots(t *testing.T, dir string, args []string, complete map[string]str
 		t.Fatal(err)
 	}
 	call(exitDone, "none")
-	if diff := cmp.Diff(want, filesBelow(t, dir)); diff != "" {
+	if diff := cmp.Diff(want, treetest.Files(t, dir)); diff != "" {
 		t.Errorf("--plots none (-want +got):\n%s", diff)
 	}
 	call(exitDone, "svg")
-	if all := filesBelow(t, folder); len(all) != 3 || !strings.Contains(all["itl.svg"], " samples, mean ") || !strings.Contains(all["logistic.svg"], ">measured<") {
+	if all := treetest.Files(t, folder); len(all) != 3 || !strings.Contains(all["itl.svg"], " samples, mean ") || !strings.Contains(all["logistic.svg"], ">measured<") {
 		t.Errorf("--plots svg: %d files; those of the latencies and of the curves must have what was measured", len(all))
 	}
 	if err := os.RemoveAll(folder); err != nil {
@@ -157,7 +158,7 @@ func checkPlots(t *testing.T, dir string, args []string, complete map[string]str
 		t.Errorf("the folder is a file; the log:\n%s", text)
 	}
 	want["plots"] = ""
-	if diff := cmp.Diff(want, filesBelow(t, dir)); diff != "" {
+	if diff := cmp.Diff(want, treetest.Files(t, dir)); diff != "" {
 		t.Errorf("the data changes where there are no plots (-want +got):\n%s", diff)
 	}
 }
@@ -196,8 +197,8 @@ func TestPlotsThatFail(t *testing.T) {
 	ended, end := context.WithCancel(t.Context())
 	end()
 	d.Dir = t.TempDir()
-	if err := pictures.write(ended, d); err == nil || len(filesBelow(t, d.Dir)) > 0 {
-		t.Errorf("%v when it is to end: %d files", err, len(filesBelow(t, d.Dir)))
+	if err := pictures.write(ended, d); err == nil || len(treetest.Files(t, d.Dir)) > 0 {
+		t.Errorf("%v when it is to end: %d files", err, len(treetest.Files(t, d.Dir)))
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"net/http"
 	"os"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/g2g-agent/g2g-agent/hub"
 	"github.com/g2g-agent/g2g-agent/hub/hubtest"
+	"github.com/g2g-agent/g2g-agent/internal/treetest"
 )
 
 const hubToken = "hf_SECRETsecret"
@@ -49,7 +49,7 @@ func (u *hubUser) offline() { u.environ = append(u.environ, "HF_HUB_OFFLINE=1") 
 func goldenHub(t *testing.T, dataset string, dir ...string) *hubtest.Hub {
 	t.Helper()
 	f := hubtest.New(t, dataset)
-	for name, text := range filesBelow(t, filepath.Join(append([]string{repositoryRoot(t), "testdata", "golden"}, dir...)...)) {
+	for name, text := range treetest.Files(t, filepath.Join(append([]string{repositoryRoot(t), "testdata", "golden"}, dir...)...)) {
 		f.Put(hubtest.Commit, name, []byte(text), filepath.Ext(name) == ".parquet")
 	}
 	return f
@@ -61,25 +61,6 @@ func goldenBenchmark(t *testing.T) *hubtest.Hub {
 
 func goldenArena(t *testing.T) *hubtest.Hub {
 	return goldenHub(t, "lmarena-ai/arena-human-preference-100k", "requests", "datasets", "lmarena-ai", "arena-human-preference-100k")
-}
-
-// filesBelow are a directory's files by their names.
-func filesBelow(t *testing.T, dir string) map[string]string {
-	t.Helper()
-	files := map[string]string{}
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		raw, err := os.ReadFile(path)
-		name, _ := filepath.Rel(dir, path)
-		files[filepath.ToSlash(name)] = string(raw)
-		return err
-	})
-	if err != nil && !os.IsNotExist(err) {
-		t.Fatal(err)
-	}
-	return files
 }
 
 func goldenSpecs(t *testing.T) string {
@@ -95,9 +76,9 @@ func wantGoldenData(t *testing.T, out string) {
 	if _, _, err := runArgs(t.Context(), "generate", "inference-data", "--data", filepath.Join(golden, "compiled"), "--specs", goldenSpecs(t), "--out", local); err != nil {
 		t.Fatal(err)
 	}
-	want, got := filesBelow(t, local), filesBelow(t, out)
+	want, got := treetest.Files(t, local), treetest.Files(t, out)
 	traces := 0
-	for name, text := range filesBelow(t, filepath.Join(golden, "expected", "one_task")) {
+	for name, text := range treetest.Files(t, filepath.Join(golden, "expected", "one_task")) {
 		if filepath.Base(name) == "trace.csv" {
 			traces++
 			want[name] = text
@@ -152,7 +133,7 @@ func TestInferenceDataFromHub(t *testing.T) {
 	other := strings.Replace(goldenSpecs(t), "one_task", "other_task", 1)
 	third := filepath.Join(t.TempDir(), "out")
 	_, _, err = u.generate(t.Context(), "inference-data", "--specs", other, "--out", third)
-	if !errors.Is(err, hub.ErrOffline) || exitStatus(err) != exitFailed || !strings.Contains(err.Error(), "unset HF_HUB_OFFLINE") || len(filesBelow(t, third)) > 0 {
+	if !errors.Is(err, hub.ErrOffline) || exitStatus(err) != exitFailed || !strings.Contains(err.Error(), "unset HF_HUB_OFFLINE") || len(treetest.Files(t, third)) > 0 {
 		t.Errorf("offline without a file: %v", err)
 	}
 }
@@ -192,7 +173,7 @@ func TestRequestsFromHub(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			u := newHubUser(t, c.hub)
-			want := filesBelow(t, filepath.Join(repositoryRoot(t), "testdata", "golden", "requests", "expected", c.golden))
+			want := treetest.Files(t, filepath.Join(repositoryRoot(t), "testdata", "golden", "requests", "expected", c.golden))
 			generate := func() {
 				out := filepath.Join(t.TempDir(), "out")
 				args := append([]string{"requests", "--dataset", name, "--out", out, "--model=Llama-3.1-8B=meta-llama/Llama-3.1-8B-Instruct", "--model=Qwen3-32B=Qwen/Qwen3-32B",
@@ -200,7 +181,7 @@ func TestRequestsFromHub(t *testing.T) {
 				if _, stderr, err := u.generate(t.Context(), args...); err != nil {
 					t.Fatalf("%v\n%s", err, stderr)
 				}
-				if diff := cmp.Diff(want, filesBelow(t, out)); diff != "" || len(want) != 2 {
+				if diff := cmp.Diff(want, treetest.Files(t, out)); diff != "" || len(want) != 2 {
 					t.Errorf("(-want +got):\n%s", diff)
 				}
 			}

@@ -30,8 +30,13 @@ func TestCheckFolder(t *testing.T) {
 			t.Errorf("%s: %v", bad, err)
 		}
 	}
+	if _, err := os.Stat("/proc/self"); err == nil { // nobody may write there, not even root
+		if err := CheckFolder("/proc/self"); err == nil || !strings.HasPrefix(err.Error(), "/proc/self: cannot write in /proc/self: ") {
+			t.Errorf("/proc/self: %v", err)
+		}
+	}
 	if os.Getuid() == 0 {
-		t.Skip("root may write anywhere")
+		t.Skip("root may write anywhere else")
 	}
 	for _, bad := range []string{closed, filepath.Join(closed, "x")} {
 		if err := CheckFolder(bad); err == nil || !strings.Contains(err.Error(), "cannot write in "+closed+": permission denied") {
