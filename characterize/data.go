@@ -23,8 +23,6 @@ type Data struct {
 	Layout workload.Layout
 	// Models are what is in it.
 	Models []workload.Measured
-	// Points are what that was made from, by model, in order of batch size and repeat.
-	Points [][]*Point
 	at     time.Time
 }
 
@@ -100,9 +98,30 @@ func (m *Measured) data(cfg *Config) (*Data, []string) {
 				warnings = append(warnings, fmt.Sprintf("model %q, curve of %s: %s", spec.ModelLabel, c.name, doubt))
 			}
 		}
-		d.Models, d.Points = append(d.Models, model), append(d.Points, points)
+		model.Observed = observed(spec, points)
+		d.Models = append(d.Models, model)
 	}
 	return d, warnings
+}
+
+// observed is what pictures of a model are made of: all its points, each repeat by itself,
+// and the latencies of each batch size.
+func observed(spec *workload.DataSpec, points []*Point) workload.Observed {
+	o := workload.Observed{ITL: map[int]*workload.ITLHistogram{}}
+	bySize := map[int][]*Point{}
+	for _, p := range points {
+		o.Points = append(o.Points, workload.Point{
+			BatchSize: p.BatchSize, PowerW: p.PowerW(), LatencyS: p.MeanITLS(), ThroughputTokensPerS: p.ThroughputTokensPerS(),
+			NotInFit: slices.Contains(spec.FitExcludeBatchSizes, p.BatchSize),
+		})
+		bySize[p.BatchSize] = append(bySize[p.BatchSize], p)
+	}
+	for batchSize, repeats := range bySize {
+		if h := workload.NewITLHistogram(LatenciesS(repeats)); h != nil {
+			o.ITL[batchSize] = h
+		}
+	}
+	return o
 }
 
 // of are the points of a model at a batch size, in order.

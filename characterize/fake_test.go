@@ -394,9 +394,12 @@ func TestExcludedFromTheCurves(t *testing.T) {
 		called := false
 		cfg.OnData = func(d *Data) error {
 			called = true
-			want, _ := workload.FitLogistic([]int{8, 16}, []float64{d.Points[0][1].PowerW(), d.Points[0][2].PowerW()})
+			want, _ := workload.FitLogistic([]int{8, 16}, []float64{d.Models[0].Observed.Points[1].PowerW, d.Models[0].Observed.Points[2].PowerW})
 			if got := d.Models[0].Logistic.PowerW; got != want {
 				t.Errorf("the curve is %+v, want %+v", got, want)
+			}
+			if o := d.Models[0].Observed; len(o.Points) != 3 || !o.Points[0].NotInFit || o.Points[1].NotInFit || len(o.ITL) != 3 {
+				t.Errorf("what is drawn is %+v, %d histograms", o.Points, len(o.ITL))
 			}
 			if len(d.Models[0].Traces) != 3 || len(d.Models[0].ITL) != 3 {
 				t.Errorf("%d traces, %d fits", len(d.Models[0].Traces), len(d.Models[0].ITL))

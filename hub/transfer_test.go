@@ -175,7 +175,7 @@ func TestCutConnections(t *testing.T) {
 	u = newUser(t, f)
 	f.Forget()
 	_, err = u.repo(t).Fetch(t.Context(), []string{"runs/llm.parquet"}, nil)
-	if !errors.Is(err, hub.ErrUnreachable) || !strings.Contains(err.Error(), f.StorageURL) {
+	if !errors.Is(err, hub.ErrUnreachable) || !strings.Contains(err.Error(), f.StorageURL) || !strings.Contains(err.Error(), "the connection was cut off") {
 		t.Errorf("the error is %v", err)
 	}
 	if _, atStore = f.Requests(); len(atStore) != 6 {

@@ -175,6 +175,7 @@ func TestBadTables(t *testing.T) {
 		`column "task" holds lists`:                                   benchmark(t, []lists{{[]string{"chat"}}}, nil),
 		`row 1, column "results_path": is empty`:                      benchmark(t, []row{noPath}, nil),
 		`row 2, column "avg_power_watts": is null, want a number`:     benchmark(t, []row{aRow(8, "a.json"), noPower}, files),
+		`llm.parquet: has no rows`:                                    benchmark(t, []row{}, files),
 		`leads out of the directory`:                                  benchmark(t, []row{aRow(8, "../a.json")}, files),
 		`the path "/etc/passwd" leads out`:                            benchmark(t, []row{aRow(8, "/etc/passwd")}, files),
 		`none.json: no such file or directory (the results of row 1`:  benchmark(t, []row{aRow(8, "none.json")}, files),

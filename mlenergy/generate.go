@@ -94,6 +94,8 @@ type group struct {
 
 	trace   *workload.InferenceTrace // nil: too few samples
 	itl     workload.ITLMixture
+	seen    *workload.ITLHistogram // the latencies; nil: none
+	doubts  []string
 	failure error
 }
 
@@ -186,12 +188,16 @@ func (g *group) finish(gpus int) {
 	var timelines []workload.Timeline
 	var itls [][]float64
 	enough := false
-	for _, r := range g.read {
+	for i, r := range g.read {
+		if len(r.NoPower) > 0 {
+			g.doubts = append(g.doubts, fmt.Sprintf("%s: GPUs %v have no power at the times of the first one: they count as 0 W, as with OpenG2G",
+				excerpt.Printable(g.runs[i].ResultsPath, 4*maxQuoted), r.NoPower))
+		}
 		timelines, itls = append(timelines, r.Power), append(itls, r.ITLS)
 		enough = enough || len(r.Power.TS) > 1
 	}
 	g.read = nil
-	g.itl = workload.FitITLRuns(itls, maxITLSamples, itlSeed)
+	g.itl, g.seen = workload.FitITLRuns(itls, maxITLSamples, itlSeed), workload.NewITLHistogram(itls...)
 	if !enough {
 		return
 	}
@@ -225,6 +231,7 @@ func (g *group) notFinite(timelines []workload.Timeline) error {
 func (j *job) measured() (workload.Measured, []string, error) {
 	s := j.selection
 	m := workload.Measured{Spec: s.Spec, Traces: map[int]*workload.InferenceTrace{}, ITL: map[int]workload.ITLMixture{}}
+	m.Observed = workload.Observed{Points: s.points(), ITL: map[int]*workload.ITLHistogram{}}
 	warnings := slices.Clone(s.Warnings)
 	for _, g := range j.groups {
 		batchSize := g.runs[0].BatchSize()
@@ -232,6 +239,10 @@ func (j *job) measured() (workload.Measured, []string, error) {
 			return m, nil, errorAt(g.runs[0].File, "model %s, batch size %d (%s): %w", quote(s.Spec.ModelLabel), batchSize, g.places(), g.failure)
 		}
 		m.ITL[batchSize] = g.itl
+		warnings = append(warnings, g.doubts...)
+		if g.seen != nil {
+			m.Observed.ITL[batchSize] = g.seen
+		}
 		if g.trace != nil {
 			m.Traces[batchSize] = g.trace
 			continue

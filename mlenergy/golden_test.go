@@ -69,10 +69,16 @@ func TestGenerateMatchesGolden(t *testing.T) {
 		ensure(t, Destination{Dir: dir, Layout: workload.Layout02, Write: goldenOptions()}, specs)
 		got, want := treetest.Files(t, dir), treetest.Files(t, filepath.Join(expected, name))
 		delete(want, "specs.json")
+		observed := 0
 		for file := range got {
-			if _, ok := want[file]; !ok {
+			if filepath.Base(file) == "observed.json" { // which OpenG2G passes over
+				observed++
+			} else if _, ok := want[file]; !ok {
 				t.Errorf("%s was made, which OpenG2G does not make", file)
 			}
+		}
+		if observed != len(specs) {
+			t.Errorf("%s: what was observed is there %d times, want %d", name, observed, len(specs))
 		}
 		for file, text := range want {
 			files++
@@ -268,5 +274,27 @@ func TestTemplatesMatchGolden(t *testing.T) {
 	}
 	if compared != 18 {
 		t.Errorf("%d templates were compared, want 18", compared)
+	}
+}
+
+// TestGPUsWithoutPower: a GPU whose times are never those of the first one counts as 0 W, as
+// with OpenG2G, which a warning says.
+func TestGPUsWithoutPower(t *testing.T) {
+	for series, want := range map[string]string{
+		`"0": [[1000, 50], [1001, 50], [1002.9, 50]], "1": [[1000.001, 70], [1001.001, 70]]`: "a.json: GPUs [1] have no power",
+		`"0": [[1000, NaN], [1001, NaN], [1002.9, NaN]]`:                                     "a.json: GPUs [0] have no power",
+		`"0": [[1000, 50], [1001, 50], [1002.9, 50]], "1": [[1001, 70]]`:                     "",
+	} {
+		text := `{"results": [{"success": true, "itl": [0.01, 0.02, 0.03]}],
+			"timeline": {"steady_state_start_time": 1000, "steady_state_end_time": 1002.9, "power": {"device_instant": {` + series + `}}}}`
+		dir := benchmark(t, []row{aRow(8, "a.json")}, map[string]string{"a.json": text})
+		_, warnings, err := generate(t, dir, aSpec(8))
+		if err != nil {
+			t.Fatal(err)
+		}
+		told := strings.Join(warnings, "\n")
+		if strings.Contains(told, "have no power") != (want != "") || !strings.Contains(told, want) {
+			t.Errorf("%s: the warnings are %q, want %q", series, told, want)
+		}
 	}
 }

@@ -33,6 +33,9 @@ type Results struct {
 	// Power is that of all GPUs together, in watts, with seconds since the start of the
 	// steady state.
 	Power workload.Timeline
+	// NoPower are the GPUs that have no power at any time of the first one: they count as
+	// 0 W, as with OpenG2G.
+	NoPower []int
 }
 
 // maxSteadyS bounds the steady state of a run, and so its trace: some days, in seconds.
@@ -75,11 +78,11 @@ func ReadResults(r io.Reader) (*Results, error) {
 	if len(f.itlS) == 0 {
 		return nil, fmt.Errorf("%s: no successful request has an inter-token latency (itl) above 0", keyResults)
 	}
-	power, err := f.power()
+	power, noPower, err := f.power()
 	if err != nil {
 		return nil, err
 	}
-	return &Results{ITLS: f.itlS, Power: power}, nil
+	return &Results{ITLS: f.itlS, Power: power, NoPower: noPower}, nil
 }
 
 // in names the key at which an error came up.
@@ -213,15 +216,15 @@ func (f *results) gpu(name []byte) error {
 // power adds up the GPUs' power in the steady state, as mlenergy-data does: at the
 // times of the first GPU, with what each had last at one of those times, and nothing of
 // a GPU before its first.
-func (f *results) power() (workload.Timeline, error) {
+func (f *results) power() (out workload.Timeline, noPower []int, err error) {
 	var none workload.Timeline
 	switch {
 	case f.start == nil || f.end == nil:
-		return none, fmt.Errorf("%s: the run has no steady state: want two times in seconds", keyBounds)
+		return none, nil, fmt.Errorf("%s: the run has no steady state: want two times in seconds", keyBounds)
 	case !f.hasSeries:
-		return none, fmt.Errorf("%s is missing: want the power of each GPU", keySeries)
+		return none, nil, fmt.Errorf("%s is missing: want the power of each GPU", keySeries)
 	case len(f.series) == 0:
-		return none, fmt.Errorf("%s has no GPU", keySeries)
+		return none, nil, fmt.Errorf("%s has no GPU", keySeries)
 	}
 	start, end := *f.start, *f.end
 	gpus := make([]int, 0, len(f.series))
@@ -236,13 +239,13 @@ func (f *results) power() (workload.Timeline, error) {
 		}
 	}
 	if len(times) == 0 {
-		return none, fmt.Errorf("%s: GPU %d has no timeline samples in the steady state, from %v to %v", keySeries, gpus[0], start, end)
+		return none, nil, fmt.Errorf("%s: GPU %d has no timeline samples in the steady state, from %v to %v", keySeries, gpus[0], start, end)
 	}
 	slices.SortStableFunc(times, func(a, b float64) int { return cmp.Compare(a-start, b-start) })
 	if last := times[len(times)-1] - start; !(last <= maxSteadyS) { // a trace has a point every so often
-		return none, fmt.Errorf("%s: GPU %d has a sample %v s after the start of the steady state, want at most %v s", keySeries, gpus[0], last, float64(maxSteadyS))
+		return none, nil, fmt.Errorf("%s: GPU %d has a sample %v s after the start of the steady state, want at most %v s", keySeries, gpus[0], last, float64(maxSteadyS))
 	}
-	out := workload.Timeline{TS: make([]float64, len(times)), PowerW: make([]float64, len(times))}
+	out = workload.Timeline{TS: make([]float64, len(times)), PowerW: make([]float64, len(times))}
 	for i, t := range times {
 		out.TS[i] = t - start
 	}
@@ -262,6 +265,9 @@ func (f *results) power() (workload.Timeline, error) {
 				out.PowerW[i] += last
 			}
 		}
+		if math.IsNaN(last) {
+			noPower = append(noPower, id)
+		}
 	}
-	return out, nil
+	return out, noPower, nil
 }

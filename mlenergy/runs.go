@@ -90,6 +90,9 @@ func ReadRuns(ctx context.Context, source Source) ([]Run, error) {
 	if err != nil {
 		return nil, errorAt(path, "%w", err)
 	}
+	if len(runs) == 0 {
+		return nil, errorAt(path, "has no rows, want one for each run")
+	}
 	for i := range runs {
 		runs[i].File = path
 	}

@@ -180,6 +180,19 @@ func (s *Selection) Logistic() (*workload.LogisticFits, []string, error) {
 	return fits, warnings, nil
 }
 
+// points are what the table says of the runs, each by itself.
+func (s *Selection) points() []workload.Point {
+	var points []workload.Point
+	for i := range s.Runs {
+		r := &s.Runs[i]
+		points = append(points, workload.Point{
+			BatchSize: r.BatchSize(), PowerW: r.AvgPowerW, LatencyS: r.MeanITLMS / 1000, ThroughputTokensPerS: r.OutputThroughputTokensPerS,
+			NotInFit: slices.Contains(s.Spec.FitExcludeBatchSizes, r.BatchSize()),
+		})
+	}
+	return points
+}
+
 func numberOrNull(v float64) string {
 	if math.IsNaN(v) {
 		return "null"

@@ -48,15 +48,13 @@ func openFile(dir, name string) (*os.File, string, error) {
 		return nil, "", errorAt(dir, "the path %s leads out of the directory", quote(name))
 	}
 	path := filepath.Join(dir, filepath.FromSlash(name))
-	f, err := os.Open(path)
+	info, err := os.Stat(path)
+	if err == nil && !info.Mode().IsRegular() {
+		err = errors.New("is no file") // to open a FIFO would wait for its writer
+	}
+	var f *os.File
 	if err == nil {
-		var info os.FileInfo
-		if info, err = f.Stat(); err == nil && !info.Mode().IsRegular() {
-			err = errors.New("is no file")
-		}
-		if err != nil {
-			_ = f.Close() // nothing was read
-		}
+		f, err = os.Open(path)
 	}
 	if err != nil {
 		var pathErr *os.PathError

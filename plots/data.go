@@ -16,22 +16,10 @@ type Model struct {
 	// Label is what the picture calls it.
 	Label string
 	Data  workload.ModelData
-	// ITLSamplesS are inter-token latencies in seconds by batch size, where there
-	// are any: [ITL] then draws histograms behind the fits.
-	ITLSamplesS map[int][]float64
-	// Points are what the logistic fits were made from, where it is known; [Logistic]
-	// otherwise takes the means of the traces and of the latency fits.
-	Points []Point
-}
-
-// Point is what was measured at one batch size. What is not known is NaN.
-type Point struct {
-	BatchSize            int
-	PowerW               float64 // of one replica, all its GPUs together
-	LatencyS             float64 // mean inter-token latency
-	ThroughputTokensPerS float64 // of one replica
-	// NotInFit says that the fits were made without it.
-	NotInFit bool
+	// Observed is what was measured, where it is known: [ITL] draws its histograms behind
+	// the fits, and [Logistic] its points, which otherwise are the means of the traces
+	// and of the latency fits.
+	Observed workload.Observed
 }
 
 // maxGridPanels bounds the panels of a picture.
@@ -124,7 +112,7 @@ func Power(models []Model) (*Figure, error) {
 }
 
 // Load reads the models of an OpenG2G data directory of either layout: all, or those
-// with one of the labels. A model that was measured more than once has its folder's
+// with one of the labels, with what was measured where that is known. A model that was measured more than once has its folder's
 // name with its label. Latency fits must be there if needITL says so. Warnings are
 // remarks about the data. The errors wrap [datacenter.ErrInvalidInput].
 func Load(dir string, labels []string, needITL bool) (models []Model, warnings []string, err error) {
@@ -154,8 +142,13 @@ func Load(dir string, labels []string, needITL bool) (models []Model, warnings [
 	if err != nil {
 		return nil, nil, err
 	}
+	observed, remarks, err := workload.LoadObserved(dir, queries)
+	if err != nil {
+		return nil, nil, err
+	}
+	warnings = append(warnings, remarks...)
 	for i, q := range queries {
-		m := Model{Label: q.ModelLabel, Data: data.Models[i]}
+		m := Model{Label: q.ModelLabel, Data: data.Models[i], Observed: observed[i]}
 		if listed[q.ModelLabel] > 1 {
 			m.Label += " (" + q.Spec.Hash + ")"
 		}

@@ -172,12 +172,13 @@ func TestDensityIsOne(t *testing.T) {
 	}
 }
 
+// TestHistogram: the bars of a histogram have the area 1, and are numbers.
 func TestHistogram(t *testing.T) {
 	var samples []float64
 	for i := range 10_000 {
 		samples = append(samples, 0.02*math.Exp(math.Sin(float64(i))))
 	}
-	bars := histogram(samples)
+	bars := barsOf(workload.NewITLHistogram(samples))
 	area := 0.0
 	for i := 1; i < len(bars); i++ {
 		area += bars[i-1].Y * math.Log10(bars[i].X/bars[i-1].X)
@@ -185,11 +186,8 @@ func TestHistogram(t *testing.T) {
 	if math.Abs(area-1) > 1e-9 || len(bars) < 20 {
 		t.Errorf("%d bars have the area %v", len(bars), area)
 	}
-	if far := histogram(append(samples, 20)); len(far) < 60 || far[len(far)-1].X < 20 {
-		t.Errorf("one sample far off makes %d bars up to %v", len(far), far[len(far)-1].X)
-	}
 	for _, few := range [][]float64{{0.5}, {0.5, 0.5, 0.5}, {1e-300, 1e300}} {
-		for _, at := range histogram(few) {
+		for _, at := range barsOf(workload.NewITLHistogram(few)) {
 			if !isFinite(at.X) || !isFinite(at.Y) {
 				t.Errorf("%v gives %v", few, at)
 			}
@@ -199,7 +197,7 @@ func TestHistogram(t *testing.T) {
 
 func TestITLWithSamples(t *testing.T) {
 	models := load(t, dataV01, "Llama-3.1-8B")
-	models[0].ITLSamplesS = map[int][]float64{8: {0.007, 0.0071, 0.0072, 0.02, math.NaN(), -1, 0}, 16: nil}
+	models[0].Observed.ITL = map[int]*workload.ITLHistogram{8: workload.NewITLHistogram([]float64{0.007, 0.0071, 0.0072, 0.02, math.NaN(), -1, 0}), 16: nil}
 	f, err := ITL(models)
 	if err != nil {
 		t.Fatal(err)
@@ -208,7 +206,7 @@ func TestITLWithSamples(t *testing.T) {
 		t.Fatalf("there are %d panels, want that with samples and that of all others", len(f.Panels))
 	}
 	p := f.Panels[0]
-	if p.Title != "Llama-3.1-8B, batch size 8" || len(p.Series) != 2 || p.Series[0].Kind != Bars || p.Series[0].Name != "4 samples, mean 10.3 ms" || p.Series[1].Name != "fit, mean 7.58 ms" {
+	if p.Title != "Llama-3.1-8B, batch size 8" || len(p.Series) != 2 || p.Series[0].Kind != Bars || p.Series[0].Name != "n = 4, mean 10.3 ms" || p.Series[1].Name != "fit, mean 7.58 ms" {
 		t.Errorf("the panel with samples: %q, %+v", p.Title, p.Series)
 	}
 	if n := len(f.Panels[1].Series); n != len(models[0].Data.ITL)-1 {
@@ -233,7 +231,7 @@ func TestLogisticMeetsItsPoints(t *testing.T) {
 		PowerW: truth, LatencyS: workload.LogisticFit{L: 0.1, X0: 7, K: 1, B0: 0.01}, ThroughputTokensPerS: workload.LogisticFit{K: 1, B0: 5},
 	}}}
 	for _, size := range sizes {
-		m.Points = append(m.Points, Point{BatchSize: size, PowerW: truth.At(size), LatencyS: math.NaN(), ThroughputTokensPerS: 5})
+		m.Observed.Points = append(m.Observed.Points, workload.Point{BatchSize: size, PowerW: truth.At(size), LatencyS: math.NaN(), ThroughputTokensPerS: 5})
 	}
 	f, err := Logistic([]Model{{Label: "without"}, m})
 	if err != nil {
@@ -269,7 +267,7 @@ func TestLogisticMeetsItsPoints(t *testing.T) {
 		t.Errorf("latency without points has %d series", len(s))
 	}
 	// Without points, those of the directory.
-	m.Points = nil
+	m.Observed.Points = nil
 	m.Data.Traces = map[int]*workload.InferenceTrace{8: {TS: []float64{0, 1}, PowerW: []float64{1000, 3000}, MeasuredGPUs: 1}}
 	m.Data.ITL = map[int]workload.ITLMixture{16: {Loc: 0.01, PiSteady: 1, SigmaSteady: 0.1, ScaleSteady: 0.02}}
 	if f, err = Logistic([]Model{m}); err != nil {
@@ -314,10 +312,10 @@ func TestITLRows(t *testing.T) {
 	}{{[]int{4, 4}, 4}, {[]int{6, 3}, 3}, {[]int{8}, 4}, {[]int{2, 4}, 2}, {[]int{12, 4}, 4}, {[]int{5, 7}, 3}, {[]int{1}, 1}, {[]int{1, 1}, 2}} {
 		models := make([]Model, len(c.ofModel))
 		for i, n := range c.ofModel {
-			models[i].Data.ITL, models[i].ITLSamplesS = map[int]workload.ITLMixture{}, map[int][]float64{}
+			models[i].Data.ITL, models[i].Observed.ITL = map[int]workload.ITLMixture{}, map[int]*workload.ITLHistogram{}
 			for size := 1; size <= n; size++ {
 				models[i].Data.ITL[size] = workload.ITLMixture{PiSteady: 1, SigmaSteady: 0.1, ScaleSteady: 0.01}
-				models[i].ITLSamplesS[size] = []float64{0.01, 0.011}
+				models[i].Observed.ITL[size] = workload.NewITLHistogram([]float64{0.01, 0.011})
 			}
 		}
 		f, err := ITL(models)
@@ -329,10 +327,11 @@ func TestITLRows(t *testing.T) {
 
 // TestLogisticWithPoints: those that the fits were made without are told apart.
 func TestLogisticWithPoints(t *testing.T) {
-	m := Model{Label: "m", Points: []Point{
+	m := Model{Label: "m"}
+	m.Observed.Points = []workload.Point{
 		{BatchSize: 8, PowerW: 400, LatencyS: 0.01, ThroughputTokensPerS: 700},
 		{BatchSize: 16, PowerW: 500, LatencyS: math.NaN(), ThroughputTokensPerS: 900, NotInFit: true},
-	}}
+	}
 	m.Data.Logistic = new(workload.LogisticFits)
 	f, err := Logistic([]Model{m})
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 )
 
 // ITL draws the distribution of the inter-token latency as fitted, a panel a model and
-// a line a batch size. Where there are samples, each batch size has a panel with their
-// histogram behind the fit. Latency is on a logarithmic axis, and the density is per
+// a line a batch size. Where there are histograms of what was measured, each batch size
+// has a panel with its own behind the fit. Latency is on a logarithmic axis, and the density is per
 // decade of it; that is logarithmic too, or stalls, which are rare, would not be seen. It
 // fails, wrapping [datacenter.ErrInvalidInput], if there are no fits.
 func ITL(models []Model) (*Figure, error) {
@@ -28,18 +28,14 @@ func ITL(models []Model) (*Figure, error) {
 		for _, size := range sizes {
 			fit := m.Data.ITL[size]
 			curve := Series{Name: fmt.Sprint(size), Color: colors.color(size), Dash: colors.dash(size), XY: density(&fit)}
-			samples := positive(m.ITLSamplesS[size])
-			if len(samples) == 0 {
+			measured := m.Observed.ITL[size]
+			if measured == nil {
 				all.Series = append(all.Series, curve)
 				continue
 			}
 			curve.Name, curve.Color, curve.Dash = "fit, mean "+latencyText(fit.MeanS()), named(1), Solid
-			sum := 0.0
-			for _, v := range samples {
-				sum += v
-			}
-			name := fmt.Sprintf("%d samples, mean %s", len(samples), latencyText(sum/float64(len(samples))))
-			bars := Series{Name: name, Kind: Bars, Color: named(0), XY: histogram(samples)}
+			name := fmt.Sprintf("n = %d, mean %s", measured.Samples, latencyText(measured.MeanS))
+			bars := Series{Name: name, Kind: Bars, Color: named(0), XY: barsOf(measured)}
 			panels = append(panels, Panel{Title: fmt.Sprintf("%s, batch size %d", m.Label, size), Series: []Series{bars, curve}})
 		}
 		if len(all.Series) > 0 {
@@ -126,10 +122,6 @@ func above(curve []XY, least float64) []XY {
 // leastDensity is the least part of the highest density that is drawn.
 const leastDensity = 2e-4
 
-func positive(samples []float64) []float64 {
-	return slices.DeleteFunc(slices.Clone(samples), func(v float64) bool { return !(v > 0) || math.IsInf(v, 1) })
-}
-
 // The widest that latencies are drawn, in seconds, and the narrowest peak: as far as
 // the eye goes.
 const (
@@ -169,34 +161,14 @@ func density(m *workload.ITLMixture) []XY {
 	return curve
 }
 
-// histogram is the density of samples above 0 per decade: bars of even width on the
-// logarithmic axis. The width is for the samples without a thousandth at each end, so
-// that a single one far off does not make it coarse.
-func histogram(samples []float64) []XY {
-	logs := make([]float64, len(samples))
-	for i, v := range samples {
-		logs[i] = math.Log10(v)
+// barsOf is a histogram's density per decade over latencies in seconds.
+func barsOf(h *workload.ITLHistogram) []XY {
+	bars := make([]XY, len(h.Counts)+1)
+	for i, count := range h.Counts {
+		bars[i] = XY{bounded(math.Pow(10, h.FromDecade+float64(i)*h.Decades)), float64(count) / float64(h.Samples) / h.Decades}
 	}
-	slices.Sort(logs)
-	n := len(logs)
-	tail := n / 1000
-	const mostBars = 400
-	low, length := logs[0], logs[n-1]-logs[0]
-	width := (logs[n-1-tail] - logs[tail]) / max(2*math.Cbrt(float64(n)), 1)
-	width = max(width, length/mostBars)
-	if !(width > 0) {
-		const alone = 0.01 // of a bar with all samples
-		low, width = low-alone/2, alone
-	}
-	counts := make([]int, max(int(math.Ceil(length/width-1e-9)), 1))
-	for _, v := range logs {
-		counts[min(max(int((v-low)/width), 0), len(counts)-1)]++
-	}
-	bars := make([]XY, len(counts)+1)
-	for i, count := range counts {
-		bars[i] = XY{bounded(math.Pow(10, low+float64(i)*width)), float64(count) / float64(n) / width}
-	}
-	bars[len(counts)] = XY{bounded(math.Pow(10, low+float64(len(counts))*width)), bars[len(counts)-1].Y}
+	last := len(h.Counts)
+	bars[last] = XY{bounded(math.Pow(10, h.FromDecade+float64(last)*h.Decades)), bars[last-1].Y}
 	return bars
 }
 

@@ -17,7 +17,7 @@ func Logistic(models []Model) (*Figure, error) {
 		if m.Data.Logistic == nil {
 			continue
 		}
-		points := m.Points
+		points := m.Observed.Points
 		if points == nil {
 			points = pointsOf(&m.Data)
 		}
@@ -30,15 +30,15 @@ func Logistic(models []Model) (*Figure, error) {
 			title, axis, mean string // mean: of what, where points are not given
 			units             []unit
 			fit               workload.LogisticFit
-			of                func(Point) float64
+			of                func(workload.Point) float64
 		}{
-			{"power", "Power", "mean of the trace", powerUnits(), fits.PowerW, func(p Point) float64 { return p.PowerW }},
-			{"latency", "ITL", "mean of the ITL fit", latencyUnits(), fits.LatencyS, func(p Point) float64 { return p.LatencyS }},
-			{"throughput", "Throughput", "", throughputUnits(), fits.ThroughputTokensPerS, func(p Point) float64 { return p.ThroughputTokensPerS }},
+			{"power", "Power", "mean of the trace", powerUnits(), fits.PowerW, func(p workload.Point) float64 { return p.PowerW }},
+			{"latency", "ITL", "mean of the ITL fit", latencyUnits(), fits.LatencyS, func(p workload.Point) float64 { return p.LatencyS }},
+			{"throughput", "Throughput", "", throughputUnits(), fits.ThroughputTokensPerS, func(p workload.Point) float64 { return p.ThroughputTokensPerS }},
 		} {
 			curve := Series{Name: "fit", Color: named(i), Dash: dashFor(i), XY: curveOf(q.fit, sizes)}
 			dots := Series{Name: "measured", Kind: Points, Color: named(i)}
-			if m.Points == nil {
+			if m.Observed.Points == nil {
 				dots.Name = q.mean
 			}
 			others := Series{Name: "not in the fit", Kind: Points}
@@ -105,7 +105,7 @@ func curveOf(fit workload.LogisticFit, sizes []int) []XY {
 }
 
 // batchSizes are all batch sizes of the points and the data.
-func batchSizes(points []Point, data *workload.ModelData) []int {
+func batchSizes(points []workload.Point, data *workload.ModelData) []int {
 	all := map[int]bool{}
 	for _, p := range points {
 		all[p.BatchSize] = true
@@ -121,10 +121,10 @@ func batchSizes(points []Point, data *workload.ModelData) []int {
 }
 
 // pointsOf are the means of the traces and of the latency fits.
-func pointsOf(data *workload.ModelData) []Point {
-	var points []Point
+func pointsOf(data *workload.ModelData) []workload.Point {
+	var points []workload.Point
 	for _, size := range batchSizes(nil, data) {
-		p := Point{BatchSize: size, PowerW: math.NaN(), LatencyS: math.NaN(), ThroughputTokensPerS: math.NaN()}
+		p := workload.Point{BatchSize: size, PowerW: math.NaN(), LatencyS: math.NaN(), ThroughputTokensPerS: math.NaN()}
 		if trace := data.Traces[size]; trace != nil {
 			sum := 0.0
 			for _, w := range trace.PowerW {

@@ -213,3 +213,51 @@ func aText(t *testing.T) string {
 	}
 	return text.String()
 }
+
+// TestFileSummaryTextWithoutWhatIsNotKnown: a column of which nothing is known is left out,
+// and so is a table.
+func TestFileSummaryTextWithoutWhatIsNotKnown(t *testing.T) {
+	for _, c := range []struct {
+		latency, throughput bool
+		want, not           []string
+	}{
+		{true, true, []string{"mean ms", "tokens/s  ", "tokens by ITL"}, []string{"deadline ms", "steps over", "excess"}},
+		{true, false, []string{"mean ms", "tokens/s by ITL", "tokens by ITL"}, []string{"deadline ms", "tokens/s  "}},
+		{false, true, []string{"tokens/s  "}, []string{"inter-token", "by ITL"}},
+		{false, false, []string{"peak kW"}, []string{"inter-token", "throughput"}},
+	} {
+		f := NewFileSummary(nil)
+		for i := range 3 {
+			state := fileState(i, 1)
+			for m := range state.Models {
+				if !c.latency {
+					state.Models[m].ObservedITLS = math.NaN()
+				}
+				if !c.throughput {
+					state.Models[m].Throughput = datacenter.Throughput{}
+				}
+			}
+			if err := f.Add(state); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s, err := f.Finish()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var text strings.Builder
+		if err := s.WriteFileText(&text); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range c.want {
+			if !strings.Contains(text.String(), want) {
+				t.Errorf("there is no %q in\n%s", want, text.String())
+			}
+		}
+		for _, not := range c.not {
+			if strings.Contains(text.String(), not) {
+				t.Errorf("there is %q in\n%s", not, text.String())
+			}
+		}
+	}
+}

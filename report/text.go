@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -63,52 +64,84 @@ func (s *Summary) writePower(t *strings.Builder) {
 	for i := range s.Models {
 		row(label(&s.Models[i]), &s.Models[i].Power)
 	}
-	fmt.Fprintf(t, "\nworst phase imbalance %.2f %% of the mean, at t = %.1f s\n\n", 100*s.WorstImbalance, s.WorstImbalanceAtS)
+	fmt.Fprintf(t, "\nworst phase imbalance %.2f %% of the mean, at t = %.1f s\n", 100*s.WorstImbalance, s.WorstImbalanceAtS)
 }
 
 func (s *Summary) writeLatency(t *strings.Builder) {
-	fmt.Fprintln(t, "inter-token latency\tmean ms\tmax ms\tdeadline ms\tsteps over\texcess ms·s\t")
+	rows := [][]string{{"inter-token latency", "mean ms", "max ms", "deadline ms", "steps over", "excess ms·s"}}
 	for i := range s.Models {
 		m := &s.Models[i]
-		known := !math.IsNaN(m.ITL.DeadlineS)
-		if m.ITL.Steps == 0 {
-			fmt.Fprintf(t, "%s\t-\t-\t%s\t-\t-\t\n", label(m), decimals(1, 1e3*m.ITL.DeadlineS))
-			continue
+		row := []string{label(m), unknown, unknown, decimals(1, 1e3*m.ITL.DeadlineS), unknown, unknown}
+		if m.ITL.Steps > 0 {
+			row[1], row[2] = decimals(2, 1e3*m.ITL.MeanS()), decimals(2, 1e3*m.ITL.MaxS)
+			if !math.IsNaN(m.ITL.DeadlineS) {
+				row[4] = fmt.Sprintf("%d (%.1f %%)", m.ITL.OverSteps, 100*float64(m.ITL.OverSteps)/float64(m.ITL.Steps))
+				row[5] = decimals(1, 1e3*m.ITL.ExcessS2)
+			}
 		}
-		over, excess := "-", "-"
-		if known {
-			over = fmt.Sprintf("%d (%.1f %%)", m.ITL.OverSteps, 100*float64(m.ITL.OverSteps)/float64(m.ITL.Steps))
-			excess = decimals(1, 1e3*m.ITL.ExcessS2)
-		}
-		fmt.Fprintf(t, "%s\t%.2f\t%.2f\t%s\t%s\t%s\t\n", label(m), 1e3*m.ITL.MeanS(), 1e3*m.ITL.MaxS, decimals(1, 1e3*m.ITL.DeadlineS), over, excess)
+		rows = append(rows, row)
 	}
+	writeKnown(t, rows)
 }
 
 // writeThroughput writes what the states have of throughput and, in the columns "by
 // ITL", what OpenG2G makes of their latencies.
 func (s *Summary) writeThroughput(t *strings.Builder) {
 	performance := s.Performance()
-	fmt.Fprintln(t, "\nthroughput\ttokens/s\ttokens\ttokens/s by ITL\ttokens by ITL\t")
+	rows := [][]string{{"throughput", "tokens/s", "tokens", "tokens/s by ITL", "tokens by ITL"}}
 	row := func(name string, tokensPerS, tokens, byITL, tokensByITL float64) {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t\n", name, decimals(1, tokensPerS), decimals(0, tokens), decimals(1, byITL), decimals(0, tokensByITL))
+		rows = append(rows, []string{name, decimals(1, tokensPerS), decimals(0, tokens), decimals(1, byITL), decimals(0, tokensByITL)})
 	}
 	tokensPerS, tokens := s.throughput()
-	row("total", tokensPerS, tokens, performance.MeanThroughputTPS, performance.IntegratedThroughputTokens)
+	// OpenG2G takes a model without latencies for one that makes nothing.
+	byITL, tokensByITL := math.NaN(), math.NaN()
+	if slices.ContainsFunc(s.Models, func(m ModelSummary) bool { return m.ITL.Steps > 0 }) {
+		byITL, tokensByITL = performance.MeanThroughputTPS, performance.IntegratedThroughputTokens
+	}
+	row("total", tokensPerS, tokens, byITL, tokensByITL)
 	for i := range s.Models {
 		m := &s.Models[i]
 		tokens := m.Throughput.Tokens
 		if m.Throughput.Steps == 0 {
 			tokens = math.NaN()
 		}
-		byITL := performance.Models[i].MeanThroughputTPS
+		byITL := math.NaN()
+		if m.ITL.Steps > 0 {
+			byITL = performance.Models[i].MeanThroughputTPS
+		}
 		row(label(m), m.Throughput.MeanTokensPerS(), tokens, byITL, byITL*s.performance.durationS())
+	}
+	writeKnown(t, rows)
+}
+
+// writeKnown writes a table, after an empty line, without the columns of which nothing is
+// known: nothing if that is all but the first.
+func writeKnown(t *strings.Builder, rows [][]string) {
+	var columns []int
+	for k := range rows[0] {
+		if slices.ContainsFunc(rows[1:], func(row []string) bool { return row[k] != unknown }) {
+			columns = append(columns, k)
+		}
+	}
+	if len(columns) < 2 {
+		return
+	}
+	t.WriteByte('\n')
+	for _, row := range rows {
+		for _, k := range columns {
+			t.WriteString(row[k] + "\t")
+		}
+		t.WriteByte('\n')
 	}
 }
 
-// decimals writes v with so many decimals, - for no number.
+// unknown stands for what is not known in a table.
+const unknown = "-"
+
+// decimals writes v with so many decimals, [unknown] for no number.
 func decimals(n int, v float64) string {
 	if math.IsNaN(v) {
-		return "-"
+		return unknown
 	}
 	return strconv.FormatFloat(v, 'f', n, 64)
 }

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/g2g-agent/g2g-agent/internal/atomicfile"
 )
@@ -24,7 +25,7 @@ const partName = ".part"
 // OpenG2G's RequestStore.ensure.
 func There(dir string, models []Model) (there bool, missing []string, err error) {
 	switch info, err := os.Stat(dir); {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR): // whoever makes it finds out
 		return false, nil, nil
 	case err != nil:
 		return false, nil, err

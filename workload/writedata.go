@@ -48,6 +48,8 @@ type Measured struct {
 	ITL    map[int]ITLMixture
 	// Logistic is nil where no curves were fitted.
 	Logistic *LogisticFits
+	// Observed is what pictures are made of, written beside the rest if there is some.
+	Observed Observed
 }
 
 // WriteOptions are how data is written.
@@ -86,7 +88,7 @@ func WriteData(dir string, models []Measured, layout Layout, options WriteOption
 	case Layout02:
 		for i := range models {
 			folder := filepath.Join(dir, models[i].Spec.Hash())
-			if err := writeFiles(folder, models[i].v02Files(options), manifestFile, logisticFitFile); err != nil {
+			if err := writeFiles(folder, models[i].v02Files(options), manifestFile, logisticFitFile, observedFile); err != nil {
 				return err
 			}
 		}
@@ -99,7 +101,7 @@ func WriteData(dir string, models []Measured, layout Layout, options WriteOption
 // WriteLogistic writes the curves of a measurement that a 0.2 data directory has.
 func WriteLogistic(dir string, spec *DataSpec, fits *LogisticFits) error {
 	m := Measured{Spec: *spec, Logistic: fits}
-	return writeFiles(filepath.Join(dir, spec.Hash()), m.v02Files(WriteOptions{})[3:])
+	return writeFiles(filepath.Join(dir, spec.Hash()), []dataFile{m.logisticFile()})
 }
 
 // HasMeasurement reports whether a 0.2 data directory has a measurement's traces and
@@ -217,21 +219,26 @@ type dataFile struct {
 
 // v02Files are the files of a measurement in the order they appear.
 func (m *Measured) v02Files(options WriteOptions) []dataFile {
-	files := []dataFile{
-		{traceFile, func(w io.Writer) error { return m.writeTraces(w, options) }},
-		{itlFitFile, func(w io.Writer) error { return WriteITLFit(w, m.Spec.ModelLabel, m.ITL) }},
-		{manifestFile, func(w io.Writer) error {
-			o := options.manifest(openG2GVersion02)
-			o["schema_version"] = manifestSchema
-			o["spec"] = m.Spec.object()
-			o["spec_hash"] = m.Spec.Hash()
-			return writePyJSON(w, o)
-		}},
+	fits := dataFile{itlFitFile, func(w io.Writer) error { return WriteITLFit(w, m.Spec.ModelLabel, m.ITL) }}
+	files := []dataFile{{traceFile, func(w io.Writer) error { return m.writeTraces(w, options) }}, fits}
+	if !m.Observed.isEmpty() {
+		files = append(files, dataFile{observedFile, func(w io.Writer) error { return writeObserved(w, []Measured{*m}, fits.write) }})
 	}
+	files = append(files, dataFile{manifestFile, func(w io.Writer) error {
+		o := options.manifest(openG2GVersion02)
+		o["schema_version"] = manifestSchema
+		o["spec"] = m.Spec.object()
+		o["spec_hash"] = m.Spec.Hash()
+		return writePyJSON(w, o)
+	}})
 	if m.Logistic != nil {
-		files = append(files, dataFile{logisticFitFile, func(w io.Writer) error { return WriteLogisticFit(w, m.Spec.ModelLabel, m.Logistic) }})
+		files = append(files, m.logisticFile())
 	}
 	return files
+}
+
+func (m *Measured) logisticFile() dataFile {
+	return dataFile{logisticFitFile, func(w io.Writer) error { return WriteLogisticFit(w, m.Spec.ModelLabel, m.Logistic) }}
 }
 
 // manifest is what the manifests of both layouts say.
@@ -285,13 +292,13 @@ func writeV01(dir string, models []Measured, options WriteOptions) error {
 	var files []dataFile
 	summary := []byte("model_label,num_gpus,max_num_seqs,trace_file\n")
 	fits := ITLFits{}
-	curves := false
+	curves, observed := false, false
 	for i, m := range models {
 		if i > 0 && m.Spec.ModelLabel == models[i-1].Spec.ModelLabel {
 			return fmt.Errorf("%w: two measurements of model %s: layout %s has one a label", datacenter.ErrInvalidInput, quote(m.Spec.ModelLabel), Layout01)
 		}
 		fits[m.Spec.ModelLabel] = m.ITL
-		curves = curves || m.Logistic != nil
+		curves, observed = curves || m.Logistic != nil, observed || !m.Observed.isEmpty()
 		for _, batchSize := range sortedKeys(m.Traces) {
 			name := fmt.Sprintf("traces/%s_num_gpus_%d_max_num_seqs_%d.csv", fileName(m.Spec.ModelLabel), m.Spec.GPUsPerReplica, batchSize)
 			summary = datacenter.AppendCSVField(summary, m.Spec.ModelLabel)
@@ -300,7 +307,11 @@ func writeV01(dir string, models []Measured, options WriteOptions) error {
 			files = append(files, dataFile{name, func(w io.Writer) error { return options.writeTrace(w, m.Traces[batchSize]) }})
 		}
 	}
-	files = append(files, dataFile{latencyFitsFile, func(w io.Writer) error { return WriteITLFits(w, fits) }})
+	fitsFile := dataFile{latencyFitsFile, func(w io.Writer) error { return WriteITLFits(w, fits) }}
+	files = append(files, fitsFile)
+	if observed {
+		files = append(files, dataFile{observedFile, func(w io.Writer) error { return writeObserved(w, models, fitsFile.write) }})
+	}
 	if curves {
 		files = append(files, dataFile{logisticFitsFile, func(w io.Writer) error { return writeLogisticFits(w, models) }})
 	}
@@ -308,7 +319,7 @@ func writeV01(dir string, models []Measured, options WriteOptions) error {
 		dataFile{tracesSummaryFile, func(w io.Writer) error { _, err := w.Write(summary); return err }},
 		dataFile{manifestFile, func(w io.Writer) error { return writePyJSON(w, options.manifest(openG2GVersion01)) }})
 	old := tracesOf(dir)
-	if err := writeFiles(dir, files, manifestFile, tracesSummaryFile, logisticFitsFile); err != nil {
+	if err := writeFiles(dir, files, manifestFile, tracesSummaryFile, logisticFitsFile, observedFile); err != nil {
 		return err
 	}
 	return removeOthers(dir, old, files)

@@ -46,7 +46,7 @@ func goldenMeasured(t *testing.T, name string) []Measured {
 		if m.Logistic == nil {
 			t.Fatalf("%s: the logistic fits were not read", s.ModelLabel)
 		}
-		all = append(all, Measured{s, m.Traces, m.ITL, m.Logistic})
+		all = append(all, Measured{Spec: s, Traces: m.Traces, ITL: m.ITL, Logistic: m.Logistic})
 	}
 	return all
 }
@@ -117,7 +117,7 @@ func TestWriteDataV01ReadsBack(t *testing.T) {
 		}
 		got := data.Models[0]
 		origin := cmp.FilterPath(func(p cmp.Path) bool { return p.Last().String() == ".Origin" }, cmp.Ignore())
-		if diff := cmp.Diff(m, Measured{m.Spec, got.Traces, got.ITL, got.Logistic}, sameBits, origin); diff != "" {
+		if diff := cmp.Diff(m, Measured{Spec: m.Spec, Traces: got.Traces, ITL: got.ITL, Logistic: got.Logistic}, sameBits, origin); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", m.Spec.ModelLabel, diff)
 		}
 	}

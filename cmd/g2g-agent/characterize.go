@@ -64,7 +64,7 @@ func (cmd characterizeCmd) Run(ctx context.Context, term terminal) error {
 	cfg.OnProgress = line.update
 	if cmd.Plots != noPlots {
 		pictures := dataPlots{cmd.Plots, log.Logger}
-		cfg.OnData = func(d *characterize.Data) error { return pictures.write(ctx, d) }
+		cfg.OnData = func(d *characterize.Data) error { return pictures.write(ctx, d.Dir, modelsOf(d.Models)) }
 	}
 	c.API.Listen = "" // there is none
 	warnOfFileLimit(log.Logger, filesNeeded(c, true))

@@ -20,6 +20,7 @@ import (
 	"github.com/g2g-agent/g2g-agent/characterize"
 	"github.com/g2g-agent/g2g-agent/config"
 	"github.com/g2g-agent/g2g-agent/internal/treetest"
+	"github.com/g2g-agent/g2g-agent/plots"
 	"github.com/g2g-agent/g2g-agent/sim"
 	"github.com/g2g-agent/g2g-agent/workload"
 )
@@ -144,7 +145,7 @@ func checkPlots(t *testing.T, dir string, args []string, complete map[string]str
 		t.Errorf("--plots none (-want +got):\n%s", diff)
 	}
 	call(exitDone, "svg")
-	if all := treetest.Files(t, folder); len(all) != 3 || !strings.Contains(all["itl.svg"], " samples, mean ") || !strings.Contains(all["logistic.svg"], ">measured<") {
+	if all := treetest.Files(t, folder); len(all) != 3 || !strings.Contains(all["itl.svg"], ">n = ") || !strings.Contains(all["logistic.svg"], ">measured<") {
 		t.Errorf("--plots svg: %d files; those of the latencies and of the curves must have what was measured", len(all))
 	}
 	if err := os.RemoveAll(folder); err != nil {
@@ -178,14 +179,14 @@ func TestPlotsThatFail(t *testing.T) {
 	for i, q := range queries {
 		m := workload.Measured{Spec: workload.DataSpec{ModelLabel: q.ModelLabel}, Traces: loaded.Models[i].Traces, ITL: loaded.Models[i].ITL}
 		m.Logistic = new(workload.LogisticFits)
-		d.Models, d.Points = append(d.Models, m), append(d.Points, nil)
+		d.Models = append(d.Models, m)
 	}
 	if err := os.MkdirAll(filepath.Join(d.Dir, "plots", "power.png", "x"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	var log strings.Builder
 	pictures := dataPlots{"png", zerolog.New(&log)}
-	if err := pictures.write(t.Context(), d); exitStatus(err) != exitFailed {
+	if err := pictures.write(t.Context(), d.Dir, modelsOf(d.Models)); exitStatus(err) != exitFailed {
 		t.Errorf("status %d, want %d: %v", exitStatus(err), exitFailed, err)
 	}
 	if !strings.Contains(log.String(), "power.png") || strings.Contains(log.String(), "itl.png") {
@@ -197,18 +198,19 @@ func TestPlotsThatFail(t *testing.T) {
 	ended, end := context.WithCancel(t.Context())
 	end()
 	d.Dir = t.TempDir()
-	if err := pictures.write(ended, d); err == nil || len(treetest.Files(t, d.Dir)) > 0 {
+	if err := pictures.write(ended, d.Dir, modelsOf(d.Models)); err == nil || len(treetest.Files(t, d.Dir)) > 0 {
 		t.Errorf("%v when it is to end: %d files", err, len(treetest.Files(t, d.Dir)))
 	}
 }
 
 // TestLatencyGroups: pictures of latencies have a bounded number of panels.
 func TestLatencyGroups(t *testing.T) {
-	var models []workload.Measured
+	var models []plots.Model
 	for _, n := range []int{20, 28, 1, 200, 46, 1} {
-		m := workload.Measured{ITL: map[int]workload.ITLMixture{}}
+		m := plots.Model{}
+		m.Data.ITL = map[int]workload.ITLMixture{}
 		for size := range n {
-			m.ITL[size+1] = workload.ITLMixture{}
+			m.Data.ITL[size+1] = workload.ITLMixture{}
 		}
 		models = append(models, m)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/g2g-agent/g2g-agent/config"
 	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 	"github.com/g2g-agent/g2g-agent/mlenergy"
+	"github.com/g2g-agent/g2g-agent/plots"
 	"github.com/g2g-agent/g2g-agent/workload"
 )
 
@@ -27,6 +28,7 @@ type inferenceDataCmd struct {
 	Layout    string   `default:"0.2" enum:"0.2,0.1" help:"Layout of the directory: OpenG2G 0.2's, or 0.1's."`
 	Model     []string `sep:"none" placeholder:"LABEL" help:"Only these models. May be given several times."`
 	BatchSize []int    `placeholder:"N" help:"Only these batch sizes. The folder in layout 0.2 is then that of a spec with these alone."`
+	Plots     string   `default:"none" enum:"png,svg,none" help:"Plots of the data, in its folder plots: png, svg, or none."`
 	Force     bool     `help:"Make anew what is there."`
 }
 
@@ -61,7 +63,17 @@ func (cmd inferenceDataCmd) Run(ctx context.Context, term terminal) error {
 	if err != nil {
 		return err
 	}
-	return cmd.print(term.stdout, to, specs, done)
+	if err := cmd.print(term.stdout, to, specs, done); err != nil || cmd.Plots == noPlots {
+		return err
+	}
+	models, remarks, err := plots.Load(cmd.Out, nil, true)
+	if err != nil {
+		return fmt.Errorf("the data is written, and its plots are not: %w", err)
+	}
+	for _, w := range remarks {
+		warn(w)
+	}
+	return dataPlots{cmd.Plots, log}.write(ctx, cmd.Out, models)
 }
 
 // benchmark is the data set of the hub that OpenG2G takes.

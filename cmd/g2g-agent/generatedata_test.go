@@ -6,6 +6,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/g2g-agent/g2g-agent/plots"
+	"github.com/g2g-agent/g2g-agent/workload"
 )
 
 // specsOf is a file of the golden specs of a case, changed.
@@ -92,5 +95,52 @@ func TestInferenceDataRefuses(t *testing.T) {
 		if stdout, err := inferenceData(t, args...); exitStatus(err) != exitInvalid || !strings.Contains(err.Error(), want) || stdout != "" {
 			t.Errorf("%q: %v, %q, want %s", args, err, stdout, want)
 		}
+	}
+}
+
+// TestInferenceDataIsDrawn: what was measured is in the plots that are made with the data,
+// and in those of the directory later on, in both layouts.
+func TestInferenceDataIsDrawn(t *testing.T) {
+	for _, layout := range []string{"0.2", "0.1"} {
+		out := filepath.Join(t.TempDir(), "out")
+		args := []string{"--out", out, "--specs", goldenSpecs(t), "--model=Llama-3.1-8B", "--layout", layout, "--plots=svg"}
+		stdout, err := inferenceData(t, args...)
+		if err != nil || !strings.Contains(stdout, "written") {
+			t.Fatalf("%v, %q", err, stdout)
+		}
+		later := filepath.Join(t.TempDir(), "later.svg")
+		for kind, want := range map[string]string{"itl": "n = 1200, mean ", "logistic": "measured", "power": "batch size"} {
+			if _, stderr, err := runArgs(t.Context(), "plot", out, "--kind", kind, "--out", later); err != nil || stderr != "" {
+				t.Fatalf("%s: %v, %q", kind, err, stderr)
+			}
+			for _, file := range []string{later, filepath.Join(out, plotsFolder, kind+".svg")} {
+				if picture, err := os.ReadFile(file); err != nil || !strings.Contains(string(picture), want) {
+					t.Errorf("layout %s: %s has no %q: %v", layout, file, want, err)
+				}
+			}
+		}
+		if err := os.RemoveAll(filepath.Join(out, plotsFolder)); err != nil {
+			t.Fatal(err)
+		}
+		if stdout, err := inferenceData(t, args...); err != nil || !strings.Contains(stdout, "was there") {
+			t.Errorf("the same call: %v, %q", err, stdout)
+		}
+		if _, err := os.Stat(filepath.Join(out, plotsFolder, "itl.svg")); err != nil {
+			t.Errorf("the same call draws them again: %v", err)
+		}
+	}
+}
+
+// TestWithoutHistograms: of many, the fits alone are drawn.
+func TestWithoutHistograms(t *testing.T) {
+	models := make([]plots.Model, 9)
+	for i := range models {
+		models[i].Observed.ITL = map[int]*workload.ITLHistogram{8: nil, 16: nil, 32: nil, 64: nil, 128: nil, 256: nil}
+	}
+	if withoutHistograms(models[:8]) || models[0].Observed.ITL == nil {
+		t.Error("48 panels are too many")
+	}
+	if !withoutHistograms(models) || models[0].Observed.ITL != nil {
+		t.Error("54 panels are not too many")
 	}
 }

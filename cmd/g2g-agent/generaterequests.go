@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/g2g-agent/g2g-agent/config"
+	"github.com/g2g-agent/g2g-agent/internal/atomicfile"
 	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 	"github.com/g2g-agent/g2g-agent/internal/pyjson"
 	"github.com/g2g-agent/g2g-agent/requests"
@@ -53,6 +54,9 @@ func (cmd requestsCmd) Run(ctx context.Context, term terminal) error {
 		printWarnings(term.stderr, missing)
 		fmt.Fprintf(term.stdout, "%s is there already and used as it is; --force makes it anew\n", out)
 		return nil
+	}
+	if err := atomicfile.CheckFolder(out); err != nil { // before anything is downloaded
+		return invalidf("%w", err)
 	}
 	line := newStatusLine(term.stderr)
 	defer line.clear()

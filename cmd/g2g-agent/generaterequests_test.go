@@ -42,6 +42,17 @@ func TestGenerateRequestsFromFlags(t *testing.T) {
 	}
 }
 
+// TestGenerateRequestsWhereNothingCanBeWritten: it is told before the data is asked for.
+func TestGenerateRequestsWhereNothingCanBeWritten(t *testing.T) {
+	file := writeText(t, "file", "")
+	for _, out := range []string{filepath.Join(file, "requests"), "/proc/self/requests"} {
+		stdout, _, err := runArgs(t.Context(), "generate", "requests", "--prompts", filepath.Join(t.TempDir(), "missing.txt"), "--out", out, "--model=a=b")
+		if exitStatus(err) != exitInvalid || !strings.Contains(err.Error(), out+": ") || stdout != "" {
+			t.Errorf("%s: %v, %q", out, err, stdout)
+		}
+	}
+}
+
 const configForRequests = `
 models:
   - model_label: one

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/g2g-agent/g2g-agent/config"
@@ -92,6 +93,9 @@ func (cmd plotCmd) figure(ctx context.Context, kind string, term terminal) (*plo
 	case "power":
 		figure, err = plots.Power(models)
 	case "itl":
+		if withoutHistograms(models) {
+			warnings = append(warnings, "drawn without histograms: they would be more than "+strconv.Itoa(mostLatencyPanels)+" panels; choose models with --model")
+		}
 		figure, err = plots.ITL(models)
 	default:
 		figure, err = plots.Logistic(models)

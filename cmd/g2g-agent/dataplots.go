@@ -10,7 +10,6 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"github.com/g2g-agent/g2g-agent/characterize"
 	"github.com/g2g-agent/g2g-agent/internal/atomicfile"
 	"github.com/g2g-agent/g2g-agent/plots"
 	"github.com/g2g-agent/g2g-agent/workload"
@@ -38,10 +37,10 @@ type picture struct {
 	figure func() (*plots.Figure, error)
 }
 
-// write draws all pictures. One that fails is logged and does not keep the others from
+// write draws all pictures of the models of a data directory. One that fails is logged and does not keep the others from
 // being drawn.
-func (p dataPlots) write(ctx context.Context, d *characterize.Data) error {
-	folder := filepath.Join(d.Dir, plotsFolder)
+func (p dataPlots) write(ctx context.Context, dir string, models []plots.Model) error {
+	folder := filepath.Join(dir, plotsFolder)
 	failed := false
 	warn := func(file string, err error) {
 		p.log.Warn().Str("file", file).Err(err).Msg("a plot is missing")
@@ -51,7 +50,7 @@ func (p dataPlots) write(ctx context.Context, d *characterize.Data) error {
 		warn(folder, err)
 		return errPlots
 	}
-	for _, picture := range picturesOf(d) {
+	for _, picture := range picturesOf(models) {
 		file := filepath.Join(folder, picture.name+"."+p.ending)
 		err := context.Cause(ctx)
 		if err == nil {
@@ -81,13 +80,13 @@ func (p dataPlots) draw(file string, picture picture) error {
 
 // picturesOf are the pictures of data. Latencies of many models are several pictures:
 // they have a panel for each batch size.
-func picturesOf(d *characterize.Data) []picture {
-	models := plotModels(d)
-	all := []picture{
-		{"power", func() (*plots.Figure, error) { return plots.Power(models) }},
-		{"logistic", func() (*plots.Figure, error) { return plots.Logistic(models) }},
+func picturesOf(models []plots.Model) []picture {
+	all := []picture{{"power", func() (*plots.Figure, error) { return plots.Power(models) }}}
+	hasCurves := func(m plots.Model) bool { return m.Data.Logistic != nil }
+	if slices.ContainsFunc(models, hasCurves) {
+		all = append(all, picture{"logistic", func() (*plots.Figure, error) { return plots.Logistic(models) }})
 	}
-	for i, group := range latencyGroups(d.Models) {
+	for i, group := range latencyGroups(models) {
 		name := "itl"
 		if i > 0 {
 			name = fmt.Sprintf("itl_%d", i+1)
@@ -96,8 +95,8 @@ func picturesOf(d *characterize.Data) []picture {
 			var some []plots.Model
 			for _, m := range group {
 				model := models[m]
-				if len(d.Models[m].ITL) <= mostLatencyPanels { // else the fits alone
-					model.ITLSamplesS = samplesOf(d.Points[m])
+				if len(model.Data.ITL) > mostLatencyPanels {
+					model.Observed.ITL = nil // the fits alone
 				}
 				some = append(some, model)
 			}
@@ -111,11 +110,11 @@ func picturesOf(d *characterize.Data) []picture {
 const mostLatencyPanels = 48
 
 // latencyGroups are the models of each picture of latencies, by their places.
-func latencyGroups(models []workload.Measured) [][]int {
+func latencyGroups(models []plots.Model) [][]int {
 	var groups [][]int
 	panels := 0
 	for i := range models {
-		n := len(models[i].ITL)
+		n := len(models[i].Data.ITL)
 		if n > mostLatencyPanels {
 			n = 1
 		}
@@ -128,33 +127,30 @@ func latencyGroups(models []workload.Measured) [][]int {
 	return groups
 }
 
-// plotModels are the models as they are drawn, without their latencies.
-func plotModels(d *characterize.Data) []plots.Model {
+// modelsOf are measurements as they are drawn.
+func modelsOf(measured []workload.Measured) []plots.Model {
 	var models []plots.Model
-	for i := range d.Models {
-		measured := &d.Models[i]
-		m := plots.Model{Label: measured.Spec.ModelLabel, Points: []plots.Point{}}
-		m.Data.Traces, m.Data.ITL, m.Data.Logistic = measured.Traces, measured.ITL, measured.Logistic
-		for _, p := range d.Points[i] {
-			m.Points = append(m.Points, plots.Point{
-				BatchSize: p.BatchSize, PowerW: p.PowerW(), LatencyS: p.MeanITLS(), ThroughputTokensPerS: p.ThroughputTokensPerS(),
-				NotInFit: slices.Contains(measured.Spec.FitExcludeBatchSizes, p.BatchSize),
-			})
-		}
+	for i := range measured {
+		of := &measured[i]
+		m := plots.Model{Label: of.Spec.ModelLabel, Observed: of.Observed}
+		m.Data.Traces, m.Data.ITL, m.Data.Logistic = of.Traces, of.ITL, of.Logistic
 		models = append(models, m)
 	}
 	return models
 }
 
-// samplesOf are the latencies of points in seconds, by batch size.
-func samplesOf(points []*characterize.Point) map[int][]float64 {
-	bySize := map[int][]*characterize.Point{}
-	for _, p := range points {
-		bySize[p.BatchSize] = append(bySize[p.BatchSize], p)
+// withoutHistograms drops the histograms if the latencies at each batch size are more
+// panels than a picture takes: the fits of a model are one. It reports whether it did.
+func withoutHistograms(models []plots.Model) bool {
+	panels := 0
+	for i := range models {
+		panels += len(models[i].Observed.ITL)
 	}
-	samples := map[int][]float64{}
-	for batchSize, repeats := range bySize {
-		samples[batchSize] = characterize.LatenciesS(repeats)
+	if panels <= mostLatencyPanels {
+		return false
 	}
-	return samples
+	for i := range models {
+		models[i].Observed.ITL = nil
+	}
+	return true
 }
