@@ -2,7 +2,7 @@
 # race detector), make, git. The tools come from tools/go.mod, built by Go.
 
 TOOL    := go tool -modfile=tools/go.mod
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+VERSION ?= $(shell packaging/version.sh)
 # How long each fuzz target runs, and how often each benchmark. A number of runs
 # (x) ends cleanly; after a time (s), go test may report the deadline as a failure.
 FUZZTIME ?= 20000x
@@ -11,15 +11,15 @@ COUNT    ?= 6
 GENERATED = $(shell git grep -lE '^(//|\#|<!--) Code generated .* DO NOT EDIT')
 
 .NOTPARALLEL:
-.PHONY: check build test bench compare compare-generation compare-load step-timing stream-load lockstep-speed command-latency interop kills soak siege fmt fmt-check lint vet test-race test-shuffled generated tidy cross no-fma fuzz bench-once soak-short truth package vuln
+.PHONY: check build test bench compare compare-closedloop compare-generation compare-load step-timing stream-load lockstep-speed command-latency interop kills soak siege fmt fmt-check lint vet test-race test-shuffled generated tidy cross no-fma fuzz bench-once soak-short truth openapi-clients package wheel release release-check vuln python python-speed examples
 
 # The gate: everything that must hold before a commit.
-check: fmt-check lint vet test-race truth generated tidy cross no-fma fuzz bench-once soak-short package vuln
+check: fmt-check lint vet test-race truth generated tidy cross no-fma fuzz bench-once soak-short openapi-clients package wheel vuln python examples
 	@echo "== check: all passed"
 
 # The program, as it is released.
 build:
-	CGO_ENABLED=0 go build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/g2g-agent ./cmd/g2g-agent
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)" -o bin/g2g-agent ./cmd/g2g-agent
 
 # The tests, as the README says.
 test:
@@ -33,6 +33,10 @@ bench:
 # Speed side by side with OpenG2G; ARGS=--write puts the table into docs/performance.md.
 compare:
 	scripts/compare_openg2g.sh speed $(ARGS)
+
+# OpenG2G's closed loop with its own datacenter and with the agent; takes two idle cores and 8 minutes.
+compare-closedloop:
+	scripts/compare_closedloop.sh $(ARGS)
 
 # The load generators side by side, likewise; takes two idle cores and 8 minutes.
 compare-load:
@@ -53,6 +57,10 @@ stream-load:
 # How fast a controller can drive a replay in lockstep over HTTP.
 lockstep-speed:
 	go run ./scripts/lockstepspeed $(ARGS)
+
+# How much processor time a step costs the Python client and the agent.
+python-speed: build
+	PYTHONPATH=clients/python/src python3 clients/python/speed.py --binary bin/g2g-agent $(ARGS)
 
 # How long a command over HTTP takes to be carried out and seen; 3 minutes.
 command-latency:
@@ -145,12 +153,43 @@ soak-short:
 	@echo "== the demo under faults, 20 s"
 	go run ./scripts/soak -duration-s 20
 
+# Clients that two generators make of the API's description, against the demo and a
+# replay. Without Python 3.11 it says so and goes on.
+openapi-clients:
+	@echo "== clients made of the API's description"
+	scripts/openapi_clients.sh
+
 # The Debian package: built, installed into a scratch root, removed. Without dpkg
 # it says so and goes on.
 package:
 	@echo "== Debian package"
 	packaging/check_deb.sh
 
+# The Python package: lint, types and tests, on each Python that is found.
+python:
+	@echo "== Python package"
+	scripts/python_check.sh
+
+# The Python wheel of this machine and the one without the program: built, installed
+# into empty environments, run.
+wheel:
+	@echo "== Python wheels"
+	packaging/check_wheel.sh
+
+# All that a user installs, into dist/: archives, Debian packages, wheels, SBOMs, checksums.
+release:
+	packaging/release.sh
+
+# The same twice in two folders: every byte must be the same. Takes some minutes.
+release-check:
+	packaging/check_release.sh
+
 vuln:
 	@echo "== known vulnerabilities"
 	scripts/vulncheck.sh
+
+# OpenG2G's studies driven by the program and the Python package of this tree, and the
+# notebooks, in short. ARGS=--full runs them in full.
+examples:
+	@echo "== OpenG2G's examples"
+	scripts/openg2g_examples.sh $(ARGS)

@@ -184,7 +184,7 @@ func TestCommandsAreCheckedWhole(t *testing.T) {
 		}
 	}
 	want := []datacenter.Event{
-		{TimeS: 1, Topic: "datacenter.batch_size.updated", Data: datacenter.BatchSizesUpdated{BatchSizeByModel: map[string]int{"a": 16, "b": 16, "idle": 8}}},
+		{TimeS: 1, Topic: "datacenter.batch_size.updated", Data: datacenter.BatchSizesUpdated{BatchSizeByModel: datacenter.ByModel[int]{{ModelLabel: "a", Value: 16}, {ModelLabel: "b", Value: 16}, {ModelLabel: "idle", Value: 8}}}},
 		{TimeS: 1, Topic: "datacenter.replicas.shifted", Data: datacenter.ReplicasShifted{ModelLabel: "b", ReplicaDelta: -9, EffectiveReplicas: 0}},
 		{TimeS: 1, Topic: "datacenter.replicas.shifted", Data: datacenter.ReplicasShifted{ModelLabel: "idle", ReplicaDelta: 5, EffectiveReplicas: 0}},
 	}
@@ -217,9 +217,9 @@ func wantRefusals(t *testing.T, replay *Replay) {
 	}{
 		{datacenter.SetBatchSize{}, datacenter.ErrOutOfRange, "batch_size_by_model: names no model"},
 		{batch("c", 8), datacenter.ErrUnknownModel, `batch_size_by_model.c: unknown model; the models are ["a" "b" "idle"]`},
-		{datacenter.SetBatchSize{BatchSizeByModel: map[string]int{"a": 16, "b": 9}}, datacenter.ErrOutOfRange,
+		{datacenter.SetBatchSize{BatchSizeByModel: map[string]int{"a": 16, "b": 9}}, datacenter.ErrInfeasibleBatchSize,
 			"batch_size_by_model.b: 9 is not one of the feasible batch sizes [8 16]"},
-		{batch("a", -8), datacenter.ErrOutOfRange, "batch_size_by_model.a: -8 is not one of the feasible batch sizes [8 16]"},
+		{batch("a", -8), datacenter.ErrInfeasibleBatchSize, "batch_size_by_model.a: -8 is not one of the feasible batch sizes [8 16]"},
 		{datacenter.SetBatchSize{BatchSizeByModel: map[string]int{"a": 16}, RampUpRateByModel: map[string]float64{"a": 2}}, datacenter.ErrOutOfRange,
 			"ramp_up_rate_by_model.a: a replay changes batch sizes at once and knows no ramp_up_rate, got 2"},
 		{datacenter.SetBatchSize{BatchSizeByModel: map[string]int{"a": 16}, RampUpRateByModel: map[string]float64{"a": math.NaN()}}, datacenter.ErrOutOfRange,
@@ -228,8 +228,8 @@ func wantRefusals(t *testing.T, replay *Replay) {
 			"ramp_up_rate_by_model.b: the model is not in batch_size_by_model"},
 		{shift("c", 1), datacenter.ErrUnknownModel, `model_label: unknown model "c"; the models are ["a" "b" "idle"]`},
 		{shift("a", math.MinInt), datacenter.ErrOutOfRange, fmt.Sprintf("replica_delta: %d is too large", math.MinInt)},
-		{shift("b", 3), datacenter.ErrNotPossible, "replica_delta: +3 replicas of \"b\" need 12 GPUs; of 40 GPUs 8 are free now, and at t=0 s they would not suffice"},
-		{shift("b", 1), datacenter.ErrNotPossible, "replica_delta: +1 replicas of \"b\" need 4 GPUs; of 40 GPUs 8 are free now, and at t=52 s they would not suffice"},
+		{shift("b", 3), datacenter.ErrNoCapacity, "replica_delta: +3 replicas of \"b\" need 12 GPUs; of 40 GPUs 8 are free now, and at t=0 s they would not suffice"},
+		{shift("b", 1), datacenter.ErrNoCapacity, "replica_delta: +1 replicas of \"b\" need 4 GPUs; of 40 GPUs 8 are free now, and at t=52 s they would not suffice"},
 	} {
 		err := replay.Apply(c.command)
 		if !errors.Is(err, c.reason) || err.Error() != c.want {
@@ -261,7 +261,7 @@ func TestInfeasibleBatchSizesWhereAllowed(t *testing.T) {
 	if err := replay.Apply(batch("a", 16)); err != nil {
 		t.Error(err)
 	}
-	if err := replay.Apply(batch("a", 0)); !errors.Is(err, datacenter.ErrOutOfRange) {
+	if err := replay.Apply(batch("a", 0)); !errors.Is(err, datacenter.ErrInfeasibleBatchSize) {
 		t.Errorf("batch size 0: %v, want it refused", err)
 	}
 }

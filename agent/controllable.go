@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
@@ -39,6 +40,15 @@ const (
 // Status is a run between two steps.
 type Status struct {
 	Phase Phase
+	// RunID is a UUID, another one for each start and each reset.
+	RunID string
+	Seed  uint64
+	// AtEnd is what comes after the last step: stop or continue, empty in a live run.
+	AtEnd string
+	// DurationS is the length of the run in seconds, TotalSteps the number of its steps;
+	// NaN and 0 for a run without end.
+	DurationS  float64
+	TotalSteps int64
 	// TimeS is the time of the next step, in seconds since the first.
 	TimeS float64
 	// Steps is the number of steps computed, LastStepAt when the last one was.
@@ -61,6 +71,9 @@ type ModelStatus struct {
 	Spec datacenter.ModelSpec
 	// BatchSize is the batch size commanded: what the server accepted last.
 	BatchSize int
+	// BatchSizeSeq and ShiftSeq are the numbers of the first states with the effect of
+	// what the model's batch size and its shift were commanded to be last.
+	BatchSizeSeq, ShiftSeq int64
 	// AchievedBatchSize is the number of requests that run, NaN when that is not
 	// known; in a replay it is the batch size.
 	AchievedBatchSize float64
@@ -150,17 +163,18 @@ func (s *Status) Unready(now time.Time) []string {
 func (p *Pipeline) status() Status {
 	t := p.nextStepS()
 	f := &p.cfg.Facility
-	p.demand.replicasAt(t, p.replicas)
+	free := p.freeGPUs()
 	taken := p.demand.measure(t, p.replicas)
 	s := Status{
-		TimeS: t, Steps: p.step, DT: p.cfg.DT, Facility: *f,
-		FreeGPUs: max(f.TotalGPUCapacity-taken.gpus, 0), Models: make([]ModelStatus, len(p.cfg.Models)),
+		RunID: p.runID, Seed: p.cfg.Seed, DurationS: math.NaN(), TimeS: t, Steps: p.step, DT: p.cfg.DT, Facility: *f,
+		FreeGPUs: free, Models: make([]ModelStatus, len(p.cfg.Models)),
 	}
 	s.AvailableGPUCapacity = p.demand.availableGPUCapacity()
 	for m := range s.Models {
 		spec := &p.cfg.Models[m]
 		s.Models[m] = ModelStatus{
 			Spec: *spec, BatchSize: p.batchSizes[m], AchievedBatchSize: float64(p.batchSizes[m]),
+			BatchSizeSeq: p.changed[m].batchSize, ShiftSeq: p.changed[m].shift,
 			Replicas: p.replicas[m], ReplicaShift: p.demand.shift[m],
 			BatchSizeLeaseS: max(0, p.leases[m].batchSizeUntilS-t), ReplicaLeaseS: max(0, p.leases[m].shiftUntilS-t),
 		}

@@ -296,7 +296,7 @@ func TestLiveRun(t *testing.T) {
 	if got := s.vllms[0].Truth().MaxNumSeqs; got != 4 {
 		t.Errorf("after the run the server's limit is %d, want the initial 4", got)
 	}
-	if err := s.live.Apply(t.Context(), datacenter.SetBatchSize{BatchSizeByModel: map[string]int{"patched": 8}}); !errors.Is(err, datacenter.ErrNotPossible) {
+	if err := s.live.Apply(t.Context(), datacenter.SetBatchSize{BatchSizeByModel: map[string]int{"patched": 8}}); !errors.Is(err, datacenter.ErrRunOver) {
 		t.Errorf("a command after the run gives %v", err)
 	}
 	if s.timing.Steps == 0 {
@@ -306,7 +306,7 @@ func TestLiveRun(t *testing.T) {
 
 func TestLiveRefusesCommandsWhole(t *testing.T) {
 	s := newLiveSite(t, nil)
-	if err := s.live.Apply(t.Context(), datacenter.SetBatchSize{BatchSizeByModel: map[string]int{"patched": 8}}); !errors.Is(err, datacenter.ErrNotPossible) {
+	if err := s.live.Apply(t.Context(), datacenter.SetBatchSize{BatchSizeByModel: map[string]int{"patched": 8}}); !errors.Is(err, datacenter.ErrNotStarted) {
 		t.Errorf("a command before the run gives %v", err)
 	}
 	s.start(t)
@@ -315,10 +315,10 @@ func TestLiveRefusesCommandsWhole(t *testing.T) {
 		command datacenter.Command
 		want    error
 	}{
-		"infeasible":     {datacenter.SetBatchSize{BatchSizeByModel: map[string]int{"patched": 8, "stock": 3}}, datacenter.ErrOutOfRange},
+		"infeasible":     {datacenter.SetBatchSize{BatchSizeByModel: map[string]int{"patched": 8, "stock": 3}}, datacenter.ErrInfeasibleBatchSize},
 		"unknown":        {datacenter.SetBatchSize{BatchSizeByModel: map[string]int{"patched": 8, "other": 8}}, datacenter.ErrUnknownModel},
 		"ramp not there": {datacenter.SetBatchSize{BatchSizeByModel: map[string]int{"patched": 8, "stock": 8}, RampUpRateByModel: map[string]float64{"stock": 2}}, datacenter.ErrOutOfRange},
-		"no room":        {datacenter.ShiftReplicas{ModelLabel: "stock", ReplicaDelta: 1}, datacenter.ErrNotPossible},
+		"no room":        {datacenter.ShiftReplicas{ModelLabel: "stock", ReplicaDelta: 1}, datacenter.ErrNoCapacity},
 	} {
 		if err := s.live.Apply(t.Context(), c.command); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)

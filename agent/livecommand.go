@@ -22,18 +22,27 @@ func (l *Live) Apply(ctx context.Context, command datacenter.Command) (err error
 	l.mu.Lock()
 	set, isSet := command.(datacenter.SetBatchSize)
 	shift, isShift := command.(datacenter.ShiftReplicas)
+	_, isRestore := command.(datacenter.Restore)
 	switch {
+	case !l.takesCommands && l.phase == PhaseStarting:
+		err = refuse("command", datacenter.ErrNotStarted, "the run has not begun: hardware is being checked and warmed up")
 	case !l.takesCommands:
-		err = refuse("command", datacenter.ErrNotPossible, "the run has not begun, or is over")
+		err = refuse("command", datacenter.ErrRunOver, "the run is over")
 	case isSet:
 		err = l.pipeline.checkBatchSizes(set, l.checkBatchSize)
 	case isShift:
 		err = l.pipeline.shiftReplicas(shift)
+	case isRestore:
+		// The servers are told after it, as by a command of batch sizes.
+		if err = l.pipeline.checkRestore(); err == nil {
+			l.pipeline.undoShifts()
+			set = l.pipeline.initialBatchSizes()
+		}
 	default:
 		err = fmt.Errorf("%w: unknown command %T", datacenter.ErrInvalidInput, command)
 	}
 	l.unlock()
-	if err != nil || !isSet {
+	if err != nil || !isSet && !isRestore {
 		return err
 	}
 	return l.setBatchSizes(ctx, set)
@@ -45,7 +54,7 @@ func (l *Live) checkBatchSize(model, batchSize int, rampUpRate float64) error {
 
 // setBatchSizes tells all models' servers at once, and the watchers of the run.
 func (l *Live) setBatchSizes(ctx context.Context, set datacenter.SetBatchSize) error {
-	labels := slices.Sorted(maps.Keys(set.BatchSizeByModel))
+	labels := inConfigOrder(l.pipeline, set.BatchSizeByModel)
 	results := make([]rig.Result, len(labels))
 	var group sync.WaitGroup
 	for i, label := range labels {
@@ -67,7 +76,7 @@ func (l *Live) setBatchSizes(ctx context.Context, set datacenter.SetBatchSize) e
 		l.tellBatchSizes()
 	}
 	if len(failed) > 0 {
-		return &ServersError{failed}
+		return &ServersError{ByModel: failed, Order: labels}
 	}
 	return nil
 }
@@ -80,7 +89,7 @@ func (l *Live) setBatchSize(ctx context.Context, m, batchSize int, rampUpRate, l
 		defer l.unlock()
 		switch {
 		case r.Accepted:
-			l.pipeline.batchSizes[m] = batchSize
+			l.pipeline.setBatchSize(m, batchSize)
 			l.pipeline.leaseBatchSize(m, leaseS)
 			l.failsafe[m] = false
 			model.Release()
@@ -112,7 +121,7 @@ func (l *Live) failsafeKept(m int, told bool) {
 	l.mu.Lock()
 	current := l.failsafe[m]
 	if current {
-		l.pipeline.batchSizes[m] = l.cfg.Models[m].Failsafe()
+		l.pipeline.setBatchSize(m, l.cfg.Models[m].Failsafe())
 		l.pipeline.leaseBatchSize(m, 0)
 		l.failsafe[m] = false
 	}
@@ -131,12 +140,28 @@ func (l *Live) leftLeased(m int) bool {
 }
 
 // ServersError is a command that some vLLM servers did not carry out.
-type ServersError struct{ ByModel map[string]error }
+type ServersError struct {
+	ByModel map[string]error
+	// Order has the labels of the models commanded in config order; those of ByModel
+	// that are not in it come after it.
+	Order []string
+}
 
-// Unwrap returns the models' errors, in the order of their labels.
+// labels are those of the models that failed, in order.
+func (e *ServersError) labels() []string {
+	var labels []string
+	for _, label := range slices.Concat(e.Order, slices.Sorted(maps.Keys(e.ByModel))) {
+		if _, failed := e.ByModel[label]; failed && !slices.Contains(labels, label) {
+			labels = append(labels, label)
+		}
+	}
+	return labels
+}
+
+// Unwrap returns the models' errors, in their order.
 func (e *ServersError) Unwrap() []error {
 	var errs []error
-	for _, label := range slices.Sorted(maps.Keys(e.ByModel)) {
+	for _, label := range e.labels() {
 		errs = append(errs, e.ByModel[label])
 	}
 	return errs
@@ -144,7 +169,7 @@ func (e *ServersError) Unwrap() []error {
 
 func (e *ServersError) Error() string {
 	var texts []string
-	for _, label := range slices.Sorted(maps.Keys(e.ByModel)) {
+	for _, label := range e.labels() {
 		texts = append(texts, fmt.Sprintf("model %q: %v", label, e.ByModel[label]))
 	}
 	return strings.Join(texts, "; ")

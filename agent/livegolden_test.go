@@ -32,8 +32,8 @@ type quietHardware struct{}
 func (quietHardware) Latency() (float64, datacenter.ITLPercentiles, float64) {
 	return math.NaN(), datacenter.ITLPercentiles{}, math.NaN()
 }
-func (quietHardware) ServerLoad() *datacenter.ServerLoad { return nil }
-func (quietHardware) PowerAgeS() float64                 { return 0 }
+func (quietHardware) ServerLoad() (*datacenter.ServerLoad, float64) { return nil, math.NaN() }
+func (quietHardware) PowerAgeS() float64                            { return 0 }
 
 // onlineRun is a recorded run of OpenG2G on real servers: its configuration, and what
 // each poll of the GPUs brought.

@@ -14,8 +14,9 @@ type hardware interface {
 	// none, percentiles of it, and the output tokens per second over the same window,
 	// NaN when they are not known.
 	Latency() (meanS float64, percentilesS datacenter.ITLPercentiles, tokensPerS float64)
-	// ServerLoad is what the vLLM server last said, nil when that is too old.
-	ServerLoad() *datacenter.ServerLoad
+	// ServerLoad is what the vLLM servers last said, nil when that is too old, and the
+	// mean number of requests that one runs, NaN when that is not known.
+	ServerLoad() (load *datacenter.ServerLoad, achievedBatchSize float64)
 	// PowerAgeS is for how long, in seconds, the power of the GPU heard of least
 	// recently has been taken on trust.
 	PowerAgeS() float64
@@ -75,10 +76,11 @@ func (r *liveReadings) Observe(model, activeReplicas int) observation {
 	itlS, percentilesS, tokensPerS := m.hardware.Latency()
 	_, perGPUW, _ := m.history.Last()
 	age := m.hardware.PowerAgeS()
+	load, achieved := m.hardware.ServerLoad()
 	state := datacenter.LiveModelState{
 		MeasuredPowerW:     float64(perGPUW * float64(m.numGPUs)),
 		AugmentationFactor: m.augmentationFactor,
-		Server:             m.hardware.ServerLoad(),
+		Server:             load,
 		ITLPercentilesS:    percentilesS,
 		Stale:              age >= r.staleAfterS,
 	}
@@ -89,5 +91,5 @@ func (r *liveReadings) Observe(model, activeReplicas int) observation {
 	if throughput.Known {
 		state.MeasuredTokensPerS = tokensPerS
 	}
-	return observation{itlS, throughput, state}
+	return observation{itlS, throughput, achieved, state}
 }

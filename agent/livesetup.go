@@ -74,14 +74,14 @@ func SetUpLive(c *config.Config, secrets Secrets, log zerolog.Logger, o Observer
 	if err != nil {
 		return nil, err
 	}
-	training, err := loadTraining(c)
+	traces, err := loadTraces(c)
 	if err != nil {
 		return nil, err
 	}
 	cfg := LiveConfig{
 		Config: Config{
 			Seed: c.Seed, DT: c.DT, Facility: c.LiveFacility(), Augmentation: c.AugmentationConfig(), Models: models,
-			Training: training, AllowInfeasibleBatchSizes: c.Control.AllowInfeasibleBatchSizes,
+			Training: trainingOf(c, traces), AllowInfeasibleBatchSizes: c.Control.AllowInfeasibleBatchSizes,
 			AllowShiftsPastCapacity: c.Control.AllowShiftsPastCapacity, OnEvent: o.OnEvent,
 		},
 		PrometheusPollInterval: duration(c.Live.PrometheusPollIntervalS),

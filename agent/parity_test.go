@@ -133,7 +133,7 @@ func TestShiftsPastTheCapacity(t *testing.T) {
 	}
 	for _, delta := range []int{7, 11} {
 		const wayOut = "the servers would (control.allow_shifts_past_capacity)"
-		if err := strict.Apply(t.Context(), shift("a", delta)); !errors.Is(err, datacenter.ErrNotPossible) || !strings.HasSuffix(err.Error(), wayOut) {
+		if err := strict.Apply(t.Context(), shift("a", delta)); !errors.Is(err, datacenter.ErrNoCapacity) || !strings.HasSuffix(err.Error(), wayOut) {
 			t.Errorf("%+d: %v", delta, err)
 		}
 		if _, err := served(false, at(t, "3", shift("a", delta))); !errors.Is(err, datacenter.ErrInvalidInput) || !strings.HasSuffix(err.Error(), wayOut) {
@@ -156,7 +156,7 @@ func TestShiftsPastTheCapacity(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := allowed.Apply(t.Context(), shift("a", 12)); !errors.Is(err, datacenter.ErrNotPossible) || strings.Contains(err.Error(), "control.") {
+	if err := allowed.Apply(t.Context(), shift("a", 12)); !errors.Is(err, datacenter.ErrNoCapacity) || strings.Contains(err.Error(), "control.") {
 		t.Errorf("more than the servers hold: %v", err)
 	}
 	if _, err := served(true, at(t, "3", shift("a", 12))); !errors.Is(err, datacenter.ErrInvalidInput) || strings.Contains(err.Error(), "control.") {

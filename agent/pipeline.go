@@ -1,11 +1,14 @@
 package agent
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math"
 	"slices"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/g2g-agent/g2g-agent/augment"
 	"github.com/g2g-agent/g2g-agent/datacenter"
@@ -63,12 +66,21 @@ type Pipeline struct {
 	// for what is asked for, as far as that is known now; nil if there is none.
 	firstOverload func(from, to int64) *overload
 
+	// runID tells this run from all others; each has a pipeline of its own.
+	runID string
+
 	step       int64
 	horizon    int64 // steps of the run, as far as they are known
 	batchSizes []int
 	replicas   []int   // scratch: wanted at the step at hand
 	leases     []lease // per model
+	// changed is, per model, the first step of what it was commanded last.
+	changed []changed
 }
+
+// changed is the numbers of the first steps at which a model's batch size and its
+// shift are what they are.
+type changed struct{ batchSize, shift int64 }
 
 func newPipeline(cfg Config, pool *augment.Pool, readings readings) (*Pipeline, error) {
 	training, err := workload.NewTrainingOverlay(cfg.Training)
@@ -80,12 +92,13 @@ func newPipeline(cfg Config, pool *augment.Pool, readings readings) (*Pipeline, 
 		gpusPerReplica[i] = cfg.Models[i].GPUsPerReplica
 	}
 	p := &Pipeline{
-		cfg: cfg, readings: readings, training: training, horizon: math.MaxInt64,
+		cfg: cfg, readings: readings, training: training, horizon: math.MaxInt64, runID: uuid.NewString(),
 		augmenter:  augment.NewAugmenter(pool, gpusPerReplica, cfg.Seed+noiseSeedOffset),
 		demand:     newDemand(&cfg),
 		batchSizes: make([]int, len(cfg.Models)),
 		replicas:   make([]int, len(cfg.Models)),
 		leases:     make([]lease, len(cfg.Models)),
+		changed:    make([]changed, len(cfg.Models)),
 	}
 	p.firstOverload = p.demand.firstOverload
 	p.reset()
@@ -97,6 +110,7 @@ func newPipeline(cfg Config, pool *augment.Pool, readings readings) (*Pipeline, 
 func (p *Pipeline) reset() {
 	p.step = 0
 	clear(p.demand.shift)
+	clear(p.changed)
 	p.augmenter.Reset()
 	for m := range p.cfg.Models {
 		p.leases[m] = noLease()
@@ -128,7 +142,7 @@ func (p *Pipeline) Step(due time.Time) (*datacenter.State, error) {
 		observed := p.readings.Observe(m, model.ActiveReplicas)
 		state.Models[m] = datacenter.ModelState{
 			ModelLabel: p.cfg.Models[m].ModelLabel, PowerW: model.PowerW, ActiveReplicas: model.ActiveReplicas,
-			BatchSize: p.batchSizes[m], ObservedITLS: observed.itlS, Throughput: observed.throughput, PhaseShare: model.PhaseShare,
+			BatchSize: p.batchSizes[m], AchievedBatchSize: observed.achieved, ObservedITLS: observed.itlS, Throughput: observed.throughput, PhaseShare: model.PhaseShare,
 			Live: observed.live,
 		}
 		measuredW += state.Models[m].Live.MeasuredPowerW
@@ -142,7 +156,23 @@ func (p *Pipeline) Step(due time.Time) (*datacenter.State, error) {
 		return nil, err
 	}
 	p.step++
+	state.FreeGPUs = datacenter.FreeGPUs{N: p.freeGPUs(), Known: true}
 	return state, nil
+}
+
+// freeGPUs is the part of the capacity that no model asks for at the next step.
+func (p *Pipeline) freeGPUs() int {
+	p.demand.replicasAt(p.nextStepS(), p.replicas)
+	free := p.cfg.Facility.TotalGPUCapacity
+	for m, n := range p.replicas {
+		free -= n * p.cfg.Models[m].GPUsPerReplica
+	}
+	return max(free, 0)
+}
+
+// setBatchSize notes that a model has the batch size from the next step on.
+func (p *Pipeline) setBatchSize(m, batchSize int) {
+	p.batchSizes[m], p.changed[m].batchSize = batchSize, p.step
 }
 
 // power allocates servers, reads their power and augments it.
@@ -197,6 +227,20 @@ func (p *Pipeline) modelIndex(label string) int {
 	return slices.IndexFunc(p.cfg.Models, func(m datacenter.ModelSpec) bool { return m.ModelLabel == label })
 }
 
+// inConfigOrder are the labels of values by model: those of the config in its order,
+// then any others.
+func inConfigOrder[T any](p *Pipeline, byModel map[string]T) []string {
+	labels := slices.Sorted(maps.Keys(byModel))
+	place := func(label string) int {
+		if m := p.modelIndex(label); m >= 0 {
+			return m
+		}
+		return len(p.cfg.Models)
+	}
+	slices.SortStableFunc(labels, func(a, b string) int { return cmp.Compare(place(a), place(b)) })
+	return labels
+}
+
 // The fields of a [datacenter.SetBatchSize], for errors.
 const batchSizeField, rampField = "batch_size_by_model", "ramp_up_rate_by_model"
 
@@ -206,7 +250,7 @@ func (p *Pipeline) checkBatchSizes(c datacenter.SetBatchSize, can func(model, ba
 	if len(c.BatchSizeByModel) == 0 {
 		return refuse(batchSizeField, datacenter.ErrOutOfRange, "names no model")
 	}
-	for _, label := range slices.Sorted(maps.Keys(c.RampUpRateByModel)) {
+	for _, label := range inConfigOrder(p, c.RampUpRateByModel) {
 		if _, ok := c.BatchSizeByModel[label]; !ok {
 			return refuse(rampField+"."+label, datacenter.ErrOutOfRange, "the model is not in %s", batchSizeField)
 		}
@@ -214,7 +258,7 @@ func (p *Pipeline) checkBatchSizes(c datacenter.SetBatchSize, can func(model, ba
 			return refuse(rampField+"."+label, datacenter.ErrOutOfRange, "must be a finite number >= 0, got %v", rate)
 		}
 	}
-	for _, label := range slices.Sorted(maps.Keys(c.BatchSizeByModel)) {
+	for _, label := range inConfigOrder(p, c.BatchSizeByModel) {
 		field, size := batchSizeField+"."+label, c.BatchSizeByModel[label]
 		m := p.modelIndex(label)
 		if m < 0 {
@@ -222,10 +266,10 @@ func (p *Pipeline) checkBatchSizes(c datacenter.SetBatchSize, can func(model, ba
 		}
 		feasible := p.cfg.Models[m].FeasibleBatchSizes
 		if size <= 0 || !p.cfg.AllowInfeasibleBatchSizes && !slices.Contains(feasible, size) {
-			return refuse(field, datacenter.ErrOutOfRange, "%d is not one of the feasible batch sizes %v", size, feasible)
+			return refuse(field, datacenter.ErrInfeasibleBatchSize, "%d is not one of the feasible batch sizes %v", size, feasible)
 		}
 		if err := can(m, size, 0); err != nil {
-			return refuse(field, datacenter.ErrOutOfRange, "%v", err)
+			return refuse(field, datacenter.ErrInfeasibleBatchSize, "%v", err)
 		}
 		if err := can(m, size, c.RampUpRateByModel[label]); err != nil {
 			return refuse(rampField+"."+label, datacenter.ErrOutOfRange, "%v", err)
@@ -236,11 +280,11 @@ func (p *Pipeline) checkBatchSizes(c datacenter.SetBatchSize, can func(model, ba
 
 // emitBatchSizes tells the watchers what all models now run.
 func (p *Pipeline) emitBatchSizes() {
-	now := datacenter.BatchSizesUpdated{BatchSizeByModel: map[string]int{}}
-	for m := range p.cfg.Models {
-		now.BatchSizeByModel[p.cfg.Models[m].ModelLabel] = p.batchSizes[m]
+	now := make(datacenter.ByModel[int], len(p.cfg.Models))
+	for m := range now {
+		now[m].ModelLabel, now[m].Value = p.cfg.Models[m].ModelLabel, p.batchSizes[m]
 	}
-	p.emit(now)
+	p.emit(datacenter.BatchSizesUpdated{BatchSizeByModel: now})
 }
 
 // shiftReplicas checks a shift and applies it, as of the next step.
@@ -265,6 +309,7 @@ func (p *Pipeline) shiftReplicas(c datacenter.ShiftReplicas) error {
 		}
 	}
 	p.leaseShift(m, c)
+	p.changed[m].shift = p.step
 	if c.ReplicaDelta != 0 || c.LeaseS == 0 { // else it only renews a lease
 		p.shift(m, c)
 	}
@@ -284,12 +329,12 @@ func (p *Pipeline) checkRoom(m int, c datacenter.ShiftReplicas) error {
 		return nil
 	}
 	if over.unsure {
-		return refuse("replica_delta", datacenter.ErrNotPossible,
+		return refuse("replica_delta", datacenter.ErrNoCapacity,
 			"with %+d replicas of %q, of %d GPUs %d are free now, but from t=%v s on ramps come so close to the capacity that it is not "+
 				"certain they suffice",
 			c.ReplicaDelta, c.ModelLabel, capacity, max(free, 0), over.timeS)
 	}
-	return refuse("replica_delta", datacenter.ErrNotPossible,
+	return refuse("replica_delta", datacenter.ErrNoCapacity,
 		"%+d replicas of %q need %d GPUs; of %d GPUs %d are free now, and at t=%v s they would not suffice%s",
 		c.ReplicaDelta, c.ModelLabel, c.ReplicaDelta*p.cfg.Models[m].GPUsPerReplica, capacity, max(free, 0), over.timeS, p.demand.wayOut(over))
 }
@@ -297,6 +342,7 @@ func (p *Pipeline) checkRoom(m int, c datacenter.ShiftReplicas) error {
 // shift applies a shift of model m.
 func (p *Pipeline) shift(m int, c datacenter.ShiftReplicas) {
 	p.demand.shift[m] += c.ReplicaDelta
+	p.changed[m].shift = p.step
 	p.demand.replicasAt(p.nextStepS(), p.replicas)
 	p.emit(datacenter.ReplicasShifted{ModelLabel: c.ModelLabel, ReplicaDelta: c.ReplicaDelta, EffectiveReplicas: p.replicas[m]})
 }

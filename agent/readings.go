@@ -29,5 +29,7 @@ type readings interface {
 type observation struct {
 	itlS       float64 // average inter-token latency in seconds, NaN for none
 	throughput datacenter.Throughput
-	live       datacenter.LiveModelState
+	// achieved is the number of requests that run, NaN when it is not known.
+	achieved float64
+	live     datacenter.LiveModelState
 }

@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"math"
 	"slices"
 	"time"
 
-	"github.com/g2g-agent/g2g-agent/augment"
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/workload"
 )
@@ -37,6 +35,7 @@ type Replay struct {
 	*Pipeline
 	readings *replayReadings
 	steps    int64
+	duration datacenter.Seconds
 	commands []datedCommand
 	next     int // command
 }
@@ -51,19 +50,21 @@ type datedCommand struct {
 // stop it at a later one: batch sizes without data and, over the whole run with
 // its commands, the capacity. Its errors wrap [datacenter.ErrInvalidInput].
 func NewReplay(cfg ReplayConfig) (*Replay, error) {
-	grid := workload.Grid{DT: cfg.DT, Duration: cfg.TemplateDuration, SteadySkipS: cfg.SteadySkipS}
-	if grid.Duration.IsZero() {
-		grid.Duration = cfg.Duration
-	}
-	store, err := workload.NewTemplateStore(grid, cfg.labels(), cfg.Data)
+	var made madeBefore
+	return newReplay(cfg, &made)
+}
+
+// newReplay is [NewReplay] with what was made for earlier replays of the same data.
+func newReplay(cfg ReplayConfig, made *madeBefore) (*Replay, error) {
+	store, err := made.templates(&cfg)
 	if err != nil {
 		return nil, err
 	}
-	stagger := augment.StaggerSteps(1)
+	stagger := int64(1)
 	if slices.ContainsFunc(cfg.Models, func(m datacenter.ModelSpec) bool { return m.InitialReplicas() > 0 }) {
-		stagger = augment.StaggerSteps(int64(store.Len()))
+		stagger = int64(store.Len())
 	}
-	r := &Replay{steps: cfg.DT.StepsWithin(cfg.Duration)}
+	r := &Replay{steps: cfg.DT.StepsWithin(cfg.Duration), duration: cfg.Duration}
 	if cfg.Endless {
 		r.steps = math.MaxInt64
 	}
@@ -73,15 +74,16 @@ func NewReplay(cfg ReplayConfig) (*Replay, error) {
 	slices.SortStableFunc(r.commands, func(a, b datedCommand) int { return cmp.Compare(a.step, b.step) })
 
 	if err := datacenter.CheckScheduleCapacity(&cfg.Facility, cfg.Models); err != nil {
-		return nil, fmt.Errorf("%w: models: %w", datacenter.ErrInvalidInput, err)
+		return nil, &capacityError{fmt.Errorf("%w: models: %w", datacenter.ErrInvalidInput, err)}
 	}
-	pool := cfg.newPool(stagger)
+	pool := made.poolOf(&cfg, stagger)
 	readings := newReplayReadings(&cfg, store, pool)
 	d := newDemand(&cfg.Config)
 	if err := errors.Join(r.checkCapacity(&d), r.checkData(&cfg.Config, readings)); err != nil {
 		return nil, err
 	}
 	r.readings = readings
+	cfg.Models = measured(cfg.Models, cfg.Data)
 	if r.Pipeline, err = newPipeline(cfg.Config, pool, readings); err != nil {
 		return nil, err
 	}
@@ -110,8 +112,13 @@ func (r *Replay) checkCapacity(d *demand) error {
 		blame = fmt.Sprintf("replay.commands[%d].shift_replicas: with this shift, before which %d GPUs are free, the models need",
 			shift.index, max(shift.freeGPUs, 0))
 	}
-	return fmt.Errorf("%w: %s %s%s", datacenter.ErrInvalidInput, blame, d.describe(over), wayOut)
+	return &capacityError{fmt.Errorf("%w: %s %s%s", datacenter.ErrInvalidInput, blame, d.describe(over), wayOut)}
 }
+
+// capacityError is a replay for which there is not enough.
+type capacityError struct{ error }
+
+func (e *capacityError) Unwrap() error { return e.error }
 
 // walkedShift is a scripted shift that asked for more, and what was free before it.
 type walkedShift struct{ index, freeGPUs int }
@@ -207,6 +214,8 @@ func (r *Replay) Apply(command datacenter.Command) error {
 		return r.setBatchSizes(c)
 	case datacenter.ShiftReplicas:
 		return r.shiftReplicas(c)
+	case datacenter.Restore:
+		return r.restore()
 	default:
 		return fmt.Errorf("%w: unknown command %T", datacenter.ErrInvalidInput, command)
 	}
@@ -216,12 +225,26 @@ func (r *Replay) setBatchSizes(c datacenter.SetBatchSize) error {
 	if err := r.checkBatchSizes(c, r.readings.checkBatchSize); err != nil {
 		return err
 	}
-	for _, label := range slices.Sorted(maps.Keys(c.BatchSizeByModel)) {
+	return r.applyBatchSizes(c)
+}
+
+// restore is what a run begins with, for which there is data.
+func (r *Replay) restore() error {
+	if err := r.checkRestore(); err != nil {
+		return err
+	}
+	r.undoShifts()
+	return r.applyBatchSizes(r.initialBatchSizes())
+}
+
+// applyBatchSizes does what was checked.
+func (r *Replay) applyBatchSizes(c datacenter.SetBatchSize) error {
+	for _, label := range inConfigOrder(r.Pipeline, c.BatchSizeByModel) {
 		m := r.modelIndex(label)
 		if err := r.readings.setBatchSize(m, c.BatchSizeByModel[label], c.RampUpRateByModel[label]); err != nil {
 			return refuse(batchSizeField+"."+label, datacenter.ErrNotPossible, "%v", err)
 		}
-		r.batchSizes[m] = c.BatchSizeByModel[label]
+		r.setBatchSize(m, c.BatchSizeByModel[label])
 		r.leaseBatchSize(m, c.LeaseS)
 	}
 	r.emitBatchSizes()

@@ -29,6 +29,7 @@ type replayReadings struct {
 	samplers  []*workload.ITLSampler // likewise; nil without fits
 	// tokensPerS is likewise what one replica makes, unknown without a fit of it.
 	tokensPerS []datacenter.Throughput
+	batchSizes []float64 // likewise
 	rng        *nprand.Generator
 }
 
@@ -40,6 +41,7 @@ func newReplayReadings(cfg *ReplayConfig, store *workload.TemplateStore, pool *a
 		samplers:  make([]*workload.ITLSampler, len(cfg.Models)),
 
 		tokensPerS: make([]datacenter.Throughput, len(cfg.Models)),
+		batchSizes: make([]float64, len(cfg.Models)),
 	}
 }
 
@@ -96,6 +98,7 @@ func (r *replayReadings) setBatchSize(model, batchSize int, rampUpRate float64) 
 	if err := r.checkBatchSize(model, batchSize, rampUpRate); err != nil {
 		return err
 	}
+	r.batchSizes[model] = float64(batchSize)
 	if fits := r.data[model].Logistic; fits != nil {
 		// Where there are few points, the curve may be below 0 beyond them.
 		r.tokensPerS[model] = datacenter.ThroughputOf(max(fits.ThroughputTokensPerS.At(batchSize), 0))
@@ -119,7 +122,7 @@ func (r *replayReadings) setBatchSize(model, batchSize int, rampUpRate float64) 
 }
 
 func (r *replayReadings) Observe(model, activeReplicas int) observation {
-	o := observation{itlS: math.NaN(), throughput: r.tokensPerS[model]}
+	o := observation{itlS: math.NaN(), throughput: r.tokensPerS[model], achieved: r.batchSizes[model]}
 	o.throughput.TokensPerS *= float64(activeReplicas)
 	if r.itl && activeReplicas != 0 {
 		o.itlS = r.samplers[model].Avg(r.rng, activeReplicas)

@@ -7,18 +7,17 @@ import (
 	"sync"
 	"time"
 
+	"github.com/g2g-agent/g2g-agent/config"
 	"github.com/g2g-agent/g2g-agent/datacenter"
 )
 
 // ServedReplay is a replay that may be watched and commanded from any goroutine
-// while it runs: as a [Stepper] in real time, or step by step by
-// [ServedReplay.Advance]. Commands between two steps give the states that the
-// same commands give in the replay's script.
+// while it runs: as a [Stepper] in real time, or step by step as the part of a
+// [LockstepReplay]. Commands between two steps give the states that the same commands
+// give in the replay's script.
 type ServedReplay struct {
-	lockstep bool
-	emit     func(*datacenter.State) error
-	turn     chan struct{} // holds one while an Advance is under way, and after End
-	ended    chan struct{} // closed by End
+	// driven: it is driven step by step, and may be commanded after its last one.
+	driven bool
 
 	mu         sync.Mutex // guards what follows
 	replay     *Replay
@@ -31,12 +30,6 @@ func NewServedReplay(r *Replay) *ServedReplay {
 	return &ServedReplay{replay: r, phase: PhaseStarting}
 }
 
-// NewLockstepReplay serves a replay that [ServedReplay.Advance] drives. Each
-// state is handed to emit before Advance returns it.
-func NewLockstepReplay(r *Replay, emit func(*datacenter.State) error) *ServedReplay {
-	return &ServedReplay{replay: r, phase: PhaseWaiting, lockstep: true, emit: emit, turn: make(chan struct{}, 1), ended: make(chan struct{})}
-}
-
 // Step implements [Stepper].
 func (s *ServedReplay) Step(due time.Time) (*datacenter.State, error) {
 	s.mu.Lock()
@@ -47,6 +40,7 @@ func (s *ServedReplay) Step(due time.Time) (*datacenter.State, error) {
 		state, err = s.replay.Step(due)
 	}
 	switch {
+	case errors.Is(err, io.EOF) && s.driven: // there may be commands, and a reset
 	case err != nil:
 		s.phase = PhaseEnded
 	case s.phase == PhaseStarting:
@@ -72,68 +66,40 @@ func (s *ServedReplay) endLeases() error {
 	return nil
 }
 
-// Advance computes the next n states, fewer at the end of the replay and none
-// after it. One call waits for another; a call whose ctx is done returns its
-// cause, after the step it has begun. [ServedReplay.End] is an end like the
-// replay's own.
-func (s *ServedReplay) Advance(ctx context.Context, n int) ([]*datacenter.State, error) {
-	select {
-	case s.turn <- struct{}{}:
-		defer func() { <-s.turn }()
-	case <-s.ended:
-		return nil, nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-	states := make([]*datacenter.State, 0, n)
-	for range n {
-		select {
-		case <-s.ended:
-			return states, nil
-		case <-ctx.Done():
-			return states, context.Cause(ctx)
-		default:
-		}
-		state, err := s.Step(time.Time{})
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err == nil {
-			err = s.emit(state)
-		}
-		if err != nil {
-			return states, err
-		}
-		states = append(states, state)
-	}
-	return states, nil
-}
-
-// End ends a replay that Advance drives, once: it waits for the step that a call
-// under way has begun, and none is computed any more.
-func (s *ServedReplay) End() {
-	close(s.ended)
-	s.turn <- struct{}{} // for good
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.phase = PhaseEnded
-}
-
 // Apply implements [Controllable].
 func (s *ServedReplay) Apply(_ context.Context, command datacenter.Command) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.currentPhase() == PhaseEnded {
-		return refuse("command", datacenter.ErrNotPossible, "the replay is over")
+	if err := s.refuseIfOver(); err != nil {
+		return err
 	}
 	return s.replay.Apply(command)
+}
+
+// refuseIfOver refuses commands to a run that is over. Who drives a replay may command
+// after its last step too, as in OpenG2G: a controller does so at the very end.
+func (s *ServedReplay) refuseIfOver() error {
+	if s.phase == PhaseEnded || !s.driven && s.currentPhase() == PhaseEnded {
+		return refuse("command", datacenter.ErrRunOver, "the replay is over")
+	}
+	return nil
 }
 
 // Status implements [Controllable].
 func (s *ServedReplay) Status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	status := s.replay.status()
+	return s.status()
+}
+
+// status is Status; mu is held.
+func (s *ServedReplay) status() Status {
+	r := s.replay
+	status := r.status()
+	status.AtEnd = config.AtEndContinue
+	if !r.Endless() {
+		status.AtEnd, status.DurationS, status.TotalSteps = config.AtEndStop, r.duration.Float64(), r.steps
+	}
 	status.Phase, status.LastStepAt = s.currentPhase(), s.lastStepAt
 	return status
 }

@@ -18,7 +18,7 @@ import (
 func discard(*datacenter.State) error { return nil }
 
 // lockstep serves a replay that a test drives, and collects its events.
-func lockstep(t testing.TB, change func(*ReplayConfig)) (*ServedReplay, *[]datacenter.Event) {
+func lockstep(t testing.TB, change func(*ReplayConfig)) (*LockstepReplay, *[]datacenter.Event) {
 	t.Helper()
 	cfg := twoModels(t)
 	var events []datacenter.Event
@@ -30,12 +30,21 @@ func lockstep(t testing.TB, change func(*ReplayConfig)) (*ServedReplay, *[]datac
 	if err != nil {
 		t.Fatal(err)
 	}
-	return NewLockstepReplay(replay, discard), &events
+	return NewLockstepReplay(&Setup{Replay: replay}, LockstepHooks{Emit: discard}), &events
 }
 
-func advance(t testing.TB, s *ServedReplay, n int) []*datacenter.State {
+// steps advances a replay by n steps and returns their states.
+func steps(ctx context.Context, s *LockstepReplay, n int) (states []*datacenter.State, err error) {
+	_, err = s.Advance(ctx, Advance{Steps: n}, func(state *datacenter.State) error {
+		states = append(states, state)
+		return nil
+	})
+	return states, err
+}
+
+func advance(t testing.TB, s *LockstepReplay, n int) []*datacenter.State {
 	t.Helper()
-	states, err := s.Advance(context.Background(), n) //nolint:usetesting // rapid's runs have no context of their own
+	states, err := steps(context.Background(), s, n) //nolint:usetesting // rapid's runs have no context of their own
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,22 +147,22 @@ func TestAdvance(t *testing.T) {
 	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if states, err := s.Advance(ended, 5); len(states) != 0 || !errors.Is(err, context.Canceled) {
+	if states, err := steps(ended, s, 5); len(states) != 0 || !errors.Is(err, context.Canceled) {
 		t.Errorf("without a context: %d states, %v", len(states), err)
 	}
 	if states := advance(t, s, 20); len(states) != 20 || s.Status().Phase != PhaseEnded {
 		t.Errorf("%d states at the end, want 20; phase %s", len(states), s.Status().Phase)
 	}
-	if err := s.Apply(t.Context(), batch("a", 8)); !errors.Is(err, datacenter.ErrNotPossible) {
+	if err := s.Apply(t.Context(), batch("a", 8)); err != nil {
 		t.Errorf("a command right after the last step gives %v", err)
 	}
 	if states := advance(t, s, 5); len(states) != 0 || s.Status().Phase != PhaseEnded {
 		t.Errorf("after the end: %d states, phase %s", len(states), s.Status().Phase)
 	}
-	if err := s.Apply(t.Context(), batch("a", 8)); !errors.Is(err, datacenter.ErrNotPossible) {
-		t.Errorf("a command after the end gives %v", err)
-	}
 	s.End()
+	if err := s.Apply(t.Context(), batch("a", 8)); !errors.Is(err, datacenter.ErrRunOver) {
+		t.Errorf("a command after it was ended gives %v", err)
+	}
 	if states := advance(t, s, 5); len(states) != 0 {
 		t.Errorf("%d states after it was ended", len(states))
 	}
@@ -162,7 +171,8 @@ func TestAdvance(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if states, err := NewLockstepReplay(replay, func(*datacenter.State) error { return full }).Advance(t.Context(), 5); len(states) != 0 || !errors.Is(err, full) {
+	failing := NewLockstepReplay(&Setup{Replay: replay}, LockstepHooks{Emit: func(*datacenter.State) error { return full }})
+	if states, err := steps(t.Context(), failing, 5); len(states) != 0 || !errors.Is(err, full) {
 		t.Errorf("with an output that fails: %d states, %v", len(states), err)
 	}
 }
@@ -343,11 +353,11 @@ func TestEndInterruptsAdvance(t *testing.T) {
 		t.Fatal(err)
 	}
 	emitted, goOn := make(chan struct{}), make(chan struct{})
-	s := NewLockstepReplay(replay, func(*datacenter.State) error {
+	s := NewLockstepReplay(&Setup{Replay: replay}, LockstepHooks{Emit: func(*datacenter.State) error {
 		emitted <- struct{}{}
 		<-goOn
 		return nil
-	})
+	}})
 	var group sync.WaitGroup
 	group.Go(func() {
 		if states := advance(t, s, 100); len(states) != 1 {

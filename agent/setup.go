@@ -14,6 +14,12 @@ type Setup struct {
 	Models []datacenter.ModelSpec
 	// Warnings are remarks that do not stop a run.
 	Warnings []string
+
+	config  *config.Config
+	data    *workload.InferenceData
+	traces  map[string]datacenter.TrainingTrace
+	onEvent func(datacenter.Event)
+	made    madeBefore
 }
 
 // SetUpReplay loads the data that a valid config names and prepares the replay.
@@ -38,7 +44,21 @@ func SetUpReplay(c *config.Config, onEvent func(datacenter.Event)) (*Setup, erro
 	if err != nil {
 		return nil, fmt.Errorf("replay.data_dir: %w", err)
 	}
-	training, err := loadTraining(c)
+	traces, err := loadTraces(c)
+	if err != nil {
+		return nil, err
+	}
+	s := &Setup{Models: measured(models, data.Models), config: c, data: data, traces: traces, onEvent: onEvent}
+	if s.Replay, err = s.replayOf(c); err != nil {
+		return nil, err
+	}
+	s.Warnings = append(data.Warnings, idleModels(models)...)
+	return s, nil
+}
+
+// replayOf prepares a replay of the data that has been read.
+func (s *Setup) replayOf(c *config.Config) (*Replay, error) {
+	models, err := c.ModelSpecs()
 	if err != nil {
 		return nil, err
 	}
@@ -46,38 +66,42 @@ func SetUpReplay(c *config.Config, onEvent func(datacenter.Event)) (*Setup, erro
 	if t := c.Replay.TemplateDuration; t != nil {
 		templateDuration = *t
 	}
-	replay, err := NewReplay(ReplayConfig{
+	return newReplay(ReplayConfig{
 		Config: Config{
 			Seed: c.Seed, DT: c.DT, Facility: c.Facility(), Augmentation: c.AugmentationConfig(), Models: models,
-			Training: training, AllowInfeasibleBatchSizes: c.Control.AllowInfeasibleBatchSizes,
-			AllowShiftsPastCapacity: c.Control.AllowShiftsPastCapacity, OnEvent: onEvent,
+			Training: trainingOf(c, s.traces), AllowInfeasibleBatchSizes: c.Control.AllowInfeasibleBatchSizes,
+			AllowShiftsPastCapacity: c.Control.AllowShiftsPastCapacity, OnEvent: s.onEvent,
 		},
 		Duration: c.Replay.Duration, TemplateDuration: templateDuration, Endless: c.Replay.AtEnd == config.AtEndContinue, SteadySkipS: c.Replay.SteadySkipS,
-		Data: data.Models, ITL: c.Replay.ITL, Commands: c.ScriptedCommands(),
-	})
-	if err != nil {
-		return nil, err
-	}
-	return &Setup{replay, models, append(data.Warnings, idleModels(models)...)}, nil
+		Data: s.data.Models, ITL: c.Replay.ITL, Commands: c.ScriptedCommands(),
+	}, &s.made)
 }
 
-// loadTraining reads each training trace once, however many runs use it.
-func loadTraining(c *config.Config) (datacenter.TrainingSchedule, error) {
+// loadTraces reads each training trace once, however many runs use it.
+func loadTraces(c *config.Config) (map[string]datacenter.TrainingTrace, error) {
 	traces := map[string]datacenter.TrainingTrace{}
-	runs := make([]datacenter.TrainingRun, len(c.Training))
 	for i := range c.Training {
 		file := c.Training[i].Trace
-		if _, loaded := traces[file]; !loaded {
-			trace, err := workload.LoadTrainingTrace(file)
-			if err != nil {
-				return nil, fmt.Errorf("training[%d].trace: %w", i, err)
-			}
-			traces[file] = trace
+		if _, loaded := traces[file]; loaded {
+			continue
 		}
-		runs[i] = c.Training[i].Run()
-		runs[i].Trace = traces[file]
+		trace, err := workload.LoadTrainingTrace(file)
+		if err != nil {
+			return nil, fmt.Errorf("training[%d].trace: %w", i, err)
+		}
+		traces[file] = trace
 	}
-	return datacenter.NewTrainingSchedule(runs...), nil
+	return traces, nil
+}
+
+// trainingOf is a config's training, with its traces by their files.
+func trainingOf(c *config.Config, traces map[string]datacenter.TrainingTrace) datacenter.TrainingSchedule {
+	runs := make([]datacenter.TrainingRun, len(c.Training))
+	for i := range runs {
+		runs[i] = c.Training[i].Run()
+		runs[i].Trace = traces[c.Training[i].Trace]
+	}
+	return datacenter.NewTrainingSchedule(runs...)
 }
 
 // idleModels warns of models whose ramps will never show.

@@ -34,7 +34,7 @@ func benchServer(b *testing.B) (*Server, []*datacenter.State) {
 	}
 	s, err := New(Config{
 		Site: newFakeSite(), Settings: config.API{Listen: "127.0.0.1:0", HistoryStates: 1000}, Log: zerolog.Nop(),
-		Advance: func(_ context.Context, n int) ([]*datacenter.State, error) { return states[:n], nil },
+		Lockstep: stepsFunc(func(_ context.Context, n int) ([]*datacenter.State, error) { return states[:n], nil }),
 	})
 	if err != nil {
 		b.Fatal(err)

@@ -46,9 +46,7 @@ func (s *Server) command(name string, next http.Handler) http.Handler {
 		replayed := false
 		defer func() { // also after a panic
 			took := time.Since(start)
-			// A replay in lockstep is advanced thousands of times: those are no commands to
-			// the datacenter.
-			if name != stepsCommand || answer.status >= http.StatusBadRequest {
+			if isAudited(name, answer.status) {
 				s.guard.Audit(ctx, guard.AuditEntry{
 					Command: name, Body: auditBody(body), Status: answer.status, Result: done.result, Took: took, IdempotencyKey: key, Replayed: replayed,
 				})
@@ -75,6 +73,12 @@ func (s *Server) command(name string, next http.Handler) http.Handler {
 			refuse(refused)
 		}
 	})
+}
+
+// isAudited reports whether a command leaves a line in the log. A replay in lockstep is
+// advanced thousands of times: those are no commands to the datacenter.
+func isAudited(command string, status int) bool {
+	return command != stepsCommand || status >= http.StatusBadRequest
 }
 
 // once answers a request with a key as before, if it was answered before; else next
@@ -121,10 +125,7 @@ func readCommand(r *http.Request) (body []byte, key string, refused *problem.Pro
 // readBody returns a request's JSON body, not yet looked into. The guard has seen
 // to its size, and that it is whole.
 func readBody(r *http.Request) ([]byte, *problem.Problem) {
-	contentType := r.Header.Get("Content-Type")
-	kind, parameters, err := mime.ParseMediaType(contentType)
-	charset := strings.ToLower(parameters["charset"])
-	if err != nil || kind != contentTypeJSON || charset != "" && charset != "utf-8" {
+	if contentType := r.Header.Get("Content-Type"); !isJSON(contentType) {
 		return nil, problem.New(http.StatusUnsupportedMediaType, "the body must be sent with Content-Type: %s, got %q",
 			contentTypeJSON, problem.Shorten(contentType)).
 			At("header.Content-Type", "must be "+contentTypeJSON)
@@ -142,6 +143,16 @@ func readBody(r *http.Request) ([]byte, *problem.Problem) {
 		return nil, problem.New(http.StatusBadRequest, "the body is empty, want a JSON object").At("body", "is empty, want a JSON object")
 	}
 	return body, nil
+}
+
+// isJSON reports whether a content type is that of JSON.
+func isJSON(contentType string) bool {
+	if contentType == contentTypeJSON { // as nearly all send it
+		return true
+	}
+	kind, parameters, err := mime.ParseMediaType(contentType)
+	charset := strings.ToLower(parameters["charset"])
+	return err == nil && kind == contentTypeJSON && (charset == "" || charset == "utf-8")
 }
 
 // auditBody is a body as the log has it: JSON as it came, anything else as text.

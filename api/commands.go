@@ -9,20 +9,17 @@ import (
 	"github.com/g2g-agent/g2g-agent/agent"
 	"github.com/g2g-agent/g2g-agent/api/problem"
 	"github.com/g2g-agent/g2g-agent/datacenter"
-	"github.com/g2g-agent/g2g-agent/internal/strictjson"
 	"github.com/g2g-agent/g2g-agent/rig"
 )
 
-// maxSteps is how far one request can advance a replay.
-const maxSteps = 10_000
-
 // batchSizesBody is what became of a command of batch sizes.
 type batchSizesBody struct {
-	TimeS             float64             `json:"time_s"`
-	BatchSizes        map[string]int      `json:"batch_size_by_model"`
-	AchievedBatchSize map[string]*float64 `json:"achieved_batch_size_by_model"`
-	LeaseS            map[string]*float64 `json:"lease_s_by_model"`
-	Results           []modelResult       `json:"results"`
+	TimeS             float64                      `json:"time_s"`
+	FromSeq           int64                        `json:"from_seq"`
+	BatchSizes        datacenter.ByModel[int]      `json:"batch_size_by_model"`
+	AchievedBatchSize datacenter.ByModel[*float64] `json:"achieved_batch_size_by_model"`
+	LeaseS            datacenter.ByModel[*float64] `json:"lease_s_by_model"`
+	Results           []modelResult                `json:"results"`
 }
 
 // modelResult is what became of one model's part of a command.
@@ -82,6 +79,7 @@ type batchSizesProblem struct {
 // replicaShiftBody is what became of a shift.
 type replicaShiftBody struct {
 	TimeS        float64  `json:"time_s"`
+	FromSeq      int64    `json:"from_seq"`
 	ModelLabel   string   `json:"model_label"`
 	ReplicaDelta int      `json:"replica_delta"`
 	ReplicaShift int      `json:"replica_shift"`
@@ -146,19 +144,23 @@ func (s *Server) setBatchSizes(ctx context.Context, raw []byte) (any, refusal) {
 	return body, nil
 }
 
+// ofModels is what value says of each model, in config order.
+func ofModels[T any](status *agent.Status, value func(*agent.ModelStatus) T) datacenter.ByModel[T] {
+	return datacenter.ByModelOf(status.Models, func(m *agent.ModelStatus) (string, T) { return m.Spec.ModelLabel, value(m) })
+}
+
 // batchSizes is what all models run after a command, and what became of it.
 func (s *Server) batchSizes(command datacenter.SetBatchSize, failed *agent.ServersError) *batchSizesBody {
 	status := s.cfg.Site.Status()
 	body := &batchSizesBody{
-		TimeS: status.TimeS, BatchSizes: map[string]int{}, AchievedBatchSize: map[string]*float64{},
-		LeaseS: map[string]*float64{}, Results: []modelResult{},
+		FromSeq: -1, Results: []modelResult{},
+		BatchSizes:        ofModels(&status, func(m *agent.ModelStatus) int { return m.BatchSize }),
+		AchievedBatchSize: ofModels(&status, func(m *agent.ModelStatus) *float64 { return known(m.AchievedBatchSize) }),
+		LeaseS:            ofModels(&status, func(m *agent.ModelStatus) *float64 { return known(m.BatchSizeLeaseS) }),
 	}
 	for i := range status.Models {
 		m := &status.Models[i]
 		label := m.Spec.ModelLabel
-		body.BatchSizes[label] = m.BatchSize
-		body.AchievedBatchSize[label] = known(m.AchievedBatchSize)
-		body.LeaseS[label] = known(m.BatchSizeLeaseS)
 		if _, commanded := command.BatchSizeByModel[label]; !commanded {
 			continue
 		}
@@ -166,8 +168,15 @@ func (s *Server) batchSizes(command datacenter.SetBatchSize, failed *agent.Serve
 		if failed != nil {
 			err = failed.ByModel[label]
 		}
+		if err == nil {
+			body.FromSeq = max(body.FromSeq, m.BatchSizeSeq)
+		}
 		body.Results = append(body.Results, resultOf(m, err))
 	}
+	if body.FromSeq < 0 { // no model has it
+		body.FromSeq = status.Steps
+	}
+	body.TimeS = status.DT.Times(body.FromSeq)
 	return body
 }
 
@@ -183,9 +192,11 @@ func (s *Server) shiftReplicas(ctx context.Context, raw []byte) (any, refusal) {
 		return nil, s.commandFailed(err)
 	}
 	status := s.cfg.Site.Status()
-	body := &replicaShiftBody{TimeS: status.TimeS, ModelLabel: command.ModelLabel, ReplicaDelta: command.ReplicaDelta}
+	body := &replicaShiftBody{ModelLabel: command.ModelLabel, ReplicaDelta: command.ReplicaDelta}
 	for i := range status.Models {
 		if m := &status.Models[i]; m.Spec.ModelLabel == command.ModelLabel {
+			body.FromSeq = m.ShiftSeq
+			body.TimeS = status.DT.Times(m.ShiftSeq)
 			body.ReplicaShift = m.ReplicaShift
 			body.Replicas = m.Replicas
 			body.FreeReplicas = m.FreeReplicas
@@ -194,27 +205,6 @@ func (s *Server) shiftReplicas(ctx context.Context, raw []byte) (any, refusal) {
 	}
 	reportResult(ctx, body)
 	return body, nil
-}
-
-func (s *Server) advance(ctx context.Context, raw []byte) (any, refusal) {
-	o, err := strictjson.Parse(raw)
-	if err != nil {
-		return nil, bodyProblem(err)
-	}
-	o.Members([]string{"steps"})
-	steps := o.Whole("steps", 1, maxSteps)
-	if err := o.Err(); err != nil {
-		return nil, bodyProblem(err)
-	}
-	if s.cfg.Advance == nil {
-		return nil, problem.New(http.StatusConflict, "this run steps by itself; only a replay started with --pace step is advanced by requests")
-	}
-	states, err := s.cfg.Advance(ctx, steps)
-	if err != nil {
-		return nil, s.stepsFailed(len(states), err)
-	}
-	reportResult(ctx, map[string]int{"states": len(states)})
-	return states, nil
 }
 
 // commandFailed is the answer to a command that was not carried out.
@@ -227,13 +217,4 @@ func (s *Server) commandFailed(err error) *problem.Problem {
 	}
 	s.cfg.Log.Error().Err(err).Msg("API: a command failed")
 	return problem.New(http.StatusInternalServerError, "the command failed: %v", err)
-}
-
-// stepsFailed is the answer where a replay could not be advanced as far as asked.
-func (s *Server) stepsFailed(computed int, err error) *problem.Problem {
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return problem.New(http.StatusServiceUnavailable, "the request ended after %d steps: %v", computed, err)
-	}
-	s.cfg.Log.Error().Err(err).Int("steps", computed).Msg("API: the replay failed")
-	return problem.New(http.StatusInternalServerError, "the replay failed after %d steps: %v", computed, err)
 }

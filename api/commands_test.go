@@ -28,9 +28,10 @@ func TestSetBatchSizes(t *testing.T) {
 	s.post("/v1/batch-sizes", `{"batch_size_by_model": {"large": 64.0, "small": 8}, "ramp_up_rate_by_model": {"small": 2.5}, "lease_s": 30}`).want(t, http.StatusOK).into(t, &got)
 	thirty := 30.0
 	want := batchSizesBody{
-		TimeS: 1.5, BatchSizes: map[string]int{"small": 8, "large": 64}, AchievedBatchSize: map[string]*float64{"small": nil, "large": nil},
-		LeaseS:  map[string]*float64{"small": &thirty, "large": &thirty},
-		Results: []modelResult{{ModelLabel: "small", Outcome: "accepted"}, {ModelLabel: "large", Outcome: "accepted"}},
+		TimeS: 1.5, FromSeq: 15, BatchSizes: datacenter.ByModel[int]{{ModelLabel: "small", Value: 8}, {ModelLabel: "large", Value: 64}},
+		AchievedBatchSize: datacenter.ByModel[*float64]{{ModelLabel: "small"}, {ModelLabel: "large"}},
+		LeaseS:            datacenter.ByModel[*float64]{{ModelLabel: "small", Value: &thirty}, {ModelLabel: "large", Value: &thirty}},
+		Results:           []modelResult{{ModelLabel: "small", Outcome: "accepted"}, {ModelLabel: "large", Outcome: "accepted"}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("the answer to the batch sizes (-want +got):\n%s", diff)
@@ -48,7 +49,7 @@ func TestShiftReplicas(t *testing.T) {
 	var got replicaShiftBody
 	s.post("/v1/replica-shifts", `{"model_label": "small", "replica_delta": -3}`).want(t, http.StatusOK)
 	s.post("/v1/replica-shifts", `{"model_label": "small", "replica_delta": 1, "lease_s": 0.5}`).want(t, http.StatusOK).into(t, &got)
-	want := replicaShiftBody{TimeS: 1.5, ModelLabel: "small", ReplicaDelta: 1, ReplicaShift: -2, Replicas: 8, FreeReplicas: 3}
+	want := replicaShiftBody{TimeS: 1.5, FromSeq: 15, ModelLabel: "small", ReplicaDelta: 1, ReplicaShift: -2, Replicas: 8, FreeReplicas: 3}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("the answer to the second shift (-want +got):\n%s", diff)
 	}
@@ -95,18 +96,29 @@ func TestRefusedCommands(t *testing.T) {
 		refusal  error
 		status   int
 		location string
+		code     string
+		partCode string // of the part at fault
 	}{
-		{refuse("batch_size_by_model.small", datacenter.ErrUnknownModel), http.StatusNotFound, "body.batch_size_by_model.small"},
-		{refuse("batch_size_by_model.small", datacenter.ErrOutOfRange), http.StatusUnprocessableEntity, "body.batch_size_by_model.small"},
-		{refuse("replica_delta", datacenter.ErrNotPossible), http.StatusConflict, "body.replica_delta"},
-		{refuse("command", datacenter.ErrNotPossible), http.StatusConflict, "body"},
-		{fmt.Errorf("wrapped: %w", refuse("lease_s", datacenter.ErrOutOfRange)), http.StatusUnprocessableEntity, "body.lease_s"},
-		{context.Canceled, http.StatusServiceUnavailable, ""},
-		{errors.New("the unforeseen"), http.StatusInternalServerError, ""},
+		{refuse("batch_size_by_model.small", datacenter.ErrUnknownModel), http.StatusNotFound, "body.batch_size_by_model.small", "unknown-model", "unknown-model"},
+		{refuse("batch_size_by_model.small", datacenter.ErrInfeasibleBatchSize), http.StatusUnprocessableEntity, "body.batch_size_by_model.small", "infeasible-batch-size", "infeasible-batch-size"},
+		{refuse("batch_size_by_model.small", datacenter.ErrOutOfRange), http.StatusUnprocessableEntity, "body.batch_size_by_model.small", "invalid-request", ""},
+		{refuse("replica_delta", datacenter.ErrNoCapacity), http.StatusConflict, "body.replica_delta", "no-capacity", ""},
+		{refuse("command", datacenter.ErrNotStarted), http.StatusConflict, "body", "not-started", ""},
+		{refuse("command", datacenter.ErrRunOver), http.StatusConflict, "body", "run-over", ""},
+		{refuse("command", datacenter.ErrNotPossible), http.StatusConflict, "body", "not-possible", ""},
+		{fmt.Errorf("wrapped: %w", refuse("lease_s", datacenter.ErrOutOfRange)), http.StatusUnprocessableEntity, "body.lease_s", "invalid-request", ""},
+		{context.Canceled, http.StatusServiceUnavailable, "", "ending", ""},
+		{errors.New("the unforeseen"), http.StatusInternalServerError, "", "agent-fault", ""},
 	} {
 		refusal = c.refusal
-		s.post("/v1/batch-sizes", batch).wantProblem(t, c.status, c.location)
-		s.post("/v1/replica-shifts", shift).wantProblem(t, c.status, c.location)
+		for path, body := range map[string]string{"/v1/batch-sizes": batch, "/v1/replica-shifts": shift} {
+			r := s.post(path, body)
+			r.wantProblem(t, c.status, c.location)
+			var p problem.Problem
+			if r.into(t, &p); p.Code != c.code || c.location != "" && p.Errors[0].Code != c.partCode {
+				t.Errorf("%v: the codes are wrong, want %q and %q: %s", c.refusal, c.code, c.partCode, r.body)
+			}
+		}
 	}
 	if n := len(s.site.given()); n > 0 {
 		t.Errorf("%d commands were carried out", n)
@@ -134,7 +146,7 @@ func TestServersThatDoNotObey(t *testing.T) {
 		if diff := cmp.Diff(want, got.Results); diff != "" {
 			t.Errorf("%s: what became of the models (-want +got):\n%s", outcome, diff)
 		}
-		if diff := cmp.Diff(map[string]int{"small": 8, "large": 128}, got.BatchSizes); diff != "" {
+		if diff := cmp.Diff(datacenter.ByModel[int]{{ModelLabel: "small", Value: 8}, {ModelLabel: "large", Value: 128}}, got.BatchSizes); diff != "" {
 			t.Errorf("%s: the batch sizes (-want +got):\n%s", outcome, diff)
 		}
 		if got.Detail == "" || got.Status != http.StatusBadGateway {
@@ -176,14 +188,14 @@ func TestSteps(t *testing.T) {
 	next := int64(0)
 	var failure error
 	s := serve(t, func(c *Config) {
-		c.Advance = func(_ context.Context, steps int) ([]*datacenter.State, error) {
+		c.Lockstep = stepsFunc(func(_ context.Context, steps int) ([]*datacenter.State, error) {
 			var states []*datacenter.State
 			for ; steps > 0 && next < 500; steps-- {
 				states = append(states, replayState(next))
 				next++
 			}
 			return states, failure
-		}
+		})
 	})
 	for _, c := range []struct{ steps, want int }{{1, 1}, {400, 400}, {10_000, 99}, {1, 0}} {
 		var got []datacenter.State

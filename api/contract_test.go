@@ -21,6 +21,8 @@ import (
 // contract is the API's description as a client reads it.
 type contract struct {
 	document map[string]any
+	// compiler has the description with all objects closed, so that what is sent and
+	// not described is found.
 	compiler *jsonschema.Compiler
 }
 
@@ -38,18 +40,42 @@ func newContract(t testing.TB, s *testServer) *contract {
 	if err := yaml.Unmarshal(served.body, &document); err != nil {
 		t.Fatal(err)
 	}
-	plain, err := jsonschema.UnmarshalJSON(strings.NewReader(jsonOf(document)))
-	if err != nil {
-		t.Fatal(err)
+	asJSON := func() any {
+		plain, err := jsonschema.UnmarshalJSON(strings.NewReader(jsonOf(document)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return plain
 	}
-	c := &contract{plain.(map[string]any), jsonschema.NewCompiler()}
+	c := &contract{asJSON().(map[string]any), jsonschema.NewCompiler()}
 	c.compiler.DefaultDraft(jsonschema.Draft2020)
 	c.compiler.AssertFormat()
-	if err := c.compiler.AddResource("file:///openapi.json", plain); err != nil {
+	closed := asJSON()
+	eachSchema(closed, func(s map[string]any) {
+		if s["properties"] != nil && s["additionalProperties"] == nil {
+			s["additionalProperties"] = false
+		}
+	})
+	if err := c.compiler.AddResource("file:///openapi.json", closed); err != nil {
 		t.Fatal(err)
 	}
 	contracts[string(served.body)] = c
 	return c
+}
+
+// eachSchema calls visit for each object in a document that may be a schema.
+func eachSchema(v any, visit func(map[string]any)) {
+	for _, item := range anys(v) {
+		eachSchema(item, visit)
+	}
+	if m, ok := v.(map[string]any); ok {
+		visit(m)
+		for name, member := range m {
+			if name != "example" && !strings.HasPrefix(name, "x-") {
+				eachSchema(member, visit)
+			}
+		}
+	}
 }
 
 // at follows names down the document, nil if there is no such thing.
@@ -124,6 +150,9 @@ func (c *contract) check(t testing.TB, method, target string, r *reply) {
 		t.Errorf("%s %s: status %d is not declared: %.300s", method, target, r.status, r.body)
 		return
 	}
+	if r.status == http.StatusNoContent {
+		return
+	}
 	names = append(names, "content", kind, "schema")
 	if c.at(names...) == nil {
 		t.Errorf("%s %s: content type %q of status %d is not declared", method, target, kind, r.status)
@@ -135,6 +164,20 @@ func (c *contract) check(t testing.TB, method, target string, r *reply) {
 	if err := c.validate(r.body, names...); err != nil {
 		t.Errorf("%s %s: %d: %v: %.500s", method, target, r.status, err, r.body)
 	}
+}
+
+// checkMessage fails the test unless a message of a path's WebSocket is one of those
+// that the description has it send.
+func (c *contract) checkMessage(t testing.TB, path string, message []byte) {
+	t.Helper()
+	sent := anys(c.at("paths", path, "get", "x-websocket", "sends"))
+	for _, schema := range sent {
+		ref := strings.TrimPrefix(schema.(map[string]any)["$ref"].(string), "#/")
+		if c.validate(message, strings.Split(ref, "/")...) == nil {
+			return
+		}
+	}
+	t.Errorf("%s: a message is none of %v: %.500s", path, sent, message)
 }
 
 // What is served is the file as it stands, but for what is configured.

@@ -28,10 +28,10 @@ func FuzzCommand(f *testing.F) {
 	advanced := 0
 	s, err := New(Config{
 		Site: site, Settings: config.API{Listen: "127.0.0.1:0", MaxConnections: 1, HistoryStates: 1}, Log: zerolog.Nop(),
-		Advance: func(_ context.Context, steps int) ([]*datacenter.State, error) {
+		Lockstep: stepsFunc(func(_ context.Context, steps int) ([]*datacenter.State, error) {
 			advanced++
 			return []*datacenter.State{replayState(int64(steps))}, nil
-		},
+		}),
 	})
 	if err != nil {
 		f.Fatal(err)

@@ -74,10 +74,10 @@ func (a *answers) begin(k answerKey, body []byte, now time.Time) (*answer, *prob
 		return nil, nil
 	case before.request != request:
 		return nil, problem.New(http.StatusUnprocessableEntity, "the %s was used before for another body", idempotencyHeader).
-			At(location, "was used before for another body; use a new one for each new command")
+			At(location, "was used before for another body; use a new one for each new command").Coded(problem.CodeKeyReused)
 	case !isDone:
 		return nil, problem.New(http.StatusConflict, "the first request with this %s is under way", idempotencyHeader).
-			At(location, "the first request with it is under way; ask again later").With("Retry-After", "1")
+			At(location, "the first request with it is under way; ask again later").With("Retry-After", "1").Coded(problem.CodeInProgress)
 	case before.dropped:
 		return nil, problem.New(http.StatusConflict,
 			"the request with this %s was answered with status %d before and is not carried out again; the answer is not kept",

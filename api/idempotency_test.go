@@ -188,7 +188,7 @@ func TestWholeAnswerForClientThatIsBack(t *testing.T) {
 	const steps = 2000 // more than a socket's buffers hold
 	begun, goOn := make(chan struct{}), make(chan struct{})
 	s := serve(t, func(cfg *Config) {
-		cfg.Advance = func(_ context.Context, n int) ([]*datacenter.State, error) {
+		cfg.Lockstep = stepsFunc(func(_ context.Context, n int) ([]*datacenter.State, error) {
 			close(begun)
 			<-goOn
 			states := make([]*datacenter.State, n)
@@ -196,7 +196,7 @@ func TestWholeAnswerForClientThatIsBack(t *testing.T) {
 				states[i] = replayState(int64(i))
 			}
 			return states, nil
-		}
+		})
 	})
 	key, body := header{idempotencyHeader, "k"}, fmt.Sprintf(`{"steps": %d}`, steps)
 	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", s.Address())

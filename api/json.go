@@ -29,7 +29,7 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 		return
 	case []*datacenter.State:
 		w.WriteHeader(status)
-		_, _ = writeStates(w, v, func(work func()) error { work(); return nil })
+		_, _ = writeStates(w, v, datacenter.StateFields{}, func(work func()) error { work(); return nil })
 		return
 	}
 	body, err := json.Marshal(v)
@@ -50,7 +50,7 @@ func writeEncoded(w http.ResponseWriter, status int, body []byte, err error) {
 // writeStates writes an array of states, in chunks, so that a long one takes
 // little memory; each is encoded in a turn. It stops when the client is gone. The
 // error is that of a turn; begun says that a part of the array was written by then.
-func writeStates(w io.Writer, states []*datacenter.State, turn func(work func()) error) (begun bool, err error) {
+func writeStates(w io.Writer, states []*datacenter.State, fields datacenter.StateFields, turn func(work func()) error) (begun bool, err error) {
 	b := make([]byte, 0, min(stateBytes*(len(states)+1), writeChunk+2*stateBytes))
 	b = append(b, '[')
 	for next := 0; ; b = b[:0] {
@@ -59,7 +59,7 @@ func writeStates(w io.Writer, states []*datacenter.State, turn func(work func())
 				if next > 0 {
 					b = append(b, ',')
 				}
-				b = states[next].AppendJSON(b)
+				b = states[next].AppendFields(b, fields)
 			}
 		})
 		if err != nil {
@@ -75,4 +75,10 @@ func writeStates(w io.Writer, states []*datacenter.State, turn func(work func())
 	}
 	_, _ = w.Write(append(b, ']', '\n'))
 	return true, nil
+}
+
+// mustJSON is the JSON of a body that has one.
+func mustJSON(body any) []byte {
+	text, _ := json.Marshal(body) // strings and finite numbers always marshal
+	return text
 }

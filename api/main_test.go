@@ -50,7 +50,7 @@ func newFakeSite() *fakeSite {
 	}
 	dt, _ := datacenter.SecondsOf(0.1)
 	return &fakeSite{status: agent.Status{
-		Phase: agent.PhaseStepping, TimeS: 1.5, Steps: 15, DT: dt,
+		Phase: agent.PhaseStepping, RunID: "6b0c", Seed: 3, AtEnd: "stop", DurationS: 60, TotalSteps: 600, TimeS: 1.5, Steps: 15, DT: dt,
 		Facility: datacenter.Facility{Name: "dc", GPUsPerServer: 8, BaseKWPerPhase: 500, PowerFactor: 0.95, TotalGPUCapacity: 64},
 		FreeGPUs: 14, AvailableGPUCapacity: 21, Models: []agent.ModelStatus{model("small", 1), model("large", 4)},
 	}}
@@ -88,6 +88,7 @@ func (f *fakeSite) Apply(ctx context.Context, command datacenter.Command) error 
 			i, _ := index("", label)
 			if failed[label] == nil {
 				f.status.Models[i].BatchSize = size
+				f.status.Models[i].BatchSizeSeq = f.status.Steps
 				f.status.Models[i].BatchSizeLeaseS = math.NaN()
 				if c.LeaseS > 0 {
 					f.status.Models[i].BatchSizeLeaseS = c.LeaseS
@@ -100,13 +101,27 @@ func (f *fakeSite) Apply(ctx context.Context, command datacenter.Command) error 
 			return err
 		}
 		f.status.Models[i].ReplicaShift += c.ReplicaDelta
+		f.status.Models[i].ShiftSeq = f.status.Steps
 		f.status.Models[i].Replicas += c.ReplicaDelta
+	case datacenter.Restore:
+		f.restore(failed)
 	}
 	f.commands = append(f.commands, command)
 	if len(failed) > 0 {
 		return &agent.ServersError{ByModel: failed}
 	}
 	return nil
+}
+
+// restore restores all but the batch sizes of models whose servers fail; mu is held.
+func (f *fakeSite) restore(failed map[string]error) {
+	for i := range f.status.Models {
+		m := &f.status.Models[i]
+		m.ShiftSeq, m.Replicas, m.ReplicaShift, m.ReplicaLeaseS = f.status.Steps, m.Replicas-m.ReplicaShift, 0, math.NaN()
+		if failed[m.Spec.ModelLabel] == nil {
+			m.BatchSizeSeq, m.BatchSize, m.BatchSizeLeaseS = f.status.Steps, m.Spec.InitialBatchSize, math.NaN()
+		}
+	}
 }
 
 func (f *fakeSite) Status() agent.Status {
@@ -127,13 +142,32 @@ func (f *fakeSite) given() []datacenter.Command {
 	return slices.Clone(f.commands)
 }
 
+// stepsFunc is a replay in lockstep that gives the next states. What begins it anew fails as it does.
+type stepsFunc func(ctx context.Context, steps int) ([]*datacenter.State, error)
+
+func (f stepsFunc) Advance(ctx context.Context, a agent.Advance, each func(*datacenter.State) error) (int, error) {
+	states, err := f(ctx, a.Steps)
+	for i, state := range states {
+		if err := each(state); err != nil {
+			return i, err
+		}
+	}
+	return len(states), err
+}
+
+func (f stepsFunc) Reset(ctx context.Context, _ *config.Override) error {
+	_, err := f(ctx, 0)
+	return err
+}
+
 // replayState and liveState are states with everything a state can have.
 func replayState(seq int64) *datacenter.State {
 	return &datacenter.State{
 		Seq: seq, TimeS: float64(seq) / 10, Source: datacenter.SourceReplay, PowerW: datacenter.ThreePhase{A: 500123.25, B: 500124.5, C: 500125.75},
+		FreeGPUs: datacenter.FreeGPUs{N: 14, Known: true},
 		Models: []datacenter.ModelState{
-			{ModelLabel: "small", PowerW: 4321.123456789, ActiveReplicas: 10, BatchSize: 128, ObservedITLS: 0.0213, PhaseShare: datacenter.ThreePhase{A: 0.3, B: 0.3, C: 0.4}},
-			{ModelLabel: "large", PowerW: 14321.123456789, ActiveReplicas: 10, BatchSize: 64, ObservedITLS: math.NaN(), PhaseShare: datacenter.ThreePhase{A: 1. / 3, B: 1. / 3, C: 1. / 3}},
+			{ModelLabel: "small", PowerW: 4321.123456789, ActiveReplicas: 10, BatchSize: 128, AchievedBatchSize: math.NaN(), ObservedITLS: 0.0213, PhaseShare: datacenter.ThreePhase{A: 0.3, B: 0.3, C: 0.4}},
+			{ModelLabel: "large", PowerW: 14321.123456789, ActiveReplicas: 10, BatchSize: 64, AchievedBatchSize: 60.5, ObservedITLS: math.NaN(), PhaseShare: datacenter.ThreePhase{A: 1. / 3, B: 1. / 3, C: 1. / 3}},
 		},
 	}
 }

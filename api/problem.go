@@ -30,21 +30,47 @@ func bodyProblem(err error) *problem.Problem {
 
 // commandProblem returns the answer to a command that was refused as a whole.
 // Other errors give nil.
-func commandProblem(err error) *problem.Problem {
+func commandProblem(err error) *problem.Problem { return commandProblemIn("body", err) }
+
+// commandProblemIn is [commandProblem] for a command that stands at body.
+func commandProblemIn(body string, err error) *problem.Problem {
 	var refused *datacenter.CommandError
 	if !errors.As(err, &refused) {
 		return nil
 	}
-	status := http.StatusConflict
-	switch {
-	case errors.Is(refused.Reason, datacenter.ErrUnknownModel):
-		status = http.StatusNotFound
-	case errors.Is(refused.Reason, datacenter.ErrOutOfRange):
-		status = http.StatusUnprocessableEntity
-	}
-	location := "body." + refused.Field
+	location := body + "." + refused.Field
 	if refused.Field == "" || refused.Field == "command" {
-		location = "body"
+		location = body
 	}
-	return problem.New(status, "%s: %s", problem.Shorten(refused.Field), refused.Detail).At(problem.Shorten(location), refused.Detail)
+	location = problem.Shorten(location)
+	status, code, ofPart := reasonOf(refused.Reason)
+	p := problem.New(status, "%s: %s", problem.Shorten(refused.Field), refused.Detail)
+	if ofPart {
+		return p.AtCoded(location, refused.Detail, code)
+	}
+	return p.At(location, refused.Detail).Coded(code)
+}
+
+// reasonOf is the answer to a command refused for a reason. ofPart says that the part
+// at fault has the code as well: there could be others beside it, with other codes.
+func reasonOf(reason error) (status int, code string, ofPart bool) {
+	for _, known := range []struct {
+		reason error
+		status int
+		code   string
+		ofPart bool
+	}{
+		{datacenter.ErrUnknownModel, http.StatusNotFound, problem.CodeUnknownModel, true},
+		{datacenter.ErrInfeasibleBatchSize, http.StatusUnprocessableEntity, problem.CodeInfeasibleBatchSize, true},
+		{datacenter.ErrOutOfRange, http.StatusUnprocessableEntity, problem.CodeInvalidRequest, false},
+		{datacenter.ErrNoCapacity, http.StatusConflict, problem.CodeNoCapacity, false},
+		{datacenter.ErrNotStarted, http.StatusConflict, problem.CodeNotStarted, false},
+		{datacenter.ErrRunOver, http.StatusConflict, problem.CodeRunOver, false},
+		{datacenter.ErrWritingOutput, http.StatusConflict, problem.CodeWritingOutput, false},
+	} {
+		if errors.Is(reason, known.reason) {
+			return known.status, known.code, known.ofPart
+		}
+	}
+	return http.StatusConflict, problem.CodeNotPossible, false
 }

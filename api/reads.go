@@ -41,10 +41,11 @@ type modelBody struct {
 	FreeReplicas       int      `json:"free_replicas"`
 	FreeGPUs           int      `json:"free_gpus"`
 	// AvailableGPUCapacity is the whole site's, as OpenG2G accounts for it.
-	AvailableGPUCapacity int      `json:"available_gpu_capacity"`
-	BatchSizeLeaseS      *float64 `json:"batch_size_lease_s"`
-	ReplicaLeaseS        *float64 `json:"replica_lease_s"`
-	Stale                bool     `json:"stale"`
+	AvailableGPUCapacity int `json:"available_gpu_capacity"`
+	specBody
+	BatchSizeLeaseS *float64 `json:"batch_size_lease_s"`
+	ReplicaLeaseS   *float64 `json:"replica_lease_s"`
+	Stale           bool     `json:"stale"`
 	// Servers are its real servers, none in a replay.
 	Servers []serverBody `json:"servers"`
 }
@@ -73,17 +74,27 @@ func serversOf(m *agent.ModelStatus) []serverBody {
 
 // infoBody is the answer of GET /v1/info.
 type infoBody struct {
-	Name             string  `json:"name"`
-	Version          string  `json:"version"`
-	Source           string  `json:"source"`
-	StartedAt        string  `json:"started_at"`
-	Phase            string  `json:"phase"`
-	Pace             string  `json:"pace"`
-	DTS              float64 `json:"dt_s"`
-	TimeS            float64 `json:"time_s"`
-	Steps            int64   `json:"steps"`
-	TotalGPUCapacity int     `json:"total_gpu_capacity"`
-	FreeGPUs         int     `json:"free_gpus"`
+	Name         string `json:"name"`
+	Version      string `json:"version"`
+	Source       string `json:"source"`
+	StartedAt    string `json:"started_at"`
+	Phase        string `json:"phase"`
+	Pace         string `json:"pace"`
+	RunID        string `json:"run_id"`
+	Seed         uint64 `json:"seed"`
+	ConfigDigest string `json:"config_digest"`
+	// DT is dt_s exactly, as a fraction.
+	DT    string  `json:"dt"`
+	DTS   float64 `json:"dt_s"`
+	TimeS float64 `json:"time_s"`
+	Steps int64   `json:"steps"`
+	// DurationS and TotalSteps are null for a run without end, AtEnd for a live run.
+	DurationS  *float64 `json:"duration_s"`
+	TotalSteps *int64   `json:"total_steps"`
+	AtEnd      *string  `json:"at_end"`
+
+	TotalGPUCapacity int `json:"total_gpu_capacity"`
+	FreeGPUs         int `json:"free_gpus"`
 	// AvailableGPUCapacity is as OpenG2G accounts for it.
 	AvailableGPUCapacity int     `json:"available_gpu_capacity"`
 	BaseKWPerPhase       float64 `json:"base_kw_per_phase"`
@@ -101,11 +112,35 @@ func known(f float64) *float64 {
 	return &f
 }
 
-func (s *Server) state(query) (any, *problem.Problem) {
-	if state := s.hub.Latest(); state != nil {
-		return state, nil
-	}
-	return nil, problem.New(http.StatusServiceUnavailable, "there is no state before the first step").With("Retry-After", "1")
+// state serves the latest state, or with after and wait_s the next one.
+func (s *Server) state() http.Handler {
+	return goodQuery(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		q, refused := pollOf(queryOf(r), true)
+		switch {
+		case refused != nil:
+			refused.Write(w)
+		case q.after >= 0:
+			s.nextState(w, r, q)
+		default:
+			if state := s.hub.Latest(); state != nil {
+				writeJSON(w, http.StatusOK, state)
+				return
+			}
+			problem.New(http.StatusServiceUnavailable, "there is no state before the first step").With("Retry-After", "1").Coded(problem.CodeNoState).Write(w)
+		}
+	}), "after", "run", "wait_s")
+}
+
+// stream serves the WebSocket of states.
+func (s *Server) stream() http.Handler {
+	sockets := s.sockets.States()
+	return goodQuery(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, refused := pollOf(queryOf(r), true); refused != nil {
+			refused.Write(w)
+			return
+		}
+		sockets.ServeHTTP(w, r)
+	}), "after", "run")
 }
 
 // usualHistory is the number of states that an answer has unless the request says.
@@ -121,7 +156,7 @@ func (s *Server) history() http.Handler {
 		}
 		s.long(w, r, func(turn func(work func()) error) (begun bool, err error) {
 			w.Header().Set("Content-Type", contentTypeJSON)
-			return writeStates(w, s.hub.History(n), turn)
+			return writeStates(w, s.hub.History(n), datacenter.StateFields{}, turn)
 		})
 	}), "n")
 }
@@ -169,24 +204,30 @@ func (s *Server) events() http.Handler {
 		q := queryOf(r)
 		follow, refused := q.flag("follow")
 		n, wrongN := q.whole("n", defaultHistory, 1, maxEvents)
-		after, wrongAfter := q.after()
-		switch refused = cmp.Or(refused, wrongN, wrongAfter); {
+		poll, wrongPoll := pollOf(q, false)
+		if follow && poll.waits {
+			wrongPoll = cmp.Or(wrongPoll, badQuery("wait_s", "does not go with follow, which waits by itself"))
+		}
+		switch refused = cmp.Or(refused, wrongN, wrongPoll); {
 		case refused != nil:
 			refused.Write(w)
 		case follow:
 			sockets.ServeHTTP(w, r)
 		default:
+			if poll.wait > 0 && !s.awaitEvents(w, r, n, poll) {
+				return
+			}
 			s.long(w, r, func(turn func(work func()) error) (begun bool, err error) {
 				var body []byte
 				var encodeErr error
-				if err := turn(func() { body, encodeErr = json.Marshal(eventsAfter(s.hub.Events(n), after)) }); err != nil {
+				if err := turn(func() { body, encodeErr = json.Marshal(eventsAfter(s.hub.Events(n), poll.after)) }); err != nil {
 					return false, err
 				}
 				writeEncoded(w, http.StatusOK, body, encodeErr)
 				return true, nil
 			})
 		}
-	}), "n", "after", "follow")
+	}), "n", "after", "wait_s", "follow")
 }
 
 // eventsAfter are the events whose id is above after. An id that there has not been
@@ -213,6 +254,7 @@ func modelBodies(status *agent.Status) []modelBody {
 			BatchSize: m.BatchSize, AchievedBatchSize: known(m.AchievedBatchSize),
 			Replicas: m.Replicas, ReplicaShift: m.ReplicaShift, FreeReplicas: m.FreeReplicas, FreeGPUs: status.FreeGPUs, AvailableGPUCapacity: status.AvailableGPUCapacity,
 			BatchSizeLeaseS: known(m.BatchSizeLeaseS), ReplicaLeaseS: known(m.ReplicaLeaseS), Stale: m.Stale, Servers: serversOf(m),
+			specBody: specOf(&m.Spec),
 		}
 		if m.Actuator != "" {
 			models[i].BatchSizeActuator = &m.Actuator
@@ -226,19 +268,32 @@ func modelBodies(status *agent.Status) []modelBody {
 
 func (s *Server) info(query) (any, *problem.Problem) {
 	status := s.cfg.Site.Status()
+	return s.infoOf(&status), nil
+}
+
+// infoOf is what is told of a run.
+func (s *Server) infoOf(status *agent.Status) *infoBody {
 	source, pace := datacenter.SourceReplay, "real_time"
 	if s.cfg.LiveStats != nil {
 		source = datacenter.SourceLive
 	}
-	if s.cfg.Advance != nil {
+	if s.cfg.Lockstep != nil {
 		pace = "lockstep"
 	}
 	f := &status.Facility
-	return infoBody{
+	info := &infoBody{
 		Name: f.Name, Version: s.cfg.Version, Source: string(source), StartedAt: s.startedAt.Format(time.RFC3339Nano),
-		Phase: string(status.Phase), Pace: pace, DTS: status.DT.Float64(), TimeS: status.TimeS, Steps: status.Steps,
+		Phase: string(status.Phase), Pace: pace, RunID: status.RunID, Seed: status.Seed, ConfigDigest: s.cfg.ConfigDigest,
+		DT: status.DT.String(), DTS: status.DT.Float64(), TimeS: status.TimeS, Steps: status.Steps, DurationS: known(status.DurationS),
 		TotalGPUCapacity: f.TotalGPUCapacity, FreeGPUs: status.FreeGPUs, AvailableGPUCapacity: status.AvailableGPUCapacity,
 		BaseKWPerPhase: f.BaseKWPerPhase, PowerFactor: f.PowerFactor,
 		GPUsPerServer: f.GPUsPerServer, HistoryStates: s.cfg.Settings.HistoryStates, NeedsToken: s.needsToken.Load(),
-	}, nil
+	}
+	if status.AtEnd != "" {
+		info.AtEnd = &status.AtEnd
+	}
+	if status.TotalSteps > 0 {
+		info.TotalSteps = &status.TotalSteps
+	}
+	return info
 }

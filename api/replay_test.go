@@ -28,19 +28,25 @@ func replayConfig(t testing.TB) *config.Config {
 }
 
 // serveReplay serves the replay in lockstep.
-func serveReplay(t testing.TB, c *config.Config) *testServer {
+func serveReplay(t testing.TB, c *config.Config, adapt ...func(*Config)) *testServer {
 	t.Helper()
 	var s *testServer
 	setup, err := agent.SetUpReplay(c, func(e datacenter.Event) { s.PublishEvent(e) })
 	if err != nil {
 		t.Fatal(err)
 	}
-	site := agent.NewLockstepReplay(setup.Replay, func(state *datacenter.State) error {
-		s.Publish(state)
-		return nil
+	site := agent.NewLockstepReplay(setup, agent.LockstepHooks{
+		Emit: func(state *datacenter.State) error {
+			s.Publish(state)
+			return nil
+		},
+		Began: func(status agent.Status) { s.BeginRun(status.RunID) },
 	})
 	s = serve(t, func(cfg *Config) {
-		cfg.Site, cfg.Advance, cfg.Control, cfg.Log = site, site.Advance, c.Control, zerolog.Nop()
+		cfg.Site, cfg.Lockstep, cfg.Control, cfg.Log = site, site, c.Control, zerolog.Nop()
+		for _, a := range adapt {
+			a(cfg)
+		}
 	})
 	return s
 }
@@ -77,7 +83,7 @@ func TestLockstepReplay(t *testing.T) {
 	if got := advance(1); got != 0 {
 		t.Errorf("%d steps after the end", got)
 	}
-	s.post("/v1/batch-sizes", `{"batch_size_by_model": {"Llama-3.1-8B": 8}}`).wantProblem(t, http.StatusConflict, "body")
+	s.post("/v1/batch-sizes", `{"batch_size_by_model": {"Llama-3.1-8B": 8}}`).want(t, http.StatusOK)
 	s.get("/readyz").want(t, http.StatusServiceUnavailable)
 	s.get("/v1/history?n=50").want(t, http.StatusOK)
 	s.get("/v1/events").want(t, http.StatusOK)

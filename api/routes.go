@@ -35,19 +35,22 @@ func (s *Server) handle(method, path string, h http.Handler) {
 func (s *Server) addRoutes() error {
 	s.routes = routes{mux: http.NewServeMux(), methods: map[string][]string{}}
 	get := func(path string, h http.Handler) { s.handle(http.MethodGet, path, h) }
-	get("/v1/state", reading(s.state))
+	get("/v1/state", s.state())
 	get("/v1/history", s.history())
-	get("/v1/stream", goodQuery(s.sockets.States()))
+	get("/v1/stream", s.stream())
 	get("/v1/events", s.events())
 	get("/v1/models", reading(s.models))
 	get("/v1/info", reading(s.info))
 	for name, carryOut := range map[string]func(context.Context, []byte) (any, refusal){
-		datacenter.SetBatchSize{}.Name(): s.setBatchSizes, datacenter.ShiftReplicas{}.Name(): s.shiftReplicas, stepsCommand: s.advance,
+		datacenter.SetBatchSize{}.Name(): s.setBatchSizes, datacenter.ShiftReplicas{}.Name(): s.shiftReplicas,
+		datacenter.Restore{}.Name(): s.restore, resetCommand: s.reset,
 	} {
 		// Protected within, too: that it made the agent fail is logged and remembered as
 		// the command's answer.
 		s.handle(http.MethodPost, "/v1/"+name, s.command(name, s.protect(commanding(carryOut))))
 	}
+	s.handle(http.MethodPost, "/v1/"+stepsCommand, s.command(stepsCommand, s.protect(http.HandlerFunc(s.steps))))
+	get("/v1/lockstep", goodQuery(http.HandlerFunc(s.lockstep)))
 	get("/livez", s.health(alive))
 	get("/healthz", s.health(alive))
 	get("/readyz", s.health(ready))
@@ -78,10 +81,9 @@ func (s *Server) protect(next http.Handler) http.Handler {
 				return
 			}
 			if err, ok := cause.(error); !ok || !errors.Is(err, http.ErrAbortHandler) {
-				s.cfg.Log.Error().Str("method", r.Method).Str("path", problem.Shorten(r.URL.Path)).Interface("cause", cause).
-					Bytes("stack", debug.Stack()).Msg("API: a request made the agent fail; this is a bug")
+				failed := s.failed(r.Method, r.URL.Path, cause)
 				if answer.status == 0 {
-					problem.New(http.StatusInternalServerError, "the agent failed at this request; its log says why").Write(answer)
+					failed.Write(answer)
 					return
 				}
 			}
@@ -90,6 +92,13 @@ func (s *Server) protect(next http.Handler) http.Handler {
 		}()
 		next.ServeHTTP(answer, r)
 	})
+}
+
+// failed logs what a panic was about, and returns the answer to whoever caused it.
+func (s *Server) failed(method, path string, cause any) *problem.Problem {
+	s.cfg.Log.Error().Str("method", method).Str("path", problem.Shorten(path)).Interface("cause", cause).
+		Bytes("stack", debug.Stack()).Msg("API: a request made the agent fail; this is a bug")
+	return problem.New(http.StatusInternalServerError, "the agent failed at this request; its log says why")
 }
 
 // observe counts requests and knows which are under way.
@@ -104,7 +113,7 @@ func (s *Server) observe(next http.Handler) http.Handler {
 			if answer.status == 0 { // nothing was answered
 				answer.status = http.StatusInternalServerError
 			}
-			took := time.Since(start)
+			took := time.Since(start) - answer.waited
 			if answer.status == http.StatusSwitchingProtocols {
 				took = 0 // how long a stream lasts is not how long an answer takes
 			}

@@ -45,9 +45,11 @@ type Config struct {
 	Control  config.Control
 	// Token is needed for commands and ReadToken for the rest; empty: none is.
 	Token, ReadToken string
-	// Advance computes the next steps of a replay that waits to be driven, fewer
-	// at its end; nil for a run that steps by itself.
-	Advance func(ctx context.Context, steps int) ([]*datacenter.State, error)
+	// ConfigDigest is that of the effective config, see [config.Config.Digest].
+	ConfigDigest string
+	// Lockstep is a replay that waits to be driven, which tells [Server.BeginRun] of each
+	// run that is begun anew; nil for a run that steps by itself.
+	Lockstep Lockstep
 	// LiveStats is nil in a replay.
 	LiveStats func() rig.Stats
 	// OutputLeftOut counts the states that are missing in the run's output; nil where
@@ -66,11 +68,14 @@ type Server struct {
 	cfg     Config
 	hub     *stream.Hub
 	sockets *stream.Sockets
+	talks   *stream.Conversations
 	guard   *guard.Guard
 	metrics *metrics.Metrics
 	routes  routes
 	answers answers
 	turns   *turns
+	buffers buffers
+	waiting *places
 	handler http.Handler
 
 	startedAt  time.Time
@@ -79,9 +84,12 @@ type Server struct {
 	listener   net.Listener
 	address    atomic.Pointer[string]
 	requests   sync.RWMutex // held for reading by those under way
-	// ending is done when requests under way must end.
-	ending context.Context
-	end    context.CancelFunc
+	// closing is done when requests that wait for something must end, ending when all
+	// under way must.
+	closing  context.Context
+	stopWait context.CancelFunc
+	ending   context.Context
+	end      context.CancelFunc
 }
 
 // New returns a server that does not listen yet. The error says which setting is
@@ -95,17 +103,22 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, startedAt: time.Now(), guard: g, hub: stream.NewHub(cfg.Settings.HistoryStates), turns: newTurns(cfg.Advance != nil)}
+	s := &Server{cfg: cfg, startedAt: time.Now(), guard: g, hub: stream.NewHub(cfg.Settings.HistoryStates), turns: newTurns(cfg.Lockstep != nil)}
 	s.metrics, err = metrics.New(metrics.Config{
 		Version: cfg.Version, Site: cfg.Site, Hub: s.hub, Guard: g, LiveStats: cfg.LiveStats, OutputLeftOut: cfg.OutputLeftOut,
 	})
 	if err != nil {
 		return nil, err
 	}
+	s.hub.NewRun(cfg.Site.Status().RunID)
 	s.sockets = stream.NewSockets(s.hub, g.CheckOrigin, cfg.Log)
+	s.talks = stream.NewConversations(s.sockets)
+	s.sockets.Turns = s.clientTurns
+	s.waiting = newPlaces(cfg.Settings)
 	s.address.Store(&cfg.Settings.Listen)
 	s.needsToken.Store(cfg.Token != "")
 	s.control.Store(&cfg.Control)
+	s.closing, s.stopWait = context.WithCancel(context.Background())
 	s.ending, s.end = context.WithCancel(context.Background())
 	if err := s.addRoutes(); err != nil {
 		return nil, err
@@ -143,6 +156,10 @@ func Check(ctx context.Context, settings config.API, log zerolog.Logger) (warnin
 
 // Publish shows a state to everyone who watches. It never waits.
 func (s *Server) Publish(state *datacenter.State) { s.hub.Publish(state) }
+
+// BeginRun forgets the states and events of the run before. It is called before any of
+// the new one can be published.
+func (s *Server) BeginRun(runID string) { s.hub.NewRun(runID) }
 
 // PublishEvent shows an event to everyone who watches. It never waits.
 func (s *Server) PublishEvent(e datacenter.Event) {
@@ -214,11 +231,13 @@ func (s *Server) Serve(ctx context.Context) error {
 	}
 	s.guard.Watch(server)
 	defer s.end()
+	defer s.stopWait()
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(s.listener) }()
 	select {
 	case err := <-failed:
 		s.sockets.Close()
+		s.talks.Close()
 		return fmt.Errorf("serve the API on %s: %w", s.Address(), err)
 	case <-ctx.Done():
 	}
@@ -231,8 +250,10 @@ func (s *Server) Serve(ctx context.Context) error {
 
 // close ends what is under way: streams at once, requests after a while.
 func (s *Server) close(server *http.Server) {
+	s.stopWait()
 	var streams sync.WaitGroup
 	streams.Go(s.sockets.Close)
+	streams.Go(s.talks.Close)
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 	defer cancel()
 	if err := server.Shutdown(ctx); err != nil {

@@ -30,11 +30,11 @@ func TestServeEndsWithRequestsUnderWay(t *testing.T) {
 	settings.Listen = "127.0.0.1:0"
 	s, err := New(Config{
 		Site: newFakeSite(), Settings: settings, Log: zerolog.Nop(),
-		Advance: func(ctx context.Context, _ int) ([]*datacenter.State, error) {
+		Lockstep: stepsFunc(func(ctx context.Context, _ int) ([]*datacenter.State, error) {
 			close(begun)
 			<-ctx.Done()
 			return nil, ctx.Err()
-		},
+		}),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -126,7 +126,7 @@ func TestLongAnswersAtTheEnd(t *testing.T) {
 	const states = 12_000
 	s := listening(t, func(c *Config) {
 		c.Settings.HistoryStates = states
-		c.Advance = func(context.Context, int) ([]*datacenter.State, error) { return nil, nil } // turns without rests
+		c.Lockstep = stepsFunc(func(context.Context, int) ([]*datacenter.State, error) { return nil, nil }) // turns without rests
 	})
 	for i := range states {
 		s.Publish(liveState(int64(i)))
@@ -172,7 +172,7 @@ func TestHistoryThatIsNotRead(t *testing.T) {
 	const states = 12_000 // more than the kernel keeps for a client
 	s := listening(t, func(c *Config) {
 		c.Settings.HistoryStates = states
-		c.Advance = func(context.Context, int) ([]*datacenter.State, error) { return nil, nil } // turns without rests
+		c.Lockstep = stepsFunc(func(context.Context, int) ([]*datacenter.State, error) { return nil, nil }) // turns without rests
 	})
 	for i := range states {
 		s.Publish(liveState(int64(i)))

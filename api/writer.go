@@ -23,6 +23,8 @@ type response struct {
 	// timed: a client that reads too slowly is cut off.
 	timed   bool
 	started time.Time
+	// waited is for how long there was nothing to answer.
+	waited time.Duration
 	// keep, if not nil, receives a copy of the body, whether or not the client takes
 	// it; it is nil again once that is larger than keepBytes.
 	keep      *bytes.Buffer

@@ -183,7 +183,7 @@ type Replay struct {
 	// TemplateDuration is the length of the power templates, which the run goes
 	// through again and again; nil: Duration.
 	TemplateDuration *datacenter.Seconds `koanf:"template_duration_s"`
-	// AtEnd is what comes after Duration: AtEndEnd or AtEndContinue.
+	// AtEnd is what comes after Duration: AtEndStop or AtEndContinue.
 	AtEnd       string    `koanf:"at_end"`
 	SteadySkipS float64   `koanf:"steady_skip_s"`
 	ITL         bool      `koanf:"itl"`
@@ -192,8 +192,8 @@ type Replay struct {
 
 // The values of replay.at_end.
 const (
-	// AtEndEnd ends the replay.
-	AtEndEnd = "end"
+	// AtEndStop ends the replay.
+	AtEndStop = "stop"
 	// AtEndContinue goes on until the replay is ended.
 	AtEndContinue = "continue"
 )
@@ -277,7 +277,7 @@ func Default() Config {
 		DT:           seconds(0.1),
 		Datacenter:   Datacenter{Name: "dc", GPUsPerServer: 8, PowerFactor: 0.95},
 		Augmentation: Augmentation{AmplitudeScaleRange: []float64{1, 1}},
-		Replay:       Replay{Duration: seconds(600), AtEnd: AtEndEnd, ITL: true},
+		Replay:       Replay{Duration: seconds(600), AtEnd: AtEndStop, ITL: true},
 		Live: Live{
 			PrometheusPollIntervalS: 0.5, MaxOutputTokens: 512, MinimalRequestText: "Hello, how are you?", ITLWindowS: 1, StaggerS: 10,
 			WarmupTimeoutS: 60, SaturationThreshold: 0.95, StaleAfterS: 2, RestoreBatchSizes: true,
@@ -329,6 +329,9 @@ func (c *Config) ModelSpecs() ([]datacenter.ModelSpec, error) {
 			ModelLabel: m.ModelLabel, ModelID: m.ModelID, GPUsPerReplica: m.GPUsPerReplica,
 			ITLDeadlineS: m.ITLDeadlineS, FeasibleBatchSizes: m.FeasibleBatchSizes,
 			InitialBatchSize: m.initialBatchSize(), Replicas: schedule,
+			Measurement: datacenter.Measurement{
+				SpecHash: m.SpecHash, GPUModel: m.GPUModel, Task: m.Task, Precision: m.Precision, TensorParallel: m.TensorParallel,
+			},
 		}
 		if m.FailsafeBatchSize != nil {
 			specs[i].FailsafeBatchSize = *m.FailsafeBatchSize

@@ -18,17 +18,13 @@ type KeyOrder struct{ keys map[string][]string }
 // any number.
 const maxOrdered = 1 << 20
 
-// ReadKeyOrder reads the order of a config file that [Load] takes. Errors name it.
-func ReadKeyOrder(file string) (KeyOrder, error) {
+// KeyOrder is the order of a file that [File.Load] takes. Errors name it.
+func (f *File) KeyOrder() (KeyOrder, error) {
 	order := KeyOrder{map[string][]string{}}
-	raw, err := readFile(file)
-	if err != nil {
-		return order, &Error{file, []Problem{{"", err.Error()}}}
-	}
-	text, pairs := hidePairs(textfile.ToUTF8(raw))
+	text, pairs := hidePairs(textfile.ToUTF8(f.text))
 	doc, err := loadYAML(text)
 	if err != nil {
-		return order, &Error{file, yamlProblems(err, text)}
+		return order, &Error{f.Name(), yamlProblems(err, text)}
 	}
 	if doc != nil {
 		r := resolver{pairs: pairs}

@@ -17,7 +17,11 @@ func keyOrderOf(t *testing.T, text string) (KeyOrder, error) {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return ReadKeyOrder(file)
+	f, err := ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f.KeyOrder()
 }
 
 func TestKeyOrder(t *testing.T) {
@@ -52,9 +56,6 @@ models:
 func TestKeyOrderOfBadFiles(t *testing.T) {
 	if _, err := keyOrderOf(t, "a: [\n"); !errors.Is(err, datacenter.ErrInvalidInput) || !strings.Contains(err.Error(), "c.yaml") {
 		t.Errorf("a broken file: %v", err)
-	}
-	if _, err := ReadKeyOrder(filepath.Join(t.TempDir(), "none.yaml")); !errors.Is(err, datacenter.ErrInvalidInput) {
-		t.Errorf("no file: %v", err)
 	}
 	// Aliases of aliases stand for 2^40 keys.
 	bomb := "k0: &k0 {a: 1}\n"

@@ -178,7 +178,7 @@ func applyEnv(tree map[string]any, environ []string) []Problem {
 	for _, variable := range slices.Sorted(slices.Values(environ)) {
 		name, text, _ := strings.Cut(variable, "=")
 		key, ours := strings.CutPrefix(name, envPrefix)
-		if !ours || isServiceLink(key, text) {
+		if !ours || isClients(key) || isServiceLink(key, text) {
 			continue
 		}
 		path := strings.Split(strings.ToLower(key), envLevels)

@@ -8,6 +8,15 @@ func (c *Config) resolvePaths(dir string) {
 	if dir == "" {
 		return
 	}
+	for _, p := range c.paths() {
+		if *p != "" && !filepath.IsAbs(*p) {
+			*p = filepath.Join(dir, filepath.FromSlash(*p))
+		}
+	}
+}
+
+// paths are the keys that hold paths.
+func (c *Config) paths() []*string {
 	paths := []*string{&c.Replay.DataDir, &c.Live.RequestsDir, &c.API.TokenFile, &c.API.ReadTokenFile, &c.API.TLSCertFile, &c.API.TLSKeyFile}
 	for i := range c.Training {
 		paths = append(paths, &c.Training[i].Trace)
@@ -23,11 +32,7 @@ func (c *Config) resolvePaths(dir string) {
 			paths = append(append(paths, &s.APIKeyFile), endpointPaths(s.GPUEndpoints)...)
 		}
 	}
-	for _, p := range paths {
-		if *p != "" && !filepath.IsAbs(*p) {
-			*p = filepath.Join(dir, filepath.FromSlash(*p))
-		}
-	}
+	return paths
 }
 
 func endpointPaths(endpoints []GPUEndpoint) []*string {

@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"path/filepath"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -10,17 +9,13 @@ import (
 // keyModels is where a config has its models.
 const keyModels = "models"
 
-// LoadSpecs is [Load] for a file that may also be a list of OpenG2G's model specs, in
+// LoadSpecs is [File.Load] for a file that may also be a list of OpenG2G's model specs, in
 // JSON or YAML, which is a config of nothing but models. What a spec of a list lacks has
 // OpenG2G's default: a replica has one GPU, and all batch sizes are feasible.
-func LoadSpecs(file string, environ []string) (*Config, error) {
-	f, err := ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	c, problems := parseWith(&yamlParser{specs: true}, f.text, environ, ForAnything, filepath.Dir(f.name))
+func (f *File) LoadSpecs(environ []string) (*Config, error) {
+	c, problems := parseWith(&yamlParser{specs: true}, f.text, environ, ForAnything, f.dir())
 	if len(problems) > 0 {
-		return nil, &Error{f.name, problems}
+		return nil, &Error{f.Name(), problems}
 	}
 	return c, nil
 }

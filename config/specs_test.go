@@ -21,6 +21,15 @@ func specsFile(t *testing.T, text string) string {
 	return file
 }
 
+func loadSpecs(t *testing.T, text string) (*Config, error) {
+	t.Helper()
+	f, err := ReadFile(specsFile(t, text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f.LoadSpecs(nil)
+}
+
 // A list of specs means the same in every spelling, and has OpenG2G's defaults.
 func TestLoadSpecs(t *testing.T) {
 	const items = "- model_label: A\n  itl_deadline_s: 0.08\n  batch_sizes: [8, 16]\n" +
@@ -32,7 +41,7 @@ func TestLoadSpecs(t *testing.T) {
 		"indented": "  " + strings.ReplaceAll(items, "\n", "\n  "), "with a byte order mark": "\ufeff" + items, "JSON": compact, "JSON after a comment": "# a\n" + compact,
 		"a config": "models:\n" + strings.Replace(items, "label: A", "label: A\n  gpus_per_replica: 1\n  feasible_batch_sizes: [8, 16]", 1),
 	} {
-		c, err := LoadSpecs(specsFile(t, text), nil)
+		c, err := loadSpecs(t, text)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -66,7 +75,7 @@ func TestLoadSpecsRefuses(t *testing.T) {
 		// A config has no defaults of a list's.
 		"models:\n- {model_label: A, itl_deadline_s: 0.08, batch_sizes: [8]}\n": "models[0].feasible_batch_sizes",
 	} {
-		_, err := LoadSpecs(specsFile(t, text), nil)
+		_, err := loadSpecs(t, text)
 		if !errors.Is(err, datacenter.ErrInvalidInput) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: the error is %v, want %s", text, err, want)
 		}

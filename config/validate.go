@@ -316,7 +316,7 @@ func (p *Replay) validate(r *rules, c *Config) {
 		steps := c.DT.StepsWithin(*t)
 		r.that(steps <= maxSteps, "replay.template_duration_s", "is %d steps of dt_s, at most %d are allowed", steps, maxSteps)
 	}
-	r.that(slices.Contains([]string{AtEndEnd, AtEndContinue}, p.AtEnd), "replay.at_end", "must be %s or %s, got %q", AtEndEnd, AtEndContinue, p.AtEnd)
+	r.that(slices.Contains([]string{AtEndStop, AtEndContinue}, p.AtEnd), "replay.at_end", "must be %s or %s, got %q", AtEndStop, AtEndContinue, p.AtEnd)
 	r.that(finite(p.SteadySkipS) && p.SteadySkipS >= 0, "replay.steady_skip_s", "must be a finite number >= 0, got %v", p.SteadySkipS)
 	for i := range p.Commands {
 		p.Commands[i].validate(r, fmt.Sprintf("replay.commands[%d]", i), c)

@@ -1,9 +1,12 @@
 package datacenter
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
-// Command is an order to the datacenter: [SetBatchSize] or [ShiftReplicas]. It
-// takes effect at the next step.
+// Command is an order to the datacenter: [SetBatchSize], [ShiftReplicas] or
+// [Restore]. It takes effect at the next step.
 type Command interface {
 	// Name is what the command is called on the wire, such as batch-sizes.
 	Name() string
@@ -33,6 +36,10 @@ type ShiftReplicas struct {
 	LeaseS float64 `json:"lease_s,omitempty"`
 }
 
+// Restore sets all models to their initial batch sizes, undoes all shifts and ends
+// all leases.
+type Restore struct{}
+
 // MaxLeaseS bounds leases, in seconds.
 const MaxLeaseS = 86_400
 
@@ -42,8 +49,12 @@ func (SetBatchSize) Name() string { return "batch-sizes" }
 // Name is replica-shifts.
 func (ShiftReplicas) Name() string { return "replica-shifts" }
 
+// Name is restore.
+func (Restore) Name() string { return "restore" }
+
 func (SetBatchSize) isCommand()  {}
 func (ShiftReplicas) isCommand() {}
+func (Restore) isCommand()       {}
 
 // ScriptedCommand is a command known before the run. It is applied before the
 // first step at or after T.
@@ -59,11 +70,25 @@ var (
 	ErrNotPossible  = errors.New("not possible now")
 )
 
+// The reasons that say more: each is, for errors.Is, also the one that it wraps.
+var (
+	// ErrInfeasibleBatchSize: the model cannot run at the batch size.
+	ErrInfeasibleBatchSize = fmt.Errorf("%w: infeasible batch size", ErrOutOfRange)
+	// ErrNoCapacity: the GPUs do not suffice, now or with the schedules to come.
+	ErrNoCapacity = fmt.Errorf("%w: no capacity", ErrNotPossible)
+	// ErrNotStarted and ErrRunOver: there are no steps, yet or any more.
+	ErrNotStarted = fmt.Errorf("%w: the run has not begun", ErrNotPossible)
+	ErrRunOver    = fmt.Errorf("%w: the run is over", ErrNotPossible)
+	// ErrWritingOutput: states of the run are in a file already, so that it cannot begin anew.
+	ErrWritingOutput = fmt.Errorf("%w: the output is being written", ErrNotPossible)
+)
+
 // CommandError is a command refused as a whole: nothing of it took effect.
 type CommandError struct {
 	// Field is the part at fault, such as batch_size_by_model.Llama-3.1-8B.
 	Field string
-	// Reason is ErrUnknownModel, ErrOutOfRange or ErrNotPossible.
+	// Reason is ErrUnknownModel, ErrOutOfRange or ErrNotPossible, or one that wraps
+	// one of these.
 	Reason error
 	// Detail says what was wrong and what would be accepted.
 	Detail string

@@ -24,6 +24,7 @@ func commandKinds() []commandKind {
 	return []commandKind{
 		{SetBatchSize{}.Name(), decodeSetBatchSize},
 		{ShiftReplicas{}.Name(), decodeShiftReplicas},
+		{Restore{}.Name(), decodeRestore},
 	}
 }
 
@@ -56,8 +57,10 @@ func EncodeCommand(c Command) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	// No command is without members.
-	return fmt.Appendf(nil, `{"%s":%s,%s`, commandMember, name, body[1:]), nil
+	if members := body[1:]; string(members) != "}" {
+		return fmt.Appendf(nil, `{"%s":%s,%s`, commandMember, name, members), nil
+	}
+	return fmt.Appendf(nil, `{"%s":%s}`, commandMember, name), nil
 }
 
 // DecodeCommand reads what [EncodeCommand] writes. Its error is a
@@ -129,15 +132,21 @@ func (k commandKind) read(o *strictjson.Object) (Command, error) {
 }
 
 func decodeSetBatchSize(o *strictjson.Object) Command {
-	const sizeField, rateField = "batch_size_by_model", "ramp_up_rate_by_model"
-	o.Members([]string{sizeField}, rateField, leaseField)
+	o.Members([]string{sizesField}, ratesField, leaseField)
+	return setBatchSizeOf(o)
+}
+
+const sizesField, ratesField = "batch_size_by_model", "ramp_up_rate_by_model"
+
+// setBatchSizeOf reads the members of a command of batch sizes.
+func setBatchSizeOf(o *strictjson.Object) SetBatchSize {
 	c := SetBatchSize{BatchSizeByModel: map[string]int{}, LeaseS: decodeLease(o)}
-	if sizes := o.ByModel(sizeField); sizes != nil {
+	if sizes := o.ByModel(sizesField); sizes != nil {
 		for _, label := range sizes.Names() {
 			c.BatchSizeByModel[label] = sizes.Whole(label, 1, math.MaxInt32)
 		}
 	}
-	if rates := o.ByModel(rateField); rates != nil {
+	if rates := o.ByModel(ratesField); rates != nil {
 		c.RampUpRateByModel = map[string]float64{}
 		for _, label := range rates.Names() {
 			c.RampUpRateByModel[label] = rates.Number(label, "a number of requests per second, at least 0",
@@ -154,6 +163,11 @@ func decodeShiftReplicas(o *strictjson.Object) Command {
 		ModelLabel: o.Text(labelField), LeaseS: decodeLease(o),
 		ReplicaDelta: o.Whole(deltaField, -math.MaxInt32, math.MaxInt32),
 	}
+}
+
+func decodeRestore(o *strictjson.Object) Command {
+	o.Members(nil)
+	return Restore{}
 }
 
 const leaseField = "lease_s"

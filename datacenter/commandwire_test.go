@@ -27,6 +27,7 @@ func TestEncodedCommands(t *testing.T) {
 		},
 		{SetBatchSize{BatchSizeByModel: map[string]int{"a": 8}, RampUpRateByModel: map[string]float64{}}, `{"command":"batch-sizes","batch_size_by_model":{"a":8}}`},
 		{ShiftReplicas{ModelLabel: "a", ReplicaDelta: -3}, `{"command":"replica-shifts","model_label":"a","replica_delta":-3}`},
+		{Restore{}, `{"command":"restore"}`},
 	} {
 		encoded, err := EncodeCommand(c.command)
 		if err != nil || string(encoded) != c.want {
@@ -96,11 +97,12 @@ func TestCommandsThatCannotBeEncoded(t *testing.T) {
 
 func TestCommandsThatCannotBeDecoded(t *testing.T) {
 	for encoded, want := range map[string]string{
-		`[]`:                        "want a JSON object, got an array",
-		`{}`:                        `command: is missing; there are ["batch-sizes" "replica-shifts"]`,
-		`{"command": 3}`:            "command: must be a string that is not empty, got 3",
-		`{"command": "steps"}`:      `command: unknown command "steps"; there are ["batch-sizes" "replica-shifts"]`,
-		`{"command":"batch-sizes"}`: "batch_size_by_model: is missing",
+		`[]`:                                "want a JSON object, got an array",
+		`{}`:                                `command: is missing; there are ["batch-sizes" "replica-shifts" "restore"]`,
+		`{"command": 3}`:                    "command: must be a string that is not empty, got 3",
+		`{"command": "steps"}`:              `command: unknown command "steps"; there are ["batch-sizes" "replica-shifts" "restore"]`,
+		`{"command":"batch-sizes"}`:         "batch_size_by_model: is missing",
+		`{"command":"restore","lease_s":3}`: `lease_s: unknown member; there are []`,
 		`{"command":"replica-shifts","model_label":"a","replica_delta":1,"command":"x"}`: "command: it stands there twice",
 		`{"command":"replica-shifts","model_label":"","replica_delta":"1","lease_s":0}`:  `model_label: must be a string that is not empty, got the string ""; and 2 more`,
 	} {
@@ -146,7 +148,7 @@ func FuzzDecodeCommand(f *testing.F) {
 		`{"command": "batch-sizes", "batch_size_by_model": {"a": 6.4e1, "b": 1e400}, "lease_s": 1e-400}`,
 		`{"command": "replica-shifts", "model_label": "a", "replica_delta": -0}`,
 		`{"command": "replica-shifts", "model_label": "\ud800", "replica_delta": 3, "lease_s": 1e-9}`,
-		`{"command": "steps", "steps": 1}`, `{"command": {"command": null}}`, "{\"\xff\": [[[1]]]}",
+		`{"command": "steps", "steps": 1}`, `{"command": "restore"}`, `{"command": {"command": null}}`, "{\"\xff\": [[[1]]]}",
 	} {
 		f.Add([]byte(seed))
 	}

@@ -72,7 +72,7 @@ func NewEvent(timeS float64, data EventData) Event { return Event{timeS, data.To
 
 // BatchSizesUpdated reports all models' batch sizes after a command.
 type BatchSizesUpdated struct {
-	BatchSizeByModel map[string]int `json:"batch_size_by_model"`
+	BatchSizeByModel ByModel[int] `json:"batch_size_by_model"`
 }
 
 // ReplicasShifted reports a shift and the replicas the model has with it.

@@ -21,6 +21,8 @@ type ModelSpec struct {
 	FailsafeBatchSize int
 	// Replicas is the replica count over time; nil gives the model no servers.
 	Replicas *ReplicaSchedule
+	// Measurement says where what is known of the model comes from.
+	Measurement Measurement
 }
 
 // InitialReplicas is the replica count before any ramp, 0 without a schedule.

@@ -30,8 +30,19 @@ type State struct {
 	// MeasuredPowerW is, in a live run, what the real GPUs draw, spread evenly
 	// over the phases, plus the base load, in watts.
 	MeasuredPowerW ThreePhase
+	// FreeGPUs is the part of the facility's capacity that no model asks for at the
+	// next step.
+	FreeGPUs FreeGPUs
 	// Models are the models in config order.
 	Models []ModelState
+}
+
+// FreeGPUs is a number of GPUs. The zero value is one that is not known, as of states
+// read from CSV, Parquet or files of earlier versions, which have no
+// [ModelState.AchievedBatchSize] either.
+type FreeGPUs struct {
+	N     int
+	Known bool
 }
 
 // ModelState is one model in a [State].
@@ -43,6 +54,10 @@ type ModelState struct {
 	ActiveReplicas int
 	// BatchSize is the batch size it runs at (vLLM's max_num_seqs).
 	BatchSize int
+	// AchievedBatchSize is the number of requests that run, of several servers the
+	// mean, NaN (JSON null) when that is not known; in a replay the batch size. It is
+	// there where the state's FreeGPUs are known.
+	AchievedBatchSize float64
 	// ObservedITLS is its average inter-token latency in seconds, NaN (JSON
 	// null) when there is none.
 	ObservedITLS float64

@@ -58,6 +58,42 @@ func TestStateJSON(t *testing.T) {
 	}
 }
 
+// The members of what the site has, which files of earlier versions lack.
+func TestSiteMembersOfAState(t *testing.T) {
+	s := aState()
+	s.FreeGPUs = FreeGPUs{N: 0, Known: true}
+	s.Models[0].AchievedBatchSize, s.Models[1].AchievedBatchSize = 100.5, math.NaN()
+	raw := string(s.AppendJSON(nil))
+	for _, want := range []string{`"achieved_batch_size_by_model":{"z":100.5,"a \"b\"":null},"active`, `,"free_gpus":0}`} {
+		if !strings.Contains(raw, want) {
+			t.Errorf("%s lacks %s", raw, want)
+		}
+	}
+	var got State
+	if err := json.Unmarshal([]byte(raw), &got); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(s, &got, sameBits()); diff != "" {
+		t.Errorf("the state read back (-want +got):\n%s", diff)
+	}
+	for _, c := range []struct{ old, new, want string }{
+		{`,"free_gpus":0`, ``, "one is missing"},
+		{`"free_gpus":0`, `"free_gpus":null`, "one is missing"},
+		{`"free_gpus":0`, `"free_gpus":0.5`, "cannot unmarshal"},
+		{`"z":100.5,`, ``, "achieved_batch_size_by_model has 1 models, power_by_model_w has 2"},
+		{`"z":100.5`, `"y":100.5`, `achieved_batch_size_by_model lacks model "z"`},
+		{`"z":100.5`, `"z":"100"`, "cannot unmarshal string"},
+	} {
+		wrong := strings.Replace(raw, c.old, c.new, 1)
+		if err := json.Unmarshal([]byte(wrong), &got); wrong == raw || err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s gives %v, want …%s…", wrong, err, c.want)
+		}
+	}
+	if err := json.Unmarshal([]byte(aStateJSON), &got); err != nil || got.FreeGPUs.Known || string(got.AppendJSON(nil)) != aStateJSON {
+		t.Errorf("one of an earlier version is read as %+v, %v", got, err)
+	}
+}
+
 const aLiveModelJSON = `,"measured_power_w":{"a":1000.0,"b":1001.0,"c":1002.0},"measured_power_w_by_model":{"m":2400.5},` +
 	`"augmented_power_w_by_model":{"m":9000.0},"augmentation_factor_by_model":{"m":180.0},` +
 	`"prometheus_metrics_by_model":{"m":{"num_requests_running":128.0,"num_requests_waiting":3.0,"kv_cache_usage_perc":0.5,"num_preemptions_total":7.0}},` +
@@ -93,6 +129,9 @@ func drawState(t *rapid.T) *State {
 	if rapid.Bool().Draw(t, "has wall time") {
 		s.WallTime = time.Unix(rapid.Int64Range(0, 1<<33).Draw(t, "s"), rapid.Int64Range(0, 999_999_999).Draw(t, "ns")).UTC()
 	}
+	if rapid.Bool().Draw(t, "has free GPUs") {
+		s.FreeGPUs = FreeGPUs{rapid.IntRange(0, math.MaxInt32).Draw(t, "free GPUs"), true}
+	}
 	live := s.Source == SourceLive
 	if live {
 		s.MeasuredPowerW = phases("measured power")
@@ -111,8 +150,12 @@ func drawState(t *rapid.T) *State {
 				l.Server = &ServerLoad{number.Draw(t, "running"), number.Draw(t, "waiting"), number.Draw(t, "kv"), number.Draw(t, "preemptions")}
 			}
 		}
+		achieved := 0.0
+		if s.FreeGPUs.Known {
+			achieved = number.Draw(t, "achieved")
+		}
 		s.Models = append(s.Models, ModelState{
-			Live:       l,
+			Live: l, AchievedBatchSize: achieved,
 			ModelLabel: label, PowerW: number.Draw(t, "power"), ActiveReplicas: rapid.Int().Draw(t, "replicas"),
 			BatchSize: rapid.Int().Draw(t, "batch size"), ObservedITLS: number.Draw(t, "ITL"), PhaseShare: phases("share"),
 		})

@@ -1,196 +1,29 @@
 package datacenter
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"math"
-	"strconv"
 	"time"
 )
-
-// AppendJSON appends the state as one JSON object, its per-model members in
-// config order.
-func (s *State) AppendJSON(b []byte) []byte {
-	b = append(b, `{"seq":`...)
-	b = strconv.AppendInt(b, s.Seq, 10)
-	b = append(b, `,"time_s":`...)
-	b = appendJSONFloat(b, s.TimeS)
-	b = append(b, `,"wall_time":`...)
-	if s.WallTime.IsZero() {
-		b = append(b, "null"...)
-	} else {
-		b = append(b, '"')
-		b = s.WallTime.AppendFormat(b, time.RFC3339Nano)
-		b = append(b, '"')
-	}
-	b = append(b, `,"source":`...)
-	b = appendJSONString(b, string(s.Source))
-	b = appendPhases(append(b, `,"power_w":`...), s.PowerW)
-	b = s.appendByModel(b, "power_by_model_w", func(b []byte, m *ModelState) []byte {
-		return appendJSONFloat(b, m.PowerW)
-	})
-	b = s.appendByModel(b, "batch_size_by_model", func(b []byte, m *ModelState) []byte {
-		return strconv.AppendInt(b, int64(m.BatchSize), 10)
-	})
-	b = s.appendByModel(b, "active_replicas_by_model", func(b []byte, m *ModelState) []byte {
-		return strconv.AppendInt(b, int64(m.ActiveReplicas), 10)
-	})
-	b = s.appendByModel(b, "observed_itl_s_by_model", func(b []byte, m *ModelState) []byte {
-		return appendJSONFloat(b, m.ObservedITLS)
-	})
-	if s.knowsThroughput() {
-		b = s.appendByModel(b, throughputMember, func(b []byte, m *ModelState) []byte {
-			return appendJSONFloat(b, m.Throughput.OrNaN())
-		})
-	}
-	b = s.appendByModel(b, "phase_share_by_model", func(b []byte, m *ModelState) []byte {
-		for i, v := range m.PhaseShare.Array() {
-			b = appendJSONFloat(append(b, "[,,"[i]), v)
-		}
-		return append(b, ']')
-	})
-	if s.Source == SourceLive {
-		b = s.appendLive(b)
-	}
-	return append(b, '}')
-}
-
-// The members that are there only if the throughput of any model is known: replays
-// of data without fits of it have none, nor have files of earlier versions.
-const (
-	throughputMember         = "throughput_tokens_per_s_by_model"
-	measuredThroughputMember = "measured_throughput_tokens_per_s_by_model"
-)
-
-func (s *State) knowsThroughput() bool {
-	for i := range s.Models {
-		if s.Models[i].Throughput.Known {
-			return true
-		}
-	}
-	return false
-}
-
-// appendLive appends the members that only a live run has.
-func (s *State) appendLive(b []byte) []byte {
-	b = appendPhases(append(b, `,"measured_power_w":`...), s.MeasuredPowerW)
-	b = s.appendByModel(b, "measured_power_w_by_model", func(b []byte, m *ModelState) []byte {
-		return appendJSONFloat(b, m.Live.MeasuredPowerW)
-	})
-	if s.knowsThroughput() {
-		b = s.appendByModel(b, measuredThroughputMember, func(b []byte, m *ModelState) []byte {
-			if !m.Throughput.Known {
-				return append(b, "null"...)
-			}
-			return appendJSONFloat(b, m.Live.MeasuredTokensPerS)
-		})
-	}
-	b = s.appendByModel(b, "augmented_power_w_by_model", func(b []byte, m *ModelState) []byte {
-		return appendJSONFloat(b, m.PowerW)
-	})
-	b = s.appendByModel(b, "augmentation_factor_by_model", func(b []byte, m *ModelState) []byte {
-		return appendJSONFloat(b, m.Live.AugmentationFactor)
-	})
-	b = s.appendByModel(b, "prometheus_metrics_by_model", func(b []byte, m *ModelState) []byte {
-		l := m.Live.Server
-		if l == nil {
-			return append(b, "null"...)
-		}
-		return appendNumbers(b, []string{"num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "num_preemptions_total"},
-			l.NumRequestsRunning, l.NumRequestsWaiting, l.KVCacheUsagePerc, l.NumPreemptionsTotal)
-	})
-	b = s.appendByModel(b, "itl_percentiles_s_by_model", func(b []byte, m *ModelState) []byte {
-		p := &m.Live.ITLPercentilesS
-		return appendNumbers(b, []string{"p50", "p90", "p95", "p99"}, p.P50, p.P90, p.P95, p.P99)
-	})
-	b = append(b, `,"stale_by_model":{`...)
-	first := true
-	for i := range s.Models {
-		if m := &s.Models[i]; m.Live.Stale {
-			if !first {
-				b = append(b, ',')
-			}
-			first = false
-			b = appendJSONFloat(append(appendJSONString(b, m.ModelLabel), ':'), m.Live.StaleAgeS)
-		}
-	}
-	return append(b, '}')
-}
-
-// appendByModel appends a member that maps model labels to values.
-func (s *State) appendByModel(b []byte, name string, value func([]byte, *ModelState) []byte) []byte {
-	b = append(b, `,"`...)
-	b = append(b, name...)
-	b = append(b, `":{`...)
-	for i := range s.Models {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = appendJSONString(b, s.Models[i].ModelLabel)
-		b = value(append(b, ':'), &s.Models[i])
-	}
-	return append(b, '}')
-}
-
-func appendPhases(b []byte, p ThreePhase) []byte {
-	return appendNumbers(b, []string{"a", "b", "c"}, p.A, p.B, p.C)
-}
-
-// appendNumbers appends an object of numbers.
-func appendNumbers(b []byte, names []string, values ...float64) []byte {
-	for i, v := range values {
-		b = append(append(append(b, "{,"[min(i, 1)], '"'), names[i]...), '"', ':')
-		b = appendJSONFloat(b, v)
-	}
-	return append(b, '}')
-}
-
-// appendJSONFloat appends f, or null where JSON has no number for it.
-func appendJSONFloat(b []byte, f float64) []byte {
-	if !isFinite(f) {
-		return append(b, "null"...)
-	}
-	return AppendFloat(b, f)
-}
-
-func appendJSONString(b []byte, s string) []byte {
-	quoted, _ := json.Marshal(s) // a string always marshals
-	return append(b, quoted...)
-}
 
 // MarshalJSON writes the state as AppendJSON does.
 func (s *State) MarshalJSON() ([]byte, error) { return s.AppendJSON(nil), nil }
 
-// byModel is a JSON object of values by model label that keeps its order.
+// byModel is a [ByModel] that many values are looked up in.
 type byModel[T any] struct {
 	labels []string
 	values map[string]T
 }
 
 func (m *byModel[T]) UnmarshalJSON(raw []byte) error {
-	d := json.NewDecoder(bytes.NewReader(raw))
-	if t, err := d.Token(); err != nil || t != json.Delim('{') {
-		return fmt.Errorf("want an object of values by model label, got %.20s", raw)
-	}
 	m.labels, m.values = nil, map[string]T{}
-	for d.More() {
-		key, err := d.Token()
-		if err != nil {
-			return err
-		}
-		label, _ := key.(string) // what precedes a colon is a string
-		var v T
-		if err := d.Decode(&v); err != nil {
-			return fmt.Errorf("%s: %w", label, err)
-		}
-		if _, dup := m.values[label]; dup {
-			return fmt.Errorf("model %q stands there twice", label)
-		}
+	return eachByModel(raw, func(label string, v T) bool {
+		_, there := m.values[label]
 		m.labels = append(m.labels, label)
 		m.values[label] = v
-	}
-	return nil
+		return !there
+	})
 }
 
 // jsonNumber is a number that was there; null, which stands for none, is NaN.
@@ -252,6 +85,8 @@ type stateJSON struct {
 	ObservedITLS   byModel[jsonNumber]   `json:"observed_itl_s_by_model"`
 	Throughput     *byModel[jsonNumber]  `json:"throughput_tokens_per_s_by_model"`
 	PhaseShare     byModel[[]jsonNumber] `json:"phase_share_by_model"`
+	Achieved       *byModel[jsonNumber]  `json:"achieved_batch_size_by_model"`
+	FreeGPUs       *int                  `json:"free_gpus"`
 
 	MeasuredPowerW      jsonPhases               `json:"measured_power_w"`
 	ModelMeasuredPowerW byModel[jsonNumber]      `json:"measured_power_w_by_model"`
@@ -276,6 +111,9 @@ func (s *State) UnmarshalJSON(raw []byte) error {
 	read := State{Seq: *in.Seq, TimeS: *in.TimeS, Source: *in.Source, PowerW: in.PowerW.phases()}
 	if in.live() {
 		read.MeasuredPowerW = in.MeasuredPowerW.phases()
+	}
+	if in.FreeGPUs != nil {
+		read.FreeGPUs = FreeGPUs{*in.FreeGPUs, true}
 	}
 	if in.WallTime != nil {
 		read.WallTime = *in.WallTime
@@ -304,6 +142,9 @@ func (in *stateJSON) check() error {
 	if in.live() && !in.MeasuredPowerW.there() {
 		return fmt.Errorf("measured_power_w is missing or lacks a, b or c")
 	}
+	if (in.Achieved == nil) != (in.FreeGPUs == nil) {
+		return fmt.Errorf("of %s and %s one is missing: a state has both or none", achievedMember, freeMember)
+	}
 	type member struct {
 		name   string
 		labels []string
@@ -316,6 +157,9 @@ func (in *stateJSON) check() error {
 		members = append(members, member{"measured_power_w_by_model", in.ModelMeasuredPowerW.labels},
 			member{"augmentation_factor_by_model", in.AugmentationFactor.labels},
 			member{"prometheus_metrics_by_model", in.Server.labels}, member{"itl_percentiles_s_by_model", in.ITLPercentilesS.labels})
+	}
+	if in.Achieved != nil {
+		members = append(members, member{achievedMember, in.Achieved.labels})
 	}
 	if in.Throughput != nil {
 		members = append(members, member{throughputMember, in.Throughput.labels})
@@ -341,6 +185,13 @@ func (in *stateJSON) model(label string) (ModelState, error) {
 	m := ModelState{
 		ModelLabel: label, PowerW: in.ModelPowerW.values[label].value, BatchSize: *batchSize, ActiveReplicas: *active,
 		ObservedITLS: itl.value, PhaseShare: ThreePhase{share[0].value, share[1].value, share[2].value},
+	}
+	if in.Achieved != nil {
+		achieved := in.Achieved.values[label]
+		if !achieved.there {
+			return ModelState{}, fmt.Errorf("%s lacks model %q", achievedMember, label)
+		}
+		m.AchievedBatchSize = achieved.value
 	}
 	if in.Throughput != nil {
 		throughput := in.Throughput.values[label]

@@ -68,7 +68,7 @@ listing >"$work/before"
 say "install"
 dpkg --install "$package"
 version=$("$root/usr/bin/g2g-agent" version)
-[[ $version == "g2g-agent v0.0.1 "* ]] || fail "the installed program says: $version"
+[[ $version == "g2g-agent 0.0.1 "* ]] || fail "the installed program says: $version"
 "$root/usr/bin/g2g-agent" check --config "$root/etc/g2g-agent/config.yaml"
 "$root/usr/bin/g2g-agent" replay --config "$root/usr/share/doc/g2g-agent/examples/replay.yaml" --out "$work/states.csv" >/dev/null
 [ "$(wc -l <"$work/states.csv")" -gt 1000 ] || fail "the example gave $(wc -l <"$work/states.csv") lines"
@@ -84,7 +84,7 @@ mkdir -p "$root/var/lib/private/g2g-agent" "$root/etc/systemd/system/g2g-agent.s
 touch "$root/var/lib/private/g2g-agent/states.jsonl" "$root/etc/systemd/system/g2g-agent.service.d/override.conf"
 ln -s private/g2g-agent "$root/var/lib/g2g-agent"
 dpkg --install "$newer"
-[[ $("$root/usr/bin/g2g-agent" version) == "g2g-agent v0.0.2-rc.1 "* ]] || fail "the upgrade did not replace the program"
+[[ $("$root/usr/bin/g2g-agent" version) == "g2g-agent 0.0.2-rc.1 "* ]] || fail "the upgrade did not replace the program"
 grep -q '^# mine$' "$root/etc/g2g-agent/config.yaml" || fail "the upgrade lost the config"
 [ "$(cat "$root/etc/g2g-agent/credentials/token")" = secret ] || fail "the upgrade lost a credential"
 

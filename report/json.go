@@ -59,31 +59,34 @@ type throughputJSON struct {
 
 // performanceJSON has OpenG2G's names.
 type performanceJSON struct {
-	MeanThroughputTPS          number            `json:"mean_throughput_tps"`
-	IntegratedThroughputTokens number            `json:"integrated_throughput_tokens"`
-	ThroughputByModelTPS       map[string]number `json:"throughput_by_model_tps"`
-	MeanBatchByModel           map[string]number `json:"mean_batch_by_model"`
-	MeanReplicasByModel        map[string]number `json:"mean_replicas_by_model"`
-	MeanITLSByModel            map[string]number `json:"mean_itl_s_by_model"`
-	ITLDeadlineFraction        number            `json:"itl_deadline_fraction"`
-	ITLDeadlineFractionByModel map[string]number `json:"itl_deadline_fraction_by_model"`
+	MeanThroughputTPS          number                     `json:"mean_throughput_tps"`
+	IntegratedThroughputTokens number                     `json:"integrated_throughput_tokens"`
+	ThroughputByModelTPS       datacenter.ByModel[number] `json:"throughput_by_model_tps"`
+	MeanBatchByModel           datacenter.ByModel[number] `json:"mean_batch_by_model"`
+	MeanReplicasByModel        datacenter.ByModel[number] `json:"mean_replicas_by_model"`
+	MeanITLSByModel            datacenter.ByModel[number] `json:"mean_itl_s_by_model"`
+	ITLDeadlineFraction        number                     `json:"itl_deadline_fraction"`
+	ITLDeadlineFractionByModel datacenter.ByModel[number] `json:"itl_deadline_fraction_by_model"`
 }
 
 func (s *Summary) performanceJSON() performanceJSON {
 	p := s.Performance()
-	out := performanceJSON{
+	ofModels := func(value func(*ModelPerformanceStats) float64) datacenter.ByModel[number] {
+		all := make(datacenter.ByModel[number], len(p.Models))
+		for i := range all {
+			all[i].ModelLabel, all[i].Value = s.Models[i].ModelLabel, number(value(&p.Models[i]))
+		}
+		return all
+	}
+	return performanceJSON{
 		MeanThroughputTPS: number(p.MeanThroughputTPS), IntegratedThroughputTokens: number(p.IntegratedThroughputTokens),
-		ITLDeadlineFraction: number(p.ITLDeadlineFraction), ThroughputByModelTPS: map[string]number{},
-		MeanBatchByModel: map[string]number{}, MeanReplicasByModel: map[string]number{}, MeanITLSByModel: map[string]number{},
-		ITLDeadlineFractionByModel: map[string]number{},
+		ITLDeadlineFraction:        number(p.ITLDeadlineFraction),
+		ThroughputByModelTPS:       ofModels(func(m *ModelPerformanceStats) float64 { return m.MeanThroughputTPS }),
+		MeanBatchByModel:           ofModels(func(m *ModelPerformanceStats) float64 { return m.MeanBatch }),
+		MeanReplicasByModel:        ofModels(func(m *ModelPerformanceStats) float64 { return m.MeanReplicas }),
+		MeanITLSByModel:            ofModels(func(m *ModelPerformanceStats) float64 { return m.MeanITLS }),
+		ITLDeadlineFractionByModel: ofModels(func(m *ModelPerformanceStats) float64 { return m.ITLDeadlineFraction }),
 	}
-	for i := range p.Models {
-		m, label := &p.Models[i], s.Models[i].ModelLabel
-		out.ThroughputByModelTPS[label], out.MeanBatchByModel[label] = number(m.MeanThroughputTPS), number(m.MeanBatch)
-		out.MeanReplicasByModel[label], out.MeanITLSByModel[label] = number(m.MeanReplicas), number(m.MeanITLS)
-		out.ITLDeadlineFractionByModel[label] = number(m.ITLDeadlineFraction)
-	}
-	return out
 }
 
 type modelJSON struct {

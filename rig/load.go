@@ -78,10 +78,15 @@ func (s *Server) running() float64 {
 // ServerLoad is what the servers last said, nil if none did lately: the sums of
 // their requests and the mean of their caches' use, each over those that told it,
 // and the preemptions of all, whether they told lately or not, as a count that
-// never falls.
-func (m *Model) ServerLoad() *datacenter.ServerLoad {
+// never falls. The second result is the mean number of requests that a server runs,
+// over those that told it, NaN if none did.
+func (m *Model) ServerLoad() (load *datacenter.ServerLoad, achievedBatchSize float64) {
 	if len(m.servers) == 1 {
-		return m.servers[0].serverLoad()
+		load = m.servers[0].serverLoad()
+		if load == nil {
+			return nil, math.NaN()
+		}
+		return load, load.NumRequestsRunning
 	}
 	var running, waiting, cache, preemptions tally
 	anyLately := false
@@ -96,12 +101,12 @@ func (m *Model) ServerLoad() *datacenter.ServerLoad {
 		}
 	}
 	if !anyLately {
-		return nil
+		return nil, math.NaN()
 	}
 	return &datacenter.ServerLoad{
 		NumRequestsRunning: running.sumOrNaN(), NumRequestsWaiting: waiting.sumOrNaN(),
 		KVCacheUsagePerc: cache.mean(), NumPreemptionsTotal: preemptions.sumOrNaN(),
-	}
+	}, running.mean()
 }
 
 // AchievedBatchSize is the mean number of requests that the servers run, over

@@ -17,7 +17,7 @@ func TestLoadOfSeveralServers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &Rig{cfg: Config{StaleAfter: 2 * time.Second, PrometheusPollInterval: 500 * time.Millisecond}}
 		m := &Model{rig: r, servers: []*Server{{rig: r}, {rig: r}}}
-		if load := m.ServerLoad(); load != nil {
+		if load, _ := m.ServerLoad(); load != nil {
 			t.Errorf("before anything was said: %+v", load)
 		}
 		for i, c := range []struct {
@@ -41,7 +41,7 @@ func TestLoadOfSeveralServers(t *testing.T) {
 				}
 			}
 			<-time.After(2 * time.Second) // as old as it may be
-			load := m.ServerLoad()
+			load, _ := m.ServerLoad()
 			if load == nil {
 				t.Fatalf("%d: nothing", i)
 			}
@@ -51,7 +51,7 @@ func TestLoadOfSeveralServers(t *testing.T) {
 			}
 		}
 		<-time.After(1)
-		if load := m.ServerLoad(); load != nil {
+		if load, _ := m.ServerLoad(); load != nil {
 			t.Errorf("when all is too old: %+v", load)
 		}
 	})

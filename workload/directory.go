@@ -56,6 +56,10 @@ type ModelData struct {
 	ITL map[int]ITLMixture
 	// Logistic are the fits over the batch size, nil where the directory has none.
 	Logistic *LogisticFits
+	// SpecHash is the name of the folder that the data came from, and Spec what its
+	// manifest says of them, in layout 0.2; empty and nil where there is none.
+	SpecHash string
+	Spec     *DataSpec
 	// Origin and ITLOrigin are the files the traces and the fits came from, for
 	// messages.
 	Origin, ITLOrigin string
@@ -277,7 +281,7 @@ func loadV02(dir string, measurements []measurement, queries []DataQuery, itl bo
 			data.Warnings = append(data.Warnings, fmt.Sprintf("%s: schema_version is %d, this program knows %d",
 				filepath.Join(m.dir, manifestFile), v, manifestSchema))
 		}
-		model := ModelData{Origin: filepath.Join(m.dir, traceFile)}
+		model := ModelData{SpecHash: filepath.Base(m.dir), Spec: m.manifest.Spec, Origin: filepath.Join(m.dir, traceFile)}
 		if model.Traces, err = readMeasurement(model.Origin, q.GPUsPerReplica); err != nil {
 			return nil, err
 		}

@@ -139,7 +139,7 @@ func liveRun(t *testing.T) *run {
 			}},
 		},
 		stream: stream.Stats{
-			States: 123, Events: 9, DroppedSteps: 1, BadEvents: 2, SkippedStates: 30, SkippedEvents: 4, StateClients: 5, EventClients: 6, ClientsTotal: 70,
+			States: 123, Events: 9, DroppedSteps: 1, BadEvents: 2, SkippedStates: 30, SkippedEvents: 4, StateClients: 5, EventClients: 6, Conversations: 7, ClientsTotal: 70,
 			SlowClientsClosed: 3, SilentClientsClosed: 2, UnrulyClientsClosed: 1, RefusedRequests: 8,
 		},
 		guard: guard.Stats{Unauthorized: 1, Forbidden: 2, Rate: 3, Connections: 4, Origin: 5, Host: 6, TooLarge: 7, OpenConnections: 12, EvictedConnections: 13, AcceptErrors: 14},

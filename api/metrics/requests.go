@@ -10,9 +10,10 @@ import (
 func (c *catalog) addStreams() {
 	c.section = "API"
 	c.gauge("g2g_stream_clients", "stream",
-		"WebSockets open, by what they stream: states or events.", func(s *snapshot, out series) {
+		"WebSockets open, by what goes over them: states, events or, both ways, lockstep.", func(s *snapshot, out series) {
 			out.value(float64(s.stream.StateClients), "states")
 			out.value(float64(s.stream.EventClients), "events")
+			out.value(float64(s.stream.Conversations), "lockstep")
 		})
 	c.counter("g2g_stream_connections_total", "",
 		"WebSockets opened.", func(s *snapshot, out series) { out.count(s.stream.ClientsTotal) })

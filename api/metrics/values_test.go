@@ -65,6 +65,7 @@ g2g_available_gpus 50
 g2g_free_gpus 40
 g2g_stream_clients{stream="states"} 5
 g2g_stream_clients{stream="events"} 6
+g2g_stream_clients{stream="lockstep"} 7
 g2g_stream_connections_total 70
 g2g_stream_skipped_total{stream="states"} 30
 g2g_stream_skipped_total{stream="events"} 4

@@ -296,14 +296,14 @@ func checkStale(t *testing.T, b *browsertest.Browser) {
 
 func checkEvents(t *testing.T, b *browsertest.Browser) {
 	f := newFakeAgent("one", "two")
-	f.event(datacenter.BatchSizesUpdated{BatchSizeByModel: map[string]int{"one": 64, "two": 64}})
+	f.event(datacenter.BatchSizesUpdated{BatchSizeByModel: datacenter.ByModel[int]{{ModelLabel: "one", Value: 64}, {ModelLabel: "two", Value: 64}}})
 	p := open(t, b, startFake(t, f), desktop, "light")
 	p.AwaitText("#events", "one 64, two 64")
 	for _, c := range []struct {
 		data        datacenter.EventData
 		title, tell string
 	}{
-		{datacenter.BatchSizesUpdated{BatchSizeByModel: map[string]int{"one": 16, "two": 64}}, "Batch sizes set", "one 64 → 16"},
+		{datacenter.BatchSizesUpdated{BatchSizeByModel: datacenter.ByModel[int]{{ModelLabel: "one", Value: 16}, {ModelLabel: "two", Value: 64}}}, "Batch sizes set", "one 64 → 16"},
 		{datacenter.ReplicasShifted{ModelLabel: "two", ReplicaDelta: -20, EffectiveReplicas: 1700}, "Replicas shifted", "two −20, now 1,700"},
 		{datacenter.BatchSizeLeaseExpired{ModelLabel: "one", FailsafeBatchSize: 8}, "Batch size not renewed in time", "one returns to 8"},
 		{datacenter.ReplicaLeaseExpired{ModelLabel: "two", ReplicaDelta: -20}, "Replica shift not renewed in time", "two: −20 taken back"},

@@ -18,8 +18,10 @@ const maxEcho = 100
 
 // Problem is an answer that says what went wrong (RFC 9457).
 type Problem struct {
-	Title  string  `json:"title"`
-	Status int     `json:"status"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	// Code tells programs what went wrong, see [Codes].
+	Code   string  `json:"code"`
 	Detail string  `json:"detail"`
 	Errors []Field `json:"errors,omitempty"`
 
@@ -30,11 +32,14 @@ type Problem struct {
 type Field struct {
 	Message  string `json:"message"`
 	Location string `json:"location"`
+	// Code is not empty where it tells more than the message alone.
+	Code string `json:"code,omitempty"`
 }
 
-// New returns a problem with a detail in the manner of [fmt.Sprintf].
+// New returns a problem with a detail in the manner of [fmt.Sprintf], and the usual
+// code of its status.
 func New(status int, format string, args ...any) *Problem {
-	return &Problem{Title: http.StatusText(status), Status: status, Detail: fmt.Sprintf(format, args...)}
+	return &Problem{Title: http.StatusText(status), Status: status, Code: usualCode(status), Detail: fmt.Sprintf(format, args...)}
 }
 
 // At adds a part at fault.
@@ -53,6 +58,12 @@ func (p *Problem) With(name, value string) *Problem {
 }
 
 func (p *Problem) Error() string { return p.Detail }
+
+// AppendJSON appends the problem's JSON, for where it is no answer of its own.
+func (p *Problem) AppendJSON(b []byte) []byte {
+	content, _ := json.Marshal(p) // strings and finite numbers always marshal
+	return append(b, content...)
+}
 
 // Write answers a request with the problem.
 func (p *Problem) Write(w http.ResponseWriter) { p.WriteAs(w, p) }

@@ -1,12 +1,14 @@
 package stream
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -32,7 +34,10 @@ type client struct {
 	hub    *Hub
 	timing timing
 	quit   <-chan struct{}
+	ending context.Context //nolint:containedctx // the sockets', which outlives the request
 	log    zerolog.Logger
+
+	states following
 
 	limit  *rate.Limiter
 	pings  chan string   // to be answered
@@ -47,7 +52,7 @@ func newClient(conn *websocket.Conn, s *Sockets, path string) *client {
 		_ = b.SetWriteBuffer(sendBufferBytes) // it then takes more memory
 	}
 	return &client{
-		conn: conn, hub: s.hub, timing: s.timing, quit: s.quit,
+		conn: conn, hub: s.hub, timing: s.timing, quit: s.quit, ending: s.ending,
 		log:   s.log.With().Str("client", conn.RemoteAddr().String()).Str("path", path).Logger(),
 		limit: rate.NewLimiter(framesPerS, frameBurst),
 		pings: make(chan string, 1), unruly: make(chan struct{}, 1), gone: make(chan struct{}),
@@ -76,8 +81,15 @@ func (f *farewell) Error() string { return fmt.Sprintf("%s (%d)", f.text, f.code
 // serve sends the messages of f from index cursor on until the connection ends,
 // and logs why it did.
 func serve[T any](c *client, f *feed[T], cursor int64) {
-	go c.read()
-	err := write(c, f, cursor)
+	ctx, cancel := context.WithCancel(c.ending)
+	go func() {
+		defer cancel()
+		c.read()
+	}()
+	err := c.begin()
+	if err == nil {
+		err = write(ctx, c, f, cursor)
+	}
 	var bye *farewell
 	switch {
 	case errors.As(err, &bye):
@@ -87,9 +99,9 @@ func serve[T any](c *client, f *feed[T], cursor int64) {
 	}
 	slow := isTimeout(err)
 	if slow {
-		c.drop()
+		drop(c.conn)
 	} else {
-		c.close()
+		cut(c.conn)
 	}
 	<-c.gone
 	level := zerolog.DebugLevel
@@ -119,11 +131,20 @@ func serve[T any](c *client, f *feed[T], cursor int64) {
 
 // write sends messages until one cannot be sent, or it must end with a
 // [*farewell]; nil when the reader has ended.
-func write[T any](c *client, f *feed[T], cursor int64) error {
+func write[T any](ctx context.Context, c *client, f *feed[T], cursor int64) error {
 	ping := time.NewTicker(c.timing.ping)
 	defer ping.Stop()
 	for {
 		m, skipped, more := f.next(cursor)
+		behind := c.states.resumes && skipped > 0
+		if m == nil {
+			if of := c.states.present(cursor); of != c.states.told && of != nil {
+				if err := c.introduce(of, &f.skipped, cursor); err != nil {
+					return err
+				}
+				continue
+			}
+		}
 		select {
 		case <-more.first:
 			close(more.all)
@@ -149,29 +170,49 @@ func write[T any](c *client, f *feed[T], cursor int64) error {
 		case <-c.quit:
 			return &farewell{websocket.CloseGoingAway, "the agent is ending"}
 		}
-		frame, err := f.frameOf(m)
-		if err != nil {
-			return &farewell{websocket.CloseInternalServerErr, "a message has no JSON"}
-		}
-		if skipped > 0 {
-			f.skipped.Add(uint64(skipped))
-			if err := c.notice(skipped); err != nil {
+		if behind {
+			next, err := c.catchUp(ctx, cursor)
+			if err != nil {
 				return err
 			}
+			cursor = next
+			continue
 		}
-		_ = c.conn.SetWriteDeadline(time.Now().Add(c.timing.write)) // it cannot fail
-		if err := c.conn.WritePreparedMessage(frame); err != nil {
+		if err := send(c, f, m); err != nil {
 			return err
 		}
 		cursor = m.index + 1
 	}
 }
 
-// notice tells the client how many messages it misses.
-func (c *client) notice(skipped int64) error {
+// send sends a message, and before it what else there is to tell.
+func send[T any](c *client, f *feed[T], m *message[T]) error {
+	frame, err := f.frameOf(m)
+	if err != nil {
+		return &farewell{websocket.CloseInternalServerErr, "a message has no JSON"}
+	}
+	if err := c.introduce(m.run, &f.skipped, m.index); err != nil {
+		return err
+	}
+	c.states.reached = m.index + 1
 	_ = c.conn.SetWriteDeadline(time.Now().Add(c.timing.write)) // it cannot fail
+	return c.conn.WritePreparedMessage(frame)
+}
+
+// notice tells the client how many messages it misses, if any, and counts them.
+func (c *client) notice(skipped int64, count *atomic.Uint64) error {
+	if skipped <= 0 {
+		return nil
+	}
+	count.Add(uint64(skipped))
 	text := strconv.AppendInt([]byte(`{"skipped":`), skipped, 10)
-	return c.conn.WriteMessage(websocket.TextMessage, append(text, '}'))
+	return c.text(append(text, '}'))
+}
+
+// text sends a message that is for this client alone.
+func (c *client) text(message []byte) error {
+	_ = c.conn.SetWriteDeadline(time.Now().Add(c.timing.write)) // it cannot fail
+	return c.conn.WriteMessage(websocket.TextMessage, message)
 }
 
 func (c *client) control(kind int, payload []byte) error {
@@ -213,12 +254,16 @@ func (c *client) read() {
 	}
 	c.readErr = err
 	if isBadFrame(err) {
-		// The library has told the client why. Were the connection closed before all
-		// has been read, it might not learn of it.
-		conn := c.conn.NetConn()
-		if conn.SetReadDeadline(time.Now().Add(c.timing.goodbye)) == nil {
-			_, _ = io.Copy(io.Discard, conn) // until it closes
-		}
+		readToEnd(c.conn, c.timing.goodbye)
+	}
+}
+
+// readToEnd reads from a client that has sent a bad frame, not for long, until it closes.
+// The library has told it why. Were the connection closed before all has been read, it
+// might not learn of it.
+func readToEnd(conn *websocket.Conn, patience time.Duration) {
+	if conn.NetConn().SetReadDeadline(time.Now().Add(patience)) == nil {
+		_, _ = io.Copy(io.Discard, conn.NetConn()) // until it closes
 	}
 }
 
@@ -233,23 +278,21 @@ func (c *client) heard() error {
 	return c.conn.SetReadDeadline(time.Now().Add(c.timing.silence))
 }
 
-// close closes the connection. Over TLS it says no goodbye, for which it might
-// have to wait.
-func (c *client) close() {
-	conn := c.conn.NetConn()
+// cut closes a connection. Over TLS it says no goodbye, for which it might have to wait.
+func cut(c *websocket.Conn) {
+	conn := c.NetConn()
 	if over, ok := conn.(*tls.Conn); ok {
 		conn = over.NetConn()
 	}
 	_ = conn.Close() // nothing is left to be sent
 }
 
-// drop closes the connection, and has the kernel forget what the client has not
-// taken.
-func (c *client) drop() {
-	if b, ok := bottom(c.conn.NetConn()).(interface{ SetLinger(int) error }); ok {
+// drop closes a connection, and has the kernel forget what the client has not taken.
+func drop(c *websocket.Conn) {
+	if b, ok := bottom(c.NetConn()).(interface{ SetLinger(int) error }); ok {
 		_ = b.SetLinger(0) // it then takes longer
 	}
-	c.close()
+	cut(c)
 }
 
 func isTimeout(err error) bool {

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"context"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,6 +46,8 @@ type news struct {
 type message[T any] struct {
 	index int64
 	value T
+	// run is the one it belongs to, nil for messages of no run.
+	run   *run
 	at    time.Time
 	once  sync.Once
 	frame *websocket.PreparedMessage
@@ -57,12 +60,17 @@ func newFeed[T any](b backlog, encode func(T) ([]byte, error)) *feed[T] {
 	return f
 }
 
-// add appends a value and wakes those who wait. One goroutine at a time adds.
-func (f *feed[T]) add(value T) {
+// add appends a value of a run and wakes those who wait. One goroutine at a time adds.
+func (f *feed[T]) add(value T, of *run) {
 	end := f.messages.end.Load()
-	m := &message[T]{index: end, value: value, at: time.Now()}
+	m := &message[T]{index: end, value: value, run: of, at: time.Now()}
 	f.messages.add(m)
 	f.trim(end+1, m.at)
+	f.wakeUp()
+}
+
+// wakeUp wakes those who wait.
+func (f *feed[T]) wakeUp() {
 	if n := f.news.Swap(nil); n != nil {
 		n.first <- struct{}{} // its only value, for which it has room
 	}
@@ -128,6 +136,25 @@ func (f *feed[T]) wait() *news {
 			return n
 		}
 	}
+}
+
+// await waits until there may be something new since enough last looked, which it asks
+// before and after each time, or ctx is done. It reports whether there is enough.
+func (f *feed[T]) await(ctx context.Context, enough func() bool) bool {
+	for !enough() {
+		more := f.wait()
+		if enough() {
+			return true
+		}
+		select {
+		case <-more.first:
+			close(more.all)
+		case <-more.all:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
 }
 
 // frameOf returns the message as it goes over the wire, encoded by the first who

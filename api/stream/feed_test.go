@@ -48,7 +48,7 @@ func TestFeedLosesNothingUnsaid(t *testing.T) {
 		published := 0
 		for range rapid.IntRange(1, 60).Draw(t, "rounds") {
 			for range rapid.IntRange(0, 2*b.most).Draw(t, "published") {
-				f.add(published)
+				f.add(published, nil)
 				published++
 				if published-int(healthy.cursor) >= b.least {
 					healthy.take(t, f)
@@ -80,10 +80,10 @@ func TestBacklogInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFeed(backlog{most: maxWaiting, least: leastWaiting, age: maxWait, toNewest: true}, encodeInt)
 		for i := range maxWaiting {
-			f.add(i)
+			f.add(i, nil)
 		}
 		<-time.After(maxWait)
-		f.add(maxWaiting)
+		f.add(maxWaiting, nil)
 		if m, skipped, _ := f.next(1); m.index != 1 || skipped != 0 {
 			t.Errorf("after 5 s: message %d, %d skipped, want message 1", m.index, skipped)
 		}
@@ -91,7 +91,7 @@ func TestBacklogInTime(t *testing.T) {
 			t.Errorf("more than can wait: message %d, %d skipped, want the newest", m.index, skipped)
 		}
 		<-time.After(time.Millisecond)
-		f.add(maxWaiting + 1)
+		f.add(maxWaiting+1, nil)
 		oldest := int64(maxWaiting + 2 - leastWaiting)
 		if m, skipped, _ := f.next(oldest); m.index != oldest || skipped != 0 {
 			t.Errorf("after 5.001 s: message %d, %d skipped, want message %d", m.index, skipped, oldest)
@@ -119,8 +119,8 @@ func TestEncodedOnce(t *testing.T) {
 		encoded.Add(1)
 		return encodeInt(i)
 	})
-	f.add(0)
-	f.add(1)
+	f.add(0, nil)
+	f.add(1, nil)
 	var wg sync.WaitGroup
 	for range 50 {
 		wg.Go(func() {
@@ -164,7 +164,7 @@ func TestFeedConcurrently(t *testing.T) {
 			})
 		}
 		for i := range published {
-			f.add(i)
+			f.add(i, nil)
 		}
 		wg.Wait()
 	}
@@ -179,7 +179,7 @@ func TestRingConcurrently(t *testing.T) {
 	for range 4 {
 		wg.Go(func() {
 			for r.end.Load() < added {
-				values := r.latest(keep)
+				values := r.latest(keep, 0)
 				for i, v := range values {
 					if v == nil || *v != *values[0]+i {
 						t.Errorf("value %d of those from %d on is wrong", i, *values[0])
@@ -193,10 +193,10 @@ func TestRingConcurrently(t *testing.T) {
 		r.add(&i)
 	}
 	wg.Wait()
-	if values := r.latest(1000); len(values) != keep || *values[0] != added-keep {
+	if values := r.latest(1000, 0); len(values) != keep || *values[0] != added-keep {
 		t.Errorf("%d values are kept, want %d", len(values), keep)
 	}
-	if n := len(r.latest(-1)); n != 0 {
+	if n := len(r.latest(-1, 0)); n != 0 {
 		t.Errorf("the latest -1 values are %d", n)
 	}
 }

@@ -216,3 +216,18 @@ func (f *follower) take(data []byte, pending *int64) error {
 	f.received++
 	return nil
 }
+
+// inTurns gives a turn for each value of turns.
+func inTurns(turns <-chan struct{}) func(*http.Request) func(context.Context, func()) error {
+	return func(*http.Request) func(context.Context, func()) error {
+		return func(ctx context.Context, work func()) error {
+			select {
+			case <-turns:
+				work()
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
+}

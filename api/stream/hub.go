@@ -25,14 +25,17 @@ const (
 type Hub struct {
 	publishing sync.Mutex // of states
 	lastSeq    int64
-	history    ring[datacenter.State]
-	states     *feed[*datacenter.State]
+	// history and states are added to together: an index is the same state in both.
+	history ring[datacenter.State]
+	states  *feed[*datacenter.State]
+	run     atomic.Pointer[run]
 
 	publishingEvents sync.Mutex
 	events           *feed[Event]
 
 	droppedSteps, badEvents        atomic.Uint64
 	stateClients, eventClients     atomic.Int64
+	conversations                  atomic.Int64
 	clientsTotal                   atomic.Uint64
 	slowClients, silentClients     atomic.Uint64
 	unrulyClients, refusedRequests atomic.Uint64
@@ -58,8 +61,8 @@ type Stats struct {
 	// SkippedStates and SkippedEvents are those that slow clients did not get, a
 	// state or event once for each client.
 	SkippedStates, SkippedEvents uint64
-	// StateClients and EventClients are connected now.
-	StateClients, EventClients int
+	// StateClients and EventClients are connected now, and Conversations under way.
+	StateClients, EventClients, Conversations int
 	// ClientsTotal is the number of clients that have connected.
 	ClientsTotal uint64
 	// SlowClientsClosed took nothing for 30 s, SilentClientsClosed sent nothing for
@@ -77,11 +80,13 @@ func NewHub(historyStates int) *Hub {
 }
 
 func newHub(historyStates int, waiting backlog, events int) *Hub {
-	return &Hub{
+	h := &Hub{
 		history: newRing[datacenter.State](max(historyStates, 1)),
 		states:  newFeed(waiting, func(s *datacenter.State) ([]byte, error) { return s.AppendJSON(nil), nil }),
 		events:  newFeed(backlog{most: events, least: events}, func(e Event) ([]byte, error) { return json.Marshal(e) }),
 	}
+	h.run.Store(&run{})
+	return h
 }
 
 // Publish shows a state to those who watch. It waits for none of them. The state
@@ -92,13 +97,13 @@ func (h *Hub) Publish(s *datacenter.State) {
 	}
 	h.publishing.Lock()
 	defer h.publishing.Unlock()
-	// A smaller number begins a new run.
-	if begun := h.history.end.Load() > 0; begun && s.Seq > h.lastSeq+1 {
+	of := h.run.Load()
+	if begun := h.history.end.Load() > of.states; begun && s.Seq > h.lastSeq+1 {
 		h.droppedSteps.Add(uint64(s.Seq - h.lastSeq - 1))
 	}
 	h.lastSeq = s.Seq
 	h.history.add(s)
-	h.states.add(s)
+	h.states.add(s, of)
 }
 
 // PublishEvent shows an event to those who watch. It waits for none of them. An
@@ -110,24 +115,25 @@ func (h *Hub) PublishEvent(e datacenter.Event) {
 	}
 	h.publishingEvents.Lock()
 	defer h.publishingEvents.Unlock()
-	h.events.add(Event{ID: h.events.messages.end.Load(), WallTime: time.Now(), Event: e})
+	h.events.add(Event{ID: h.events.messages.end.Load(), WallTime: time.Now(), Event: e}, nil)
 }
 
-// Latest returns the latest state, nil before the first.
+// Latest returns the latest state of the run, nil before the first.
 func (h *Hub) Latest() *datacenter.State {
-	end := h.history.end.Load()
-	if end == 0 {
-		return nil
-	}
-	return h.history.slot(end - 1).Load() // or a newer one that took its place
+	state, _ := h.latest()
+	return state
 }
 
-// History returns the latest n states, or as many as there are, oldest first.
-func (h *Hub) History(n int) []*datacenter.State { return h.history.latest(n) }
+// History returns the latest n states of the run, or as many as there are, oldest
+// first.
+func (h *Hub) History(n int) []*datacenter.State {
+	return ofOneRun(h, func(of *run) []*datacenter.State { return h.history.latest(n, of.states) })
+}
 
-// Events returns the latest n events, or as many as there are, oldest first.
+// Events returns the latest n events of the run, or as many as there are, oldest
+// first.
 func (h *Hub) Events(n int) []Event {
-	messages := h.events.messages.latest(n)
+	messages := ofOneRun(h, func(of *run) []*message[Event] { return h.events.messages.latest(n, of.events) })
 	events := make([]Event, len(messages))
 	for i, m := range messages {
 		events[i] = m.value
@@ -146,6 +152,7 @@ func (h *Hub) Stats() Stats {
 		SkippedEvents:       h.events.skipped.Load(),
 		StateClients:        int(h.stateClients.Load()),
 		EventClients:        int(h.eventClients.Load()),
+		Conversations:       int(h.conversations.Load()),
 		ClientsTotal:        h.clientsTotal.Load(),
 		SlowClientsClosed:   h.slowClients.Load(),
 		SilentClientsClosed: h.silentClients.Load(),

@@ -28,7 +28,7 @@ func (s *Sockets) refuseHandshake(w http.ResponseWriter, r *http.Request, status
 			At("header.Sec-WebSocket-Version", "must be 13"))
 	case status == http.StatusBadRequest:
 		s.refuse(w, problem.New(status, "the WebSocket handshake is malformed: %v", reason).
-			At("header.Sec-WebSocket-Key", "must be 16 bytes in base64"))
+			At("header.Sec-WebSocket-Key", "must be 16 bytes in base64").Coded(problem.CodeMalformedHandshake))
 	default:
 		s.refuse(w, problem.New(status, "%v", reason))
 	}

@@ -26,15 +26,30 @@ func (r *ring[T]) add(value *T) {
 	r.end.Store(end + 1)
 }
 
-// latest returns the last n values that are kept, oldest first.
-func (r *ring[T]) latest(n int) []*T {
+// at returns the value at an index below the end, nil if it is not kept any more.
+func (r *ring[T]) at(i int64) *T {
+	value := r.slot(i).Load()
+	if i < r.overwritten() {
+		return nil
+	}
+	return value
+}
+
+// oldest is the index of the oldest value that is kept.
+func (r *ring[T]) oldest() int64 { return max(r.end.Load()-r.keep, 0) }
+
+// overwritten is an index below which slots hold newer values, or may.
+func (r *ring[T]) overwritten() int64 { return r.end.Load() + 1 - int64(len(r.slots)) }
+
+// latest returns the last n values that are kept and have an index from first on,
+// oldest first.
+func (r *ring[T]) latest(n int, first int64) []*T {
 	end := r.end.Load()
-	start := max(end-min(max(int64(n), 0), r.keep), 0)
-	values := make([]*T, end-start)
+	start := max(end-min(max(int64(n), 0), r.keep), first, 0)
+	values := make([]*T, max(end-start, 0))
 	for i := range values {
 		values[i] = r.slot(start + int64(i)).Load()
 	}
 	// Where values were added meanwhile, the first slots may hold those.
-	oldest := r.end.Load() + 1 - int64(len(r.slots))
-	return values[min(max(oldest-start, 0), end-start):]
+	return values[min(max(r.overwritten()-start, 0), int64(len(values))):]
 }

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -36,12 +37,15 @@ type Sockets struct {
 	upgrader websocket.Upgrader
 	timing   timing
 	log      zerolog.Logger
+	// Turns, if set before the first client comes, returns what has a client's long
+	// work done by turns with that of others; it fails when ctx is done.
+	Turns func(*http.Request) func(ctx context.Context, work func()) error
 
 	quit   chan struct{}
-	mu     sync.Mutex
-	closed bool
-	open   map[*client]struct{}
-	all    sync.WaitGroup
+	ending context.Context // done when quit is closed
+	end    context.CancelFunc
+
+	connections connections
 }
 
 // NewSockets returns sockets for the hub. checkOrigin says whether the page that
@@ -56,8 +60,8 @@ func NewSockets(h *Hub, checkOrigin func(*http.Request) bool, log zerolog.Logger
 		},
 		log:  log,
 		quit: make(chan struct{}),
-		open: make(map[*client]struct{}),
 	}
+	s.ending, s.end = context.WithCancel(context.Background())
 	// What is sent is encoded before: the buffers are for control frames and notices.
 	s.upgrader = websocket.Upgrader{
 		HandshakeTimeout: 2 * time.Second,
@@ -69,14 +73,33 @@ func NewSockets(h *Hub, checkOrigin func(*http.Request) bool, log zerolog.Logger
 	return s
 }
 
-// States serves the latest state and each new one.
+// States serves the latest state and each new one. With after=SEQ in the query it
+// serves the states kept whose number is above SEQ, then each new one; all that are
+// kept if SEQ has not been reached, or is of another run, which run=ID tells.
 func (s *Sockets) States() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !s.checkUpgrade(w, r) {
 			return
 		}
-		f := s.hub.states
-		follow(s, w, r, f, func() int64 { return max(f.messages.end.Load()-1, 0) }, &s.hub.stateClients)
+		after, resumes, err := AfterOf(r.URL.RawQuery)
+		if err != nil {
+			s.refuse(w, problem.New(http.StatusUnprocessableEntity, "%v", err).At("query.after", err.Error()))
+			return
+		}
+		h, runID := s.hub, r.URL.Query().Get("run")
+		follow(s, w, r, h.states, &h.stateClients, func() (int64, following) {
+			if !resumes {
+				of := h.run.Load()
+				return max(h.states.messages.end.Load()-1, of.states), following{hub: h, told: of}
+			}
+			p := h.resume(after, runID)
+			as := following{hub: h, told: p.run, missed: p.missed, resumes: true}
+			as.anew = runID != "" && runID != p.run.id
+			if s.Turns != nil {
+				as.turn = s.Turns(r)
+			}
+			return p.cursor, as
+		})
 	})
 }
 
@@ -94,12 +117,13 @@ func (s *Sockets) Events() http.Handler {
 			return
 		}
 		f := s.hub.events
-		follow(s, w, r, f, func() int64 {
+		follow(s, w, r, f, &s.hub.eventClients, func() (int64, following) {
+			oldest := max(f.oldest.Load(), s.hub.run.Load().events)
 			if given && after < f.messages.end.Load() {
-				return after + 1
+				return max(after+1, s.hub.run.Load().events), following{}
 			}
-			return f.oldest.Load()
-		}, &s.hub.eventClients)
+			return oldest, following{}
+		})
 	})
 }
 
@@ -135,36 +159,29 @@ func (s *Sockets) checkUpgrade(w http.ResponseWriter, r *http.Request) bool {
 }
 
 // follow makes the request a client of f, from the message that first returns.
-func follow[T any](s *Sockets, w http.ResponseWriter, r *http.Request, f *feed[T], first func() int64, clients *atomic.Int64) {
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
+func follow[T any](s *Sockets, w http.ResponseWriter, r *http.Request, f *feed[T], clients *atomic.Int64, first func() (int64, following)) {
+	if !s.connections.enter() {
 		s.refuse(w, problem.New(http.StatusServiceUnavailable, "the agent is ending"))
 		return
 	}
-	s.all.Add(1)
-	s.mu.Unlock()
 	// Before the client knows that it is connected: it gets all that follows.
-	cursor := first()
+	cursor, as := first()
 	conn, err := s.upgrader.Upgrade(hijacker{w}, r, nil)
 	if err != nil { // it is answered
-		s.all.Done()
+		s.connections.leave(nil)
 		return
 	}
 	c := newClient(conn, s, r.URL.Path)
-	s.mu.Lock()
-	s.open[c] = struct{}{}
-	s.mu.Unlock()
+	c.states = as
+	c.states.reached = cursor
+	s.connections.add(conn)
 	s.hub.clientsTotal.Add(1)
 	clients.Add(1)
 	// The handler returns, and the server forgets the request and its buffers.
 	go func() {
-		defer s.all.Done()
+		defer s.connections.leave(conn)
 		serve(c, f, cursor)
 		clients.Add(-1)
-		s.mu.Lock()
-		delete(s.open, c)
-		s.mu.Unlock()
 	}()
 }
 
@@ -180,28 +197,9 @@ func (h hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // them and as long again for a handshake under way. From then on, new ones are
 // refused.
 func (s *Sockets) Close() {
-	s.mu.Lock()
-	if !s.closed {
-		s.closed = true
+	if _, first := s.connections.end(); first {
 		close(s.quit)
+		s.end()
 	}
-	s.mu.Unlock()
-	gone := make(chan struct{})
-	go func() {
-		defer close(gone)
-		s.all.Wait()
-	}()
-	patience := time.NewTimer(s.timing.shutdown)
-	defer patience.Stop()
-	select {
-	case <-gone:
-		return
-	case <-patience.C:
-	}
-	s.mu.Lock()
-	for c := range s.open {
-		c.drop()
-	}
-	s.mu.Unlock()
-	<-gone
+	s.connections.wait(s.timing.shutdown)
 }

@@ -46,12 +46,12 @@ func (cmd characterizeCmd) Run(ctx context.Context, term terminal) error {
 	// As in a live run, the end of standard output must not keep the servers from being
 	// restored.
 	signal.Ignore(syscall.SIGPIPE)
-	c, err := config.Load(cmd.Config, term.environ, config.ForLive)
+	c, err := loadConfig(ctx, term, cmd.Config, config.ForLive)
 	if err != nil {
 		return err
 	}
 	if c.Models, err = cmd.choose(c.Models); err != nil {
-		return fmt.Errorf("%s: %w", cmd.Config, err)
+		return fmt.Errorf("%s: %w", config.DisplayName(cmd.Config), err)
 	}
 	line := newProgressLine(term.stderr)
 	log := line.log(c.Log)
@@ -59,7 +59,7 @@ func (cmd characterizeCmd) Run(ctx context.Context, term terminal) error {
 	defer log.end()
 	cfg, err := cmd.setUp(c, term, log)
 	if err != nil {
-		return fmt.Errorf("%s: %w", cmd.Config, err)
+		return fmt.Errorf("%s: %w", config.DisplayName(cmd.Config), err)
 	}
 	cfg.OnProgress = line.update
 	if cmd.Plots != noPlots {
@@ -90,7 +90,7 @@ func (cmd characterizeCmd) Run(ctx context.Context, term terminal) error {
 // setUp prepares the measurement; no server is contacted.
 func (cmd characterizeCmd) setUp(c *config.Config, term terminal, log liveLog) (characterize.Config, error) {
 	cfg := characterize.Config{
-		Dir: cmd.Out, Layout: workload.Layout(cmd.Layout), AgentVersion: version,
+		Dir: cmd.Out, Layout: workload.Layout(cmd.Layout), AgentVersion: programVersion(),
 		Repeats: cmd.Repeats, Log: log.Logger,
 	}
 	for _, f := range []struct {

@@ -13,64 +13,105 @@ import (
 	"github.com/g2g-agent/g2g-agent/agent"
 	"github.com/g2g-agent/g2g-agent/api"
 	"github.com/g2g-agent/g2g-agent/config"
+	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/internal/excerpt"
 )
 
 type checkCmd struct {
-	Config string `required:"" placeholder:"FILE" help:"Config to check."`
-	Probe  bool   `help:"Also ask every power source and vLLM server that a live run would use; nothing is changed there. A line each: ok, warn for what a run can do without, FAILED for what would keep it from starting."`
+	Config string `required:"" placeholder:"FILE" help:"Config to check; - is standard input."`
+	Probe  bool   `xor:"form" help:"Also ask every power source and vLLM server that a live run would use; nothing is changed there. A line each: ok, warn for what a run can do without, FAILED for what would keep it from starting."`
+	JSON   bool   `xor:"form" help:"Print one JSON object: the effective config and what follows from it, or what is wrong."`
 }
 
 func (cmd checkCmd) Run(ctx context.Context, term terminal) error {
-	file, err := config.ReadFile(cmd.Config)
+	file, err := readConfig(ctx, term, cmd.Config)
+	if cmd.JSON {
+		return cmd.printJSON(ctx, term, file, err)
+	}
 	if err != nil {
 		return err
 	}
 	if cmd.Probe {
 		return cmd.probe(ctx, term, file)
 	}
-	c, err := file.Load(term.environ, config.ForAnything)
+	found, err := check(ctx, term, file)
 	if err != nil {
 		return err
 	}
-	var warnings, verdicts []string
+	verdicts := found.verdicts()
+	printWarnings(term.stdout, found.warnings)
+	for i, verdict := range verdicts {
+		verdicts[i] = file.Name() + ": " + verdict + "\n"
+	}
+	_, err = io.WriteString(term.stdout, strings.Join(verdicts, ""))
+	return err
+}
+
+// checked is what was found of a config in which nothing is wrong.
+type checked struct {
+	config   *config.Config
+	replay   *agent.Setup // nil if it is for no replay
+	live     bool
+	models   []datacenter.ModelSpec
+	warnings []string // each may be there several times
+}
+
+// check does what runs with the config do before they contact anything. The error is all
+// that is wrong, joined.
+func check(ctx context.Context, term terminal, file *config.File) (*checked, error) {
+	c, err := file.Load(term.environ, config.ForAnything)
+	if err != nil {
+		return nil, err
+	}
+	found := &checked{config: c}
 	var errs []error
 	if c.Replay.DataDir != "" {
-		if setup, err := agent.SetUpReplay(c, nil); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", cmd.Config, err))
+		if found.replay, err = agent.SetUpReplay(c, nil); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", file.Name(), err))
 		} else {
-			warnings = append(warnings, setup.Warnings...)
-			steps := fmt.Sprintf("%d steps of %s s", setup.Replay.Steps(), c.DT)
-			if setup.Replay.Endless() {
-				steps = fmt.Sprintf("steps of %s s without end", c.DT)
-			}
-			verdicts = append(verdicts, fmt.Sprintf("ok for replay, %d models, %s", len(setup.Models), steps))
+			found.models = found.replay.Models
+			found.warnings = append(found.warnings, found.replay.Warnings...)
 		}
 	}
 	if slices.ContainsFunc(c.Models, func(m config.Model) bool { return m.Live != nil }) {
-		if _, setup, err := cmd.setUpLive(term, file, io.Discard); err != nil {
+		if _, setup, err := setUpLive(term, file, io.Discard); err != nil {
 			if len(errs) == 0 || err.Error() != errs[0].Error() { // both read the training traces
 				errs = append(errs, err)
 			}
 		} else {
 			setup.Live.Close()
-			warnings = append(warnings, setup.Warnings...)
-			verdicts = append(verdicts, fmt.Sprintf("ok for run, %d models; --probe asks the servers", len(setup.Models)))
+			found.live = true
+			if found.models == nil {
+				found.models = setup.Models
+			}
+			found.warnings = append(found.warnings, setup.Warnings...)
 		}
 	}
 	of, err := checkAPI(ctx, c)
 	if err := errors.Join(append(errs, err)...); err != nil {
-		return err
+		return nil, err
+	}
+	found.warnings = append(found.warnings, of...)
+	return found, nil
+}
+
+// verdicts say what the config can be used for.
+func (found *checked) verdicts() []string {
+	var verdicts []string
+	if r := found.replay; r != nil {
+		steps := fmt.Sprintf("%d steps of %s s", r.Replay.Steps(), found.config.DT)
+		if r.Replay.Endless() {
+			steps = fmt.Sprintf("steps of %s s without end", found.config.DT)
+		}
+		verdicts = append(verdicts, fmt.Sprintf("ok for replay, %d models, %s", len(found.config.Models), steps))
+	}
+	if found.live {
+		verdicts = append(verdicts, fmt.Sprintf("ok for run, %d models; --probe asks the servers", len(found.config.Models)))
 	}
 	if len(verdicts) == 0 {
 		verdicts = append(verdicts, "ok as it is, but for no run: replay needs replay.data_dir, run needs models with live")
 	}
-	printWarnings(term.stdout, append(warnings, of...))
-	for i, verdict := range verdicts {
-		verdicts[i] = cmd.Config + ": " + verdict + "\n"
-	}
-	_, err = io.WriteString(term.stdout, strings.Join(verdicts, ""))
-	return err
+	return verdicts
 }
 
 // checkAPI does what a run with the API does before it listens, and returns what it
@@ -83,14 +124,14 @@ func checkAPI(ctx context.Context, c *config.Config) (warnings []string, err err
 }
 
 // setUpLive does what a live run does before it contacts anything.
-func (cmd checkCmd) setUpLive(term terminal, file *config.File, logTo io.Writer) (*config.Config, *agent.LiveSetup, error) {
+func setUpLive(term terminal, file *config.File, logTo io.Writer) (*config.Config, *agent.LiveSetup, error) {
 	c, err := file.Load(term.environ, config.ForLive)
 	if err != nil {
 		return nil, nil, err
 	}
 	setup, err := agent.SetUpLive(c, agent.SecretsFrom(term.environ), newLogger(c.Log, logTo), agent.Observer{})
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", cmd.Config, err)
+		return nil, nil, fmt.Errorf("%s: %w", file.Name(), err)
 	}
 	return c, setup, nil
 }
@@ -106,7 +147,7 @@ func printWarnings(w io.Writer, warnings []string) {
 
 // probe asks the servers and prints what each answered.
 func (cmd checkCmd) probe(ctx context.Context, term terminal, file *config.File) error {
-	c, setup, err := cmd.setUpLive(term, file, term.stderr)
+	c, setup, err := setUpLive(term, file, term.stderr)
 	if err != nil {
 		return err
 	}

@@ -87,7 +87,7 @@ api: {listen: "127.0.0.1:0"%s}
 // outcome is what a command line ends with, and its exit status.
 func outcome(ctx context.Context, environ []string, args ...string) (string, int) {
 	var out, log strings.Builder
-	err := run(ctx, args, terminal{&out, &log, environ})
+	err := run(ctx, args, terminal{stdout: &out, stderr: &log, environ: environ})
 	if err == nil {
 		return "", exitDone
 	}
@@ -201,7 +201,7 @@ func TestCheckBindsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out, log strings.Builder
-	if err := run(t.Context(), []string{"check", "--config", file}, terminal{&out, &log, []string{"G2G_AGENT_API__LISTEN=" + taken.Addr().String()}}); err != nil {
+	if err := run(t.Context(), []string{"check", "--config", file}, terminal{stdout: &out, stderr: &log, environ: []string{"G2G_AGENT_API__LISTEN=" + taken.Addr().String()}}); err != nil {
 		t.Error(err)
 	}
 }

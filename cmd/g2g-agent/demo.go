@@ -29,6 +29,11 @@ var demoConfig string
 func demoPlace(name string) string { return "{" + name + "}" }
 
 func (cmd demoCmd) Run(ctx context.Context, term terminal) (err error) {
+	unwatch, err := cmd.watchParent(term, false)
+	if err != nil {
+		return err
+	}
+	defer unwatch()
 	hosts, err := startDemoHosts() //nolint:contextcheck // they live until they are closed
 	if err != nil {
 		return fmt.Errorf("the simulated hosts did not start: %w", err)

@@ -33,7 +33,7 @@ type inferenceDataCmd struct {
 }
 
 func (cmd inferenceDataCmd) Run(ctx context.Context, term terminal) error {
-	specs, err := loadSpecs(cmd.Specs, term.environ)
+	specs, err := loadSpecs(ctx, term, cmd.Specs)
 	if err != nil {
 		return err
 	}
@@ -52,7 +52,7 @@ func (cmd inferenceDataCmd) Run(ctx context.Context, term terminal) error {
 	generator := mlenergy.Generator{Source: source, Progress: countProgress(line, "runs")}
 	to := mlenergy.Destination{
 		Dir: cmd.Out, Layout: workload.Layout(cmd.Layout), Force: cmd.Force,
-		Write: workload.WriteOptions{WrittenAt: time.Now(), AgentVersion: version},
+		Write: workload.WriteOptions{WrittenAt: time.Now(), AgentVersion: programVersion()},
 	}
 	done, err := generator.Ensure(ctx, to, specs, warn)
 	line.clear()
@@ -140,30 +140,34 @@ func (cmd inferenceDataCmd) filter(specs []workload.DataSpec, warn func(string))
 	}
 	for _, label := range cmd.Model {
 		if !slices.ContainsFunc(specs, func(s workload.DataSpec) bool { return s.ModelLabel == label }) {
-			return nil, invalidf("--model: %s is not among the models of %s: %s", excerpt.Quote(label, maxQuoted), cmd.Specs, strings.Join(labels, ", "))
+			return nil, invalidf("--model: %s is not among the models of %s: %s", excerpt.Quote(label, maxQuoted), config.DisplayName(cmd.Specs), strings.Join(labels, ", "))
 		}
 	}
 	for _, b := range cmd.BatchSize {
 		if !knownSizes[b] {
-			return nil, invalidf("--batch-size: no model of %s has batch size %d", cmd.Specs, b)
+			return nil, invalidf("--batch-size: no model of %s has batch size %d", config.DisplayName(cmd.Specs), b)
 		}
 	}
 	if len(kept) == 0 {
-		return nil, invalidf("no model of %s is left", cmd.Specs)
+		return nil, invalidf("no model of %s is left", config.DisplayName(cmd.Specs))
 	}
 	return kept, nil
 }
 
 // loadSpecs reads what is to be made from a config, or from a list of OpenG2G's specs.
-func loadSpecs(file string, environ []string) ([]workload.DataSpec, error) {
-	c, err := config.LoadSpecs(file, environ)
+func loadSpecs(ctx context.Context, term terminal, name string) ([]workload.DataSpec, error) {
+	file, err := readConfig(ctx, term, name)
+	if err != nil {
+		return nil, err
+	}
+	c, err := file.LoadSpecs(term.environ)
 	if err != nil {
 		return nil, err
 	}
 	var specs []workload.DataSpec
 	var problems []error
 	for i := range c.Models {
-		spec, problem := dataSpec(&c.Models[i], fmt.Sprintf("%s: models[%d]", file, i))
+		spec, problem := dataSpec(&c.Models[i], fmt.Sprintf("%s: models[%d]", file.Name(), i))
 		specs, problems = append(specs, spec), append(problems, problem)
 	}
 	return specs, errors.Join(problems...)

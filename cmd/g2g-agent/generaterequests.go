@@ -36,7 +36,7 @@ type requestsCmd struct {
 }
 
 func (cmd requestsCmd) Run(ctx context.Context, term terminal) error {
-	models, out, err := cmd.models(term.environ)
+	models, out, err := cmd.models(ctx, term)
 	if err != nil {
 		return err
 	}
@@ -111,9 +111,13 @@ func (cmd requestsCmd) source(environ []string, line *statusLine) (source reques
 
 // models returns whom requests are made for, and the directory that the config has for
 // them.
-func (cmd requestsCmd) models(environ []string) (models []requests.Model, dir string, err error) {
+func (cmd requestsCmd) models(ctx context.Context, term terminal) (models []requests.Model, dir string, err error) {
 	if cmd.Config != "" {
-		if models, dir, err = modelsOfConfig(cmd.Config, environ); err != nil {
+		file, err := readConfig(ctx, term, cmd.Config)
+		if err != nil {
+			return nil, "", err
+		}
+		if models, dir, err = modelsOfConfig(file, term.environ); err != nil {
 			return nil, "", err
 		}
 	}
@@ -156,18 +160,18 @@ func (cmd requestsCmd) models(environ []string) (models []requests.Model, dir st
 			return nil, "", err
 		}
 		if m.ID == "" {
-			return nil, "", invalidf("%s: models[%d].model_id: is missing; a request names its model (--model %s=MODEL_ID gives it, too)", cmd.Config, i, m.Label)
+			return nil, "", invalidf("%s: models[%d].model_id: is missing; a request names its model (--model %s=MODEL_ID gives it, too)", config.DisplayName(cmd.Config), i, m.Label)
 		}
 	}
 	return models, dir, nil
 }
 
-func modelsOfConfig(file string, environ []string) (models []requests.Model, dir string, err error) {
-	c, err := config.Load(file, environ, config.ForAnything)
+func modelsOfConfig(file *config.File, environ []string) (models []requests.Model, dir string, err error) {
+	c, err := file.Load(environ, config.ForAnything)
 	if err != nil {
 		return nil, "", err
 	}
-	order, err := config.ReadKeyOrder(file)
+	order, err := file.KeyOrder()
 	if err != nil {
 		return nil, "", err
 	}

@@ -48,7 +48,7 @@ func TestDownloadOnTerminal(t *testing.T) {
 	})
 	var stdout bytes.Buffer
 	err := run(t.Context(), []string{"generate", "inference-data", "--specs", goldenSpecs(t), "--out", filepath.Join(t.TempDir(), "out")},
-		terminal{&stdout, slave, newHubUser(t, f).environ})
+		terminal{stdout: &stdout, stderr: slave, environ: newHubUser(t, f).environ})
 	if err != nil {
 		t.Error(err)
 	}

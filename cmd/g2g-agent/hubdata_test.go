@@ -38,7 +38,7 @@ func newHubUser(t *testing.T, f *hubtest.Hub) *hubUser {
 // generate runs a verb of generate.
 func (u *hubUser) generate(ctx context.Context, args ...string) (stdout, stderr string, err error) {
 	var out, log bytes.Buffer
-	err = run(ctx, append([]string{"generate"}, args...), terminal{&out, &log, u.environ})
+	err = run(ctx, append([]string{"generate"}, args...), terminal{stdout: &out, stderr: &log, environ: u.environ})
 	return out.String(), log.String(), err
 }
 

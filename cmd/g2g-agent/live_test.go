@@ -123,14 +123,14 @@ func TestLiveDemo(t *testing.T) {
 		if err := json.Unmarshal([]byte(line), &state); err != nil {
 			t.Fatal(err)
 		}
-		for _, member := range []string{"seq", "time_s", "wall_time", "source", "power_w", "measured_power_w"} {
+		for _, member := range []string{"seq", "time_s", "wall_time", "source", "power_w", "measured_power_w", "free_gpus"} {
 			if raw, ok := state[member]; !ok || string(raw) == "null" {
 				t.Errorf("a state has %q as its %s", raw, member)
 			}
 			delete(state, member)
 		}
 		for _, member := range []string{
-			"power_by_model_w", "batch_size_by_model", "active_replicas_by_model", "observed_itl_s_by_model", "phase_share_by_model",
+			"power_by_model_w", "batch_size_by_model", "achieved_batch_size_by_model", "active_replicas_by_model", "observed_itl_s_by_model", "phase_share_by_model",
 			"throughput_tokens_per_s_by_model", "measured_throughput_tokens_per_s_by_model", "measured_power_w_by_model", "augmented_power_w_by_model", "augmentation_factor_by_model", "prometheus_metrics_by_model",
 			"itl_percentiles_s_by_model", "stale_by_model",
 		} {

@@ -198,7 +198,7 @@ func TestLockstepGivesTheScriptedReplay(t *testing.T) {
 	if info := a.info(t); info.Phase != "ended" || info.Steps != lockstepSteps {
 		t.Errorf("info at the end: %+v", info)
 	}
-	a.post(t, http.StatusConflict, "/v1/batch-sizes", `{"batch_size_by_model": {"Llama-3.1-8B": 64}}`)
+	a.post(t, http.StatusOK, "/v1/batch-sizes", `{"batch_size_by_model": {"Llama-3.1-8B": 64}}`)
 	history := rawStates(t, a.get(t, http.StatusOK, "/v1/history?n=50"))
 	wantSameStates(t, "the history", history, want[lockstepSteps-50:])
 	a.terminate(t)

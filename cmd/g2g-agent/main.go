@@ -26,9 +26,6 @@ const (
 // maxMessage bounds the program's last words, in bytes.
 const maxMessage = 64 << 10
 
-// version is set when the program is built.
-var version = "devel"
-
 // commandLine is the program's verbs.
 type commandLine struct {
 	Demo         demoCmd         `cmd:"" help:"Run live on simulated hosts: three models, nothing to install."`
@@ -48,7 +45,7 @@ func main() {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, endSignals()...)
 	go endBySignal(signals, end)
-	err := run(ctx, os.Args[1:], terminal{os.Stdout, os.Stderr, os.Environ()})
+	err := run(ctx, os.Args[1:], terminal{os.Stdout, os.Stderr, os.Environ(), func() { askToEnd(signals) }})
 	end()
 	if err != nil {
 		say(err)

@@ -68,7 +68,7 @@ func TestUnderscoresToDashes(t *testing.T) {
 // runArgs runs the command line in this process, without a control API.
 func runArgs(ctx context.Context, args ...string) (stdout, stderr string, err error) {
 	var out, log bytes.Buffer
-	err = run(ctx, args, terminal{&out, &log, []string{"G2G_AGENT_API__LISTEN="}})
+	err = run(ctx, args, terminal{stdout: &out, stderr: &log, environ: []string{"G2G_AGENT_API__LISTEN="}})
 	return out.String(), log.String(), err
 }
 
@@ -188,7 +188,7 @@ func (w *rowWatcher) Write(b []byte) (int, error) {
 func TestPacedRowsComeAtOnce(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	out := &rowWatcher{seen: cancel}
-	err := run(ctx, []string{"replay", "--config", oneModelConfig(t), "--pace", "1", "--out", "-"}, terminal{out, io.Discard, nil})
+	err := run(ctx, []string{"replay", "--config", oneModelConfig(t), "--pace", "1", "--out", "-"}, terminal{stdout: out, stderr: io.Discard})
 	if err == nil || err.Error() != "interrupted" || exitStatus(err) != exitFailed {
 		t.Errorf("got error %v, want interrupted", err)
 	}
@@ -212,7 +212,7 @@ func TestFullOutputFailsTheRun(t *testing.T) {
 		{"generate", "training-trace"},
 		{"version"},
 	} {
-		err := run(t.Context(), args, terminal{failingWriter{}, io.Discard, nil})
+		err := run(t.Context(), args, terminal{stdout: failingWriter{}, stderr: io.Discard})
 		if !errors.Is(err, errFull) || exitStatus(err) != exitFailed {
 			t.Errorf("%q: error %v, want %v and status 1", args, err, errFull)
 		}

@@ -70,7 +70,7 @@ func inputKind(isDir bool) string {
 // figure reads what is to be drawn.
 func (cmd plotCmd) figure(ctx context.Context, kind string, term terminal) (*plots.Figure, []string, error) {
 	if kind == "run" {
-		options, err := cmd.runOptions(term.environ)
+		options, err := cmd.runOptions(ctx, term)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -112,12 +112,12 @@ func named(input string, err error) error {
 }
 
 // runOptions are what the config says of the run.
-func (cmd plotCmd) runOptions(environ []string) (plots.RunOptions, error) {
+func (cmd plotCmd) runOptions(ctx context.Context, term terminal) (plots.RunOptions, error) {
 	options := plots.RunOptions{ITLDeadlineS: map[string]float64{}}
 	if cmd.Config == "" {
 		return options, nil
 	}
-	c, err := config.Load(cmd.Config, environ, config.ForAnything)
+	c, err := loadConfig(ctx, term, cmd.Config, config.ForAnything)
 	if err != nil {
 		return options, err
 	}

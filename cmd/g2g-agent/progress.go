@@ -30,6 +30,11 @@ func newProgress(w io.Writer, steps int64) *progress {
 	return p
 }
 
+// begin begins anew, with a run of so many steps, 0 for one without end.
+func (p *progress) begin(steps int64) {
+	*p = progress{w: p.w, steps: steps, began: time.Now()}
+}
+
 func (p *progress) update(s *datacenter.State) {
 	// Asking for the time costs as much as a small step: ask now and then.
 	const checkEvery = 16

@@ -16,27 +16,40 @@ import (
 )
 
 type replayCmd struct {
-	Config string `required:"" placeholder:"FILE" help:"Config of the run."`
+	Config string `required:"" placeholder:"FILE" help:"Config of the run; - is standard input."`
 	Out    string `placeholder:"FILE" help:"Where the states go; the ending picks the format: .csv, .jsonl or .parquet. - is CSV on standard output."`
 	Pace   string `default:"0" enum:"0,1,step" help:"0: as fast as possible. 1: in real time, with the control API. step: the control API advances it, step by step."`
+	urlFlags
+	processFlags
 }
 
 func (cmd replayCmd) Run(ctx context.Context, term terminal) error {
-	load := func() (*config.Config, error) { return config.Reload(cmd.Config, term.environ, config.ForReplay) }
-	c, err := config.Load(cmd.Config, term.environ, config.ForReplay)
+	unwatch, err := cmd.watchParent(term, isStdin(cmd.Config))
+	if err != nil {
+		return err
+	}
+	defer unwatch()
+	file, err := readConfig(ctx, term, cmd.Config)
+	if err != nil {
+		return err
+	}
+	c, err := file.Load(term.environ, config.ForReplay)
 	if err != nil {
 		return err
 	}
 	if cmd.Pace != "0" {
-		return cmd.runServed(ctx, term, c, load)
+		return cmd.runServed(ctx, term, c, file)
+	}
+	if cmd.URLFile != "" {
+		return invalidf("--url-file: a replay as fast as possible has no API; use --pace 1 or --pace step")
 	}
 	if c.Replay.AtEnd == config.AtEndContinue {
-		return invalidf("%s: replay.at_end: is continue, and nothing would end the run: use --pace 1 or --pace step, or a longer duration_s", cmd.Config)
+		return invalidf("%s: replay.at_end: is continue, and nothing would end the run: use --pace 1 or --pace step, or a longer duration_s", file.Name())
 	}
 	log := newLogger(c.Log, term.stderr)
 	setup, err := agent.SetUpReplay(c, logEventTo(log))
 	if err != nil {
-		return fmt.Errorf("%s: %w", cmd.Config, err)
+		return fmt.Errorf("%s: %w", file.Name(), err)
 	}
 	out, err := cmd.prepare(c, setup, log, term)
 	if err != nil {
@@ -85,6 +98,14 @@ func (cmd replayCmd) prepare(c *config.Config, setup *agent.Setup, log zerolog.L
 		o.to = term.stderr
 	}
 	return o, nil
+}
+
+// begin begins the summary anew, of a run that has not begun to write an output.
+func (o *replayOutput) begin(setup *agent.Setup, status agent.Status) {
+	o.progress.clear()
+	o.summary = report.NewSummary(status.DT, setup.Models)
+	o.progress.begin(status.TotalSteps)
+	o.began = time.Now()
 }
 
 func (o *replayOutput) add(s *datacenter.State) error {

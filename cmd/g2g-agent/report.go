@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 
 	"github.com/g2g-agent/g2g-agent/config"
@@ -16,10 +17,10 @@ type reportCmd struct {
 }
 
 // Run sums up the states one by one: a file may be longer than the memory is large.
-func (cmd reportCmd) Run(term terminal) error {
+func (cmd reportCmd) Run(ctx context.Context, term terminal) error {
 	var run *report.Run
 	if cmd.Config != "" {
-		c, err := config.Load(cmd.Config, term.environ, config.ForAnything)
+		c, err := loadConfig(ctx, term, cmd.Config, config.ForAnything)
 		if err != nil {
 			return err
 		}

@@ -22,7 +22,7 @@ import (
 )
 
 type runCmd struct {
-	Config string `required:"" placeholder:"FILE" help:"Config of the run."`
+	Config string `required:"" placeholder:"FILE" help:"Config of the run; - is standard input."`
 	liveFlags
 }
 
@@ -30,15 +30,28 @@ type runCmd struct {
 type liveFlags struct {
 	Out       string  `placeholder:"FILE" help:"Where the states go; the ending picks the format: .csv, .jsonl or .parquet. - is CSV on standard output."`
 	DurationS float64 `placeholder:"SECONDS" help:"End the run after so many seconds of steps; without it, it goes on until it is interrupted."`
+	urlFlags
+	processFlags
 }
 
 func (cmd runCmd) Run(ctx context.Context, term terminal) error {
-	c, err := config.Load(cmd.Config, term.environ, config.ForLive)
+	unwatch, err := cmd.watchParent(term, isStdin(cmd.Config))
 	if err != nil {
 		return err
 	}
-	load := func() (*config.Config, error) { return config.Reload(cmd.Config, term.environ, config.ForLive) }
-	return cmd.runLive(ctx, term, liveRun{config: c, name: cmd.Config, load: load, log: newLiveLogger(c.Log, term.stderr)})
+	defer unwatch()
+	file, err := readConfig(ctx, term, cmd.Config)
+	if err != nil {
+		return err
+	}
+	c, err := file.Load(term.environ, config.ForLive)
+	if err != nil {
+		return err
+	}
+	return cmd.runLive(ctx, term, liveRun{
+		config: c, name: file.Name(), load: reloader(file, cmd.Config, term.environ, config.ForLive), keepsConfig: cmd.Config == config.Stdin,
+		log: newLiveLogger(c.Log, term.stderr),
+	})
 }
 
 // liveRun is a live run to be done.
@@ -47,7 +60,9 @@ type liveRun struct {
 	name   string // of the config, for errors
 	// load reads the config again.
 	load func() (*config.Config, error)
-	log  liveLog
+	// keepsConfig tells that load gives the same config for ever.
+	keepsConfig bool
+	log         liveLog
 	// onState, if set, sees each state.
 	onState func(*datacenter.State)
 	// onPage, if set, is told the live page's address.
@@ -69,6 +84,10 @@ func (f liveFlags) runLive(ctx context.Context, term terminal, run liveRun) erro
 	if !(f.DurationS >= 0) {
 		return invalidf("--duration-s must be >= 0, got %v", f.DurationS)
 	}
+	urlFile, err := f.openURLFile(run.config.API.Listen, f.Out)
+	if err != nil {
+		return err
+	}
 	// That nobody reads standard output any more is an error as others are; it
 	// must not kill the program before the servers are restored.
 	signal.Ignore(syscall.SIGPIPE)
@@ -76,6 +95,7 @@ func (f liveFlags) runLive(ctx context.Context, term terminal, run liveRun) erro
 	if err != nil {
 		return err
 	}
+	s.serving.urlFile, s.serving.keepsConfig = urlFile, run.keepsConfig
 	defer s.out.Abort()
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)

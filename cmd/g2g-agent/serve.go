@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -29,6 +30,10 @@ type serving struct {
 	service *service.Notifier
 	server  *api.Server // nil without an API
 	run     agent.Controllable
+	// keepsConfig tells that the config cannot be read again.
+	keepsConfig bool
+	urlFile     *urlFile // of the API; nil for none
+	urlErr      error    // of writing it, once it has ended
 	// hangups are the SIGHUPs since the beginning; nil if they end the program.
 	hangups chan os.Signal
 
@@ -90,7 +95,10 @@ func (s *serving) open(ctx context.Context, cfg api.Config, fail context.CancelC
 		if cfg.Token, cfg.ReadToken, err = cfg.Settings.Tokens(); err != nil {
 			return err
 		}
-		cfg.Version, cfg.Log = version, s.log
+		cfg.Version, cfg.Log = programVersion(), s.log
+		if cfg.ConfigDigest, err = s.config.Digest(); err != nil {
+			return err
+		}
 		if s.server, err = api.New(cfg); err != nil {
 			return err
 		}
@@ -107,10 +115,27 @@ func (s *serving) open(ctx context.Context, cfg api.Config, fail context.CancelC
 				fail(s.err)
 			}
 		})
+		if err := s.tellURL(ctx, fail); err != nil {
+			return err
+		}
 	}
 	s.ended.Go(func() {
 		if err := s.service.Run(ctx, s.hangups, s.reload); err != nil {
 			s.log.Error().Err(err).Msg("the service manager is no longer told")
+		}
+	})
+	return nil
+}
+
+// tellURL writes the API's URL to where it is wanted.
+func (s *serving) tellURL(ctx context.Context, fail context.CancelCauseFunc) error {
+	waiting, err := s.urlFile.write(s.server.URL(), s.log)
+	if err != nil || waiting == nil {
+		return err
+	}
+	s.ended.Go(func() {
+		if s.urlErr = waiting(ctx); s.urlErr != nil {
+			fail(s.urlErr)
 		}
 	})
 	return nil
@@ -121,7 +146,9 @@ func (s *serving) publish(state *datacenter.State) {
 	if s.server != nil {
 		s.server.Publish(state)
 	}
-	s.service.Status(stepStatus(state))
+	if s.service.Heard() {
+		s.service.Status(stepStatus(state))
+	}
 	if s.ready {
 		return
 	}
@@ -154,9 +181,10 @@ func (s *serving) close() error {
 	if s.end == nil {
 		return nil
 	}
+	s.urlFile.remove(s.log)
 	s.end()
 	s.ended.Wait()
-	return s.err
+	return errors.Join(s.err, s.urlErr)
 }
 
 // reloaded is what was read anew.
@@ -194,6 +222,10 @@ func (s *serving) reload() error {
 	s.logLevel.set(c.Log)
 	s.config.Log.Level, s.config.API.TokenFile, s.config.API.ReadTokenFile, s.config.Control.DefaultLeaseS =
 		c.Log.Level, c.API.TokenFile, c.API.ReadTokenFile, c.Control.DefaultLeaseS
+	if s.keepsConfig {
+		s.log.Warn().Msg("the config came from standard input and stays as it is; the files of tokens and certificates that it names were read again")
+		return nil
+	}
 	s.log.Info().Strs("changed", changed).Msg("config reloaded")
 	if len(restart) > 0 {
 		s.log.Warn().Strs("keys", restart).Msg("these keys differ from what runs; they need a restart")

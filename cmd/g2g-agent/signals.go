@@ -20,6 +20,14 @@ func endSignals() []os.Signal {
 	return signals
 }
 
+// askToEnd does what the first signal does, if none came.
+func askToEnd(signals chan<- os.Signal) {
+	select {
+	case signals <- syscall.SIGTERM:
+	default: // one came just now
+	}
+}
+
 // endWithin is what an orderly end may take, so that with the words about it all has
 // ended within 10 s. What has to be written or told in it has limits of its own, which
 // together are less as a rule.

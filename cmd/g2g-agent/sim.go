@@ -25,6 +25,7 @@ type simCmd struct {
 	EarlyStop    bool     `help:"Let answers end by themselves before their full length."`
 	Spread       bool     `help:"Write an iteration's tokens evenly over it, and not in one burst."`
 	Seed         uint64   `help:"Decides noise, iteration times and chunk sizes."`
+	processFlags
 }
 
 // Run runs a simulated host until it is interrupted.
@@ -37,6 +38,11 @@ func (cmd simCmd) Run(ctx context.Context, term terminal) (err error) {
 	if err != nil {
 		return err
 	}
+	unwatch, err := cmd.watchParent(term, false)
+	if err != nil {
+		return err
+	}
+	defer unwatch()
 	var closers []func() error
 	defer func() {
 		for _, c := range slices.Backward(closers) {

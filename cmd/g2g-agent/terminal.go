@@ -15,6 +15,8 @@ import (
 type terminal struct {
 	stdout, stderr io.Writer
 	environ        []string
+	// end asks for the orderly end of the program, as a signal does.
+	end func()
 }
 
 // isTerminal reports whether w is a terminal someone may be looking at.

@@ -27,6 +27,8 @@ import (
 // may be called from the step loop: none of them ever waits or does I/O.
 type Notifier struct {
 	log zerolog.Logger
+	// heard: there is a manager.
+	heard bool
 	// send hands a message to the manager.
 	send func(message string) error
 	// watchdog is how long the manager waits for a sign of life before it ends the
@@ -80,6 +82,7 @@ func New(environ []string, log zerolog.Logger) (*Notifier, error) {
 	if socket[0] != '/' && socket[0] != '@' {
 		return nil, fmt.Errorf("%w: NOTIFY_SOCKET is %q, want an absolute path, or @ and a name", datacenter.ErrInvalidInput, socket)
 	}
+	s.heard = true
 	s.send = func(message string) error { return notify(socket, message) }
 	// A WATCHDOG_PID that names another process came down to this one by accident.
 	usec, pid := variables["WATCHDOG_USEC"], variables["WATCHDOG_PID"]
@@ -135,6 +138,9 @@ func (s *Notifier) Stopping() {
 		n.status = "Stopping: initial batch sizes are set again, outputs are completed"
 	})
 }
+
+// Heard reports whether there is a manager to be told anything.
+func (s *Notifier) Heard() bool { return s.heard }
 
 // Status says in one line what the run is doing.
 func (s *Notifier) Status(text string) {

@@ -28,8 +28,17 @@ type Object struct {
 func (o *Object) share(faults *Error) {
 	o.faults = faults
 	for _, v := range o.members {
-		if inner, ok := v.(*Object); ok {
-			inner.share(faults)
+		shareWithin(v, faults)
+	}
+}
+
+func shareWithin(v any, faults *Error) {
+	switch v := v.(type) {
+	case *Object:
+		v.share(faults)
+	case []any:
+		for _, element := range v {
+			shareWithin(element, faults)
 		}
 	}
 }

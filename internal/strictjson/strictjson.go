@@ -116,7 +116,7 @@ func parseValue(d *json.Decoder, path string, depth int) (any, error) {
 	case json.Delim('['):
 		values := []any{}
 		for d.More() {
-			v, err := parseValue(d, path, depth+1)
+			v, err := parseValue(d, path+"["+strconv.Itoa(len(values))+"]", depth+1)
 			if err != nil {
 				return nil, err
 			}

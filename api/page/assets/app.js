@@ -116,6 +116,11 @@ class Page {
       this.#skipped += message.skipped;
       return;
     }
+    if (typeof message.run_id === 'string') {
+      if (this.#early) this.#early = [];
+      else this.#newRun();
+      return;
+    }
     if (this.#early) {
       this.#early.push(message);
       return;

@@ -1,0 +1,3 @@
+"""The version, one number for the package and the program in it."""
+
+__version__ = "0.1.0.dev0"
