@@ -11,10 +11,10 @@ COUNT    ?= 6
 GENERATED = $(shell git grep -lE '^(//|\#|<!--) Code generated .* DO NOT EDIT')
 
 .NOTPARALLEL:
-.PHONY: check build test bench compare compare-closedloop compare-generation compare-load step-timing stream-load lockstep-speed command-latency interop kills soak siege fmt fmt-check lint vet test-race test-shuffled generated tidy cross no-fma fuzz bench-once soak-short truth openapi-clients package wheel release release-check vuln python python-speed examples
+.PHONY: check build test bench compare compare-closedloop compare-generation compare-load step-timing stream-load lockstep-speed command-latency interop kills soak siege fmt fmt-check lint vet test-race test-shuffled generated tidy cross no-fma fuzz bench-once soak-short truth openapi-clients recording-tools package wheel release release-check vuln python python-speed examples
 
 # The gate: everything that must hold before a commit.
-check: fmt-check lint vet test-race truth generated tidy cross no-fma fuzz bench-once soak-short openapi-clients package wheel vuln python examples
+check: fmt-check lint vet test-race truth generated tidy cross no-fma fuzz bench-once soak-short openapi-clients recording-tools package wheel vuln python examples
 	@echo "== check: all passed"
 
 # The program, as it is released.
@@ -66,7 +66,8 @@ python-speed: build
 command-latency:
 	go run ./scripts/commandlatency $(ARGS)
 
-# What is left of outputs when live runs are killed at random moments; 4 minutes.
+# What is left of outputs when live runs are killed at random moments, 4 minutes; with
+# ARGS="-recording -runs 100", of recordings: 10 minutes.
 kills:
 	go run ./scripts/kills $(ARGS)
 
@@ -158,6 +159,12 @@ soak-short:
 openapi-clients:
 	@echo "== clients made of the API's description"
 	scripts/openapi_clients.sh
+
+# A recording of the demo and exports of it, read by pandas, DuckDB, polars and zstdcat.
+# Without Python 3.11 or zstd it says so and goes on.
+recording-tools:
+	@echo "== recordings, read by other tools"
+	scripts/recording_tools.sh
 
 # The Debian package: built, installed into a scratch root, removed. Without dpkg
 # it says so and goes on.

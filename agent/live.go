@@ -15,6 +15,7 @@ import (
 	"github.com/g2g-agent/g2g-agent/buffer"
 	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/loadgen"
+	"github.com/g2g-agent/g2g-agent/recording"
 	"github.com/g2g-agent/g2g-agent/rig"
 )
 
@@ -51,7 +52,13 @@ type LiveConfig struct {
 	// OnStepped, if set, is called when no more steps are computed, before the servers
 	// are restored, from the goroutine that steps.
 	OnStepped func()
-	Log       zerolog.Logger
+	// Recorder, if set, keeps what the run sees. Header is what the agent does not know of
+	// the recording's header.
+	Recorder Recorder
+	Header   recording.Header
+	// SyncCommands: who commands waits until that is on the recording's disk.
+	SyncCommands bool
+	Log          zerolog.Logger
 }
 
 // HardwareConfig is the real servers of one model.
@@ -78,10 +85,11 @@ const lateLogInterval = 10 * time.Second
 // Live is a run on real hardware: it scales what a [rig.Rig] measures to the
 // datacenter's size. [Live.Run] runs it, once; it is a [Controllable] meanwhile.
 type Live struct {
-	cfg     LiveConfig
-	onEvent func(datacenter.Event)
-	rig     *rig.Rig
-	started atomic.Bool
+	cfg      LiveConfig
+	onEvent  func(datacenter.Event)
+	rig      *rig.Rig
+	readings *liveReadings
+	started  atomic.Bool
 
 	// mu guards the pipeline. Nothing waits for the network while it is held, and
 	// nobody outside is called: events wait in pending.
@@ -89,6 +97,7 @@ type Live struct {
 	pipeline      *Pipeline
 	takesCommands bool
 	pending       []datacenter.Event
+	notes         notes
 	stale         []bool // per model, as of the last step
 	// failsafe says which models' leases have run out: their servers are to be
 	// set to the failsafe batch sizes.
@@ -104,19 +113,25 @@ func NewLive(cfg LiveConfig) (*Live, error) {
 		return nil, fmt.Errorf("%w: %d models have hardware, want all %d", datacenter.ErrInvalidInput, len(cfg.Hardware), len(cfg.Models))
 	}
 	l := &Live{onEvent: cfg.OnEvent, stale: make([]bool, len(cfg.Models)), failsafe: make([]bool, len(cfg.Models)), phase: PhaseStarting}
-	cfg.OnEvent = func(e datacenter.Event) { l.pending = append(l.pending, e) }
+	cfg.OnEvent = func(e datacenter.Event) {
+		l.pending = append(l.pending, e)
+		l.notes.event(l.pipeline.step, e)
+	}
 	l.cfg = cfg
 	var err error
 	if l.rig, err = rig.New(l.rigConfig()); err != nil {
 		return nil, fmt.Errorf("%w: %w", datacenter.ErrInvalidInput, err)
 	}
 	pool := cfg.newPool(augment.StaggerSeconds(cfg.Stagger.Seconds()))
-	readings := &liveReadings{stagger: buffer.NewOffsets(pool.StaggerSeconds()), staleAfterS: cfg.StaleAfter.Seconds(), clock: l.rig.Feed().ClockS}
+	l.readings = &liveReadings{
+		feed: l.rig.Feed(), stagger: buffer.NewOffsets(pool.StaggerSeconds()), staleAfterS: cfg.StaleAfter.Seconds(), dtS: cfg.DT.Float64(),
+		clock: l.rig.Feed().Clock,
+	}
 	for m := range cfg.Models {
-		readings.models = append(readings.models, newLiveModel(l.rig.Model(m), l.rig.Feed().History(m),
+		l.readings.models = append(l.readings.models, newLiveModel(l.rig.Model(m), newWindow(cfg.ITLWindow, cfg.DT),
 			cfg.Hardware[m].numGPUs(), cfg.Models[m].GPUsPerReplica, cfg.Hardware[m].SimulatedReplicas))
 	}
-	if l.pipeline, err = newPipeline(cfg.Config, pool, readings); err == nil {
+	if l.pipeline, err = newPipeline(cfg.Config, pool, l.readings); err == nil {
 		err = l.checkRoomFromStart()
 	}
 	if err != nil {
@@ -125,6 +140,11 @@ func NewLive(cfg LiveConfig) (*Live, error) {
 	}
 	l.pipeline.demand.maxWalk = maxLiveWalk
 	return l, nil
+}
+
+// newWindow is the window of latencies that steps report.
+func newWindow(itlWindow time.Duration, dt datacenter.Seconds) *loadgen.StepWindow {
+	return loadgen.NewStepWindow(loadgen.StepsOf(itlWindow.Seconds(), dt.Float64()))
 }
 
 // rigConfig is the part of the config that the hardware needs.
@@ -175,6 +195,7 @@ func (l *Live) checkRoomFromStart() error {
 func (l *Live) unlock() {
 	events := l.pending
 	l.pending = nil
+	l.notes.hand(l.pipeline)
 	l.mu.Unlock()
 	if l.onEvent != nil {
 		for _, e := range events {
@@ -216,7 +237,6 @@ func (l *Live) Close() { l.rig.Close() }
 
 // step computes the steps, on hardware that is warm.
 func (l *Live) step(ctx context.Context, emit func(*datacenter.State) error) (Timing, error) {
-	l.setPhase(PhaseStepping)
 	defer func() {
 		l.setPhase(PhaseEnded)
 		if l.cfg.OnStepped != nil {
@@ -232,9 +252,11 @@ func (l *Live) step(ctx context.Context, emit func(*datacenter.State) error) (Ti
 		}
 	}
 	l.cfg.Log.Info().Int("models", len(stats.Models)).Msg("warm: the steps begin")
+	start := l.startRecording()
+	l.setPhase(PhaseStepping) // from here on commands are taken: the recording is to have them all
 	var saidAt time.Time
 	lateSteps := 0
-	return RunPaced(ctx, l, l.cfg.DT, emit, func(step StepTiming) {
+	return runPacedFrom(ctx, start, l, l.cfg.DT, emit, func(step StepTiming) {
 		if l.cfg.OnStep != nil {
 			l.cfg.OnStep(step)
 		}
@@ -256,6 +278,9 @@ func (l *Live) Step(due time.Time) (*datacenter.State, error) {
 	state, err := l.pipeline.Step(due)
 	if err == nil {
 		l.noteStaleness(state)
+		if l.cfg.Recorder != nil {
+			l.cfg.Recorder.State(state)
+		}
 	}
 	l.lastStepAt = time.Now()
 	l.unlock()

@@ -19,6 +19,9 @@ func (l *Live) Apply(ctx context.Context, command datacenter.Command) (err error
 	if l.cfg.OnCommand != nil {
 		defer func() { l.cfg.OnCommand(command, err) }()
 	}
+	if l.cfg.Recorder != nil {
+		defer func() { l.recordCommand(ctx, command, err) }()
+	}
 	l.mu.Lock()
 	set, isSet := command.(datacenter.SetBatchSize)
 	shift, isShift := command.(datacenter.ShiftReplicas)

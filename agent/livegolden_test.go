@@ -14,6 +14,7 @@ import (
 	"github.com/g2g-agent/g2g-agent/augment"
 	"github.com/g2g-agent/g2g-agent/buffer"
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/loadgen"
 	"github.com/g2g-agent/g2g-agent/power"
 	"github.com/g2g-agent/g2g-agent/rig"
 )
@@ -29,11 +30,8 @@ func (s namedSource) String() string { return s.name }
 // quietHardware has GPUs whose power the test feeds, and nothing else.
 type quietHardware struct{}
 
-func (quietHardware) Latency() (float64, datacenter.ITLPercentiles, float64) {
-	return math.NaN(), datacenter.ITLPercentiles{}, math.NaN()
-}
-func (quietHardware) ServerLoad() (*datacenter.ServerLoad, float64) { return nil, math.NaN() }
-func (quietHardware) PowerAgeS() float64                            { return 0 }
+func (quietHardware) TakeStep(_ time.Time, s *loadgen.StepITL)                  { *s = loadgen.StepITL{} }
+func (quietHardware) LoadReadings(readings []rig.LoadReading) []rig.LoadReading { return readings }
 
 // onlineRun is a recorded run of OpenG2G on real servers: its configuration, and what
 // each poll of the GPUs brought.
@@ -178,9 +176,12 @@ func testOnlineRun(t *testing.T, name string) {
 	feed := rig.NewFeed(gpus, staggerS)
 	pool := cfg.newPool(augment.StaggerSeconds(staggerS))
 	nowS := 0.0
-	readings := &liveReadings{stagger: buffer.NewOffsets(pool.StaggerSeconds()), staleAfterS: 2, clock: func(time.Time) float64 { return nowS }}
+	readings := &liveReadings{
+		feed: feed, stagger: buffer.NewOffsets(pool.StaggerSeconds()), staleAfterS: 2, dtS: cfg.DT.Float64(),
+		clock: func(time.Time) time.Duration { return time.Duration(math.RoundToEven(nowS * 1e9)) },
+	}
 	for m, d := range run.Deployments {
-		readings.models = append(readings.models, newLiveModel(quietHardware{}, feed.History(m), len(gpus[m]), d.Spec.GPUsPerReplica, d.SimulatedNumReplicas))
+		readings.models = append(readings.models, newLiveModel(quietHardware{}, loadgen.NewStepWindow(1), len(gpus[m]), d.Spec.GPUsPerReplica, d.SimulatedNumReplicas))
 	}
 	pipeline, err := newPipeline(cfg, pool, readings)
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/g2g-agent/g2g-agent/loadgen"
 	"github.com/g2g-agent/g2g-agent/power"
 	"github.com/g2g-agent/g2g-agent/power/kinds"
+	"github.com/g2g-agent/g2g-agent/recording"
 	"github.com/g2g-agent/g2g-agent/rig"
 )
 
@@ -56,6 +57,10 @@ type Observer struct {
 	// OnStepped is called when a live run computes no more steps, before its servers
 	// are restored, from the goroutine that stepped.
 	OnStepped func()
+	// Recorder keeps what a live run sees; Header is what the recording's header says of
+	// the program and the config.
+	Recorder Recorder
+	Header   recording.Header
 }
 
 // LiveSetup is a live run made from a config, with what was noticed on the way.
@@ -97,6 +102,9 @@ func SetUpLive(c *config.Config, secrets Secrets, log zerolog.Logger, o Observer
 		OnStep:                 o.OnStep,
 		OnCommand:              o.OnCommand,
 		OnStepped:              o.OnStepped,
+		Recorder:               o.Recorder,
+		Header:                 o.Header,
+		SyncCommands:           c.Record.SyncCommands,
 		Log:                    log,
 	}
 	setup := &LiveSetup{Models: models}

@@ -76,6 +76,8 @@ type Pipeline struct {
 	leases     []lease // per model
 	// changed is, per model, the first step of what it was commanded last.
 	changed []changed
+	// onApplied, if set, is told what takes effect from the next step on.
+	onApplied func(Applied)
 }
 
 // changed is the numbers of the first steps at which a model's batch size and its
@@ -173,6 +175,9 @@ func (p *Pipeline) freeGPUs() int {
 // setBatchSize notes that a model has the batch size from the next step on.
 func (p *Pipeline) setBatchSize(m, batchSize int) {
 	p.batchSizes[m], p.changed[m].batchSize = batchSize, p.step
+	if p.onApplied != nil {
+		p.onApplied(Applied{ModelLabel: p.cfg.Models[m].ModelLabel, BatchSize: &batchSize})
+	}
 }
 
 // power allocates servers, reads their power and augments it.
@@ -343,6 +348,9 @@ func (p *Pipeline) checkRoom(m int, c datacenter.ShiftReplicas) error {
 func (p *Pipeline) shift(m int, c datacenter.ShiftReplicas) {
 	p.demand.shift[m] += c.ReplicaDelta
 	p.changed[m].shift = p.step
+	if p.onApplied != nil {
+		p.onApplied(Applied{ModelLabel: c.ModelLabel, ReplicaDelta: &c.ReplicaDelta})
+	}
 	p.demand.replicasAt(p.nextStepS(), p.replicas)
 	p.emit(datacenter.ReplicasShifted{ModelLabel: c.ModelLabel, ReplicaDelta: c.ReplicaDelta, EffectiveReplicas: p.replicas[m]})
 }

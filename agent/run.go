@@ -60,13 +60,17 @@ func RunFast(ctx context.Context, s Stepper, emit func(*datacenter.State) error)
 // starts no earlier. A late step is counted and does not delay those after it.
 // Each step's timing is handed to onStep, unless that is nil.
 func RunPaced(ctx context.Context, s Stepper, dt datacenter.Seconds, emit func(*datacenter.State) error, onStep func(StepTiming)) (Timing, error) {
+	return runPacedFrom(ctx, time.Now(), s, dt, emit, onStep)
+}
+
+// runPacedFrom is RunPaced with the time that step 0 is due.
+func runPacedFrom(ctx context.Context, start time.Time, s Stepper, dt datacenter.Seconds, emit func(*datacenter.State) error, onStep func(StepTiming)) (Timing, error) {
 	var timing Timing
 	var first time.Time
-	start := time.Now()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		due := start.Add(time.Duration(dt.Times(timing.Steps) * float64(time.Second)))
+		due := start.Add(dueAfter(dt, timing.Steps))
 		timer.Reset(time.Until(due))
 		select {
 		case <-ctx.Done():
@@ -97,6 +101,11 @@ func RunPaced(ctx context.Context, s Stepper, dt datacenter.Seconds, emit func(*
 			onStep(step)
 		}
 	}
+}
+
+// dueAfter is how long after step 0 a step is due.
+func dueAfter(dt datacenter.Seconds, step int64) time.Duration {
+	return time.Duration(dt.Times(step) * float64(time.Second))
 }
 
 // stepOnce reports whether the run is over, and why unless it came to its end.

@@ -10,9 +10,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/g2g-agent/g2g-agent/buffer"
 	"github.com/g2g-agent/g2g-agent/config"
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/loadgen"
+	"github.com/g2g-agent/g2g-agent/rig"
 )
 
 // fittedModel makes a replay of a model with fits over the batch size, which OpenG2G
@@ -113,16 +114,23 @@ type busyHardware struct {
 	tokensPerS float64
 }
 
-func (h busyHardware) Latency() (float64, datacenter.ITLPercentiles, float64) {
-	return 0.02, datacenter.ITLPercentiles{}, h.tokensPerS
+func (h busyHardware) TakeStep(_ time.Time, s *loadgen.StepITL) {
+	*s = loadgen.StepITL{Output: int64(h.tokensPerS * busyDT)}
 }
+
+const busyDT = 0.5
 
 // Throughput is scaled as power is: 8 real GPUs hold 4 replicas of 2.
 func TestLiveThroughputIsScaledToTheActiveReplicas(t *testing.T) {
 	readings := func(tokensPerS float64) *liveReadings {
-		history := buffer.New(10)
-		history.Append(0, 300)
-		return &liveReadings{models: []liveModel{newLiveModel(busyHardware{tokensPerS: tokensPerS}, history, 8, 2, 100)}, staleAfterS: 2}
+		gpu := rig.GPU{Source: namedSource{name: "n"}, Index: 0}
+		r := &liveReadings{
+			feed: rig.NewFeed([][]rig.GPU{{gpu}}, 1), models: []liveModel{newLiveModel(busyHardware{tokensPerS: tokensPerS}, loadgen.NewStepWindow(1), 8, 2, 100)},
+			staleAfterS: 2, dtS: busyDT, clock: func(time.Time) time.Duration { return 0 },
+		}
+		r.feed.Read(gpu, 0, 300)
+		r.Begin(0, time.Time{})
+		return r
 	}
 	for active, want := range map[int]float64{0: 0, 1: 250, 100: 25_000} {
 		o := readings(1000).Observe(0, active)
@@ -132,8 +140,5 @@ func TestLiveThroughputIsScaledToTheActiveReplicas(t *testing.T) {
 	}
 	if o := readings(0).Observe(0, 7); o.throughput != datacenter.ThroughputOf(0) {
 		t.Errorf("servers that make no tokens have %+v, want a known 0", o.throughput)
-	}
-	if o := readings(math.NaN()).Observe(0, 7); o.throughput.Known || o.live.MeasuredTokensPerS != 0 {
-		t.Errorf("a throughput that is not known is %+v, of %v", o.throughput, o.live.MeasuredTokensPerS)
 	}
 }

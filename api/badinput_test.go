@@ -281,6 +281,13 @@ func wrongParameter(t *testing.T, path string, p map[string]any, wrong func(targ
 			wrong(path+"?after=0&"+name+"="+url.QueryEscape(value), "query."+name)
 		}
 		wrong(path+"?after=0&"+name+"=1&"+name+"=1", "query."+name)
+	case schema["$ref"] != nil: // an enum
+		for _, value := range []string{"", "x", "POWER", "power,itl"} {
+			wrong(path+"?"+name+"="+url.QueryEscape(value), "query."+name)
+		}
+	case strings.HasPrefix(path, "/v1/recording"):
+		wrong(path+"?"+name+"=", "query."+name)
+		wrong(path+"?"+name+"=a&"+name+"=b", "query."+name)
 	case schema["type"] == "string" && asInt(schema["minLength"]) == 1:
 		wrong(path+"?after=0&"+name+"=", "query."+name)
 		wrong(path+"?after=0&"+name+"=a&"+name+"=b", "query."+name)

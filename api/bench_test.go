@@ -89,3 +89,23 @@ func BenchmarkLockstep(b *testing.B) {
 	}
 	b.ReportMetric(steps*float64(b.N)/b.Elapsed().Seconds(), "steps/s")
 }
+
+// BenchmarkReadSteps is what a request for some members costs before the step, the first
+// time and again.
+func BenchmarkReadSteps(b *testing.B) {
+	s := serve(b, nil)
+	bodies := [2][]byte{}
+	for i := range bodies {
+		bodies[i] = fmt.Appendf(nil, `{"steps":%d,"layout":"columns","fields":["power_w","power_by_model_w","batch_size_by_model","active_replicas_by_model","observed_itl_s_by_model"]}`, i+1)
+	}
+	for name, different := range map[string]int{"again": 1, "other": 2} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				if _, refused := s.decodeSteps(bodies[i%different]); refused != nil {
+					b.Fatal(refused)
+				}
+			}
+		})
+	}
+}

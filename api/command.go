@@ -10,9 +10,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/g2g-agent/g2g-agent/agent"
 	"github.com/g2g-agent/g2g-agent/api/guard"
 	"github.com/g2g-agent/g2g-agent/api/problem"
 	"github.com/g2g-agent/g2g-agent/internal/textfile"
+	"github.com/g2g-agent/g2g-agent/recording"
 )
 
 // stepsCommand is the name of the command that advances a replay.
@@ -63,6 +65,7 @@ func (s *Server) command(name string, next http.Handler) http.Handler {
 			refuse(refused)
 			return
 		}
+		ctx = agent.WithOrigin(ctx, originOf(r, body, key))
 		r = r.WithContext(ctx)
 		r.Body = io.NopCloser(bytes.NewReader(body))
 		if key == "" {
@@ -79,6 +82,12 @@ func (s *Server) command(name string, next http.Handler) http.Handler {
 // advanced thousands of times: those are no commands to the datacenter.
 func isAudited(command string, status int) bool {
 	return command != stepsCommand || status >= http.StatusBadRequest
+}
+
+// originOf is where a command came from.
+func originOf(r *http.Request, body []byte, key string) agent.Origin {
+	role, address, _ := strings.Cut(guard.ClientOf(r.Context()), " ")
+	return agent.Origin{Actor: recording.Actor{Via: "api", Role: role, Address: address}, IdempotencyKey: key, Body: body}
 }
 
 // once answers a request with a key as before, if it was answered before; else next

@@ -55,6 +55,7 @@ func (a asker) serve(change func(*Config)) *testServer {
 		c.Lockstep = stepsFunc(func(context.Context, int) ([]*datacenter.State, error) {
 			return []*datacenter.State{replayState(1)}, nil
 		})
+		c.RecordingDir = goldenRecording
 		if change != nil {
 			change(c)
 		}
@@ -149,6 +150,9 @@ func (a asker) with(status int) *reply {
 	case http.StatusForbidden:
 		return a.ask(a.serve(nil), func(r *http.Request) { r.Host = "evil.example" })
 	case http.StatusNotFound:
+		if strings.HasPrefix(a.path, "/v1/recording") {
+			return a.ask(serve(a.t, nil), nil)
+		}
 		return a.refusing(commandError(datacenter.ErrUnknownModel))
 	case http.StatusRequestTimeout:
 		return a.ask(a.serve(nil), func(r *http.Request) { r.Body = late{} })
@@ -327,7 +331,7 @@ func TestEveryMemberIsDescribed(t *testing.T) {
 		kind, _, _ := strings.Cut(r.header.Get("Content-Type"), ";")
 		cover(r.body, "paths", path, verb, "responses", strconv.Itoa(r.status), "content", kind, "schema")
 	}
-	for _, path := range []string{"/v1/history", "/v1/events", "/v1/models", "/v1/info", "/readyz"} {
+	for _, path := range []string{"/v1/history", "/v1/events", "/v1/models", "/v1/info", "/readyz", "/v1/recording", "/v1/recording/states"} {
 		answered(s.get(path).want(t, http.StatusOK), path, "get")
 	}
 	s.doc.operations(func(method, path string, op map[string]any) {

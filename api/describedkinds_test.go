@@ -21,7 +21,7 @@ func filled(zero datacenter.EventData) datacenter.EventData {
 		switch f := v.Field(i); f.Kind() {
 		case reflect.String:
 			f.SetString("small")
-		case reflect.Int:
+		case reflect.Int, reflect.Int64:
 			f.SetInt(3)
 		case reflect.Float64:
 			f.SetFloat(1.5)

@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/g2g-agent/g2g-agent/agent"
 	"github.com/g2g-agent/g2g-agent/api/guard"
 	"github.com/g2g-agent/g2g-agent/api/problem"
 	"github.com/g2g-agent/g2g-agent/internal/strictjson"
@@ -46,8 +45,8 @@ func (s *Server) lockstepAnswer(caller context.Context, message []byte, text boo
 	if !text {
 		return refuse(problem.New(http.StatusUnsupportedMediaType, "the message is binary; want a JSON object as text"))
 	}
-	if n, ok := plainSteps(message); ok {
-		return s.answerSteps(&stepsRequest{Advance: agent.Advance{Steps: n}}, b, refuse)
+	if request, ok := s.knownSteps(message); ok {
+		return s.answerSteps(&request, b, refuse)
 	}
 	o, err := strictjson.Parse(message)
 	if err != nil {
@@ -67,8 +66,8 @@ func (s *Server) lockstepAnswer(caller context.Context, message []byte, text boo
 		done.Result = resetResult(info)
 		return append(b, mustJSON(info)...)
 	}
-	request := s.stepsOf(o)
-	if err := o.Err(); err != nil {
+	request, err := s.readSteps(message, o)
+	if err != nil {
 		return refuse(bodyProblem(err))
 	}
 	return s.answerSteps(&request, b, refuse)

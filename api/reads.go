@@ -102,6 +102,7 @@ type infoBody struct {
 	GPUsPerServer        int     `json:"gpus_per_server"`
 	HistoryStates        int     `json:"history_states"`
 	NeedsToken           bool    `json:"control_needs_token"`
+	Recording            bool    `json:"recording"`
 }
 
 // known returns a pointer to f, nil for NaN.
@@ -287,7 +288,7 @@ func (s *Server) infoOf(status *agent.Status) *infoBody {
 		DT: status.DT.String(), DTS: status.DT.Float64(), TimeS: status.TimeS, Steps: status.Steps, DurationS: known(status.DurationS),
 		TotalGPUCapacity: f.TotalGPUCapacity, FreeGPUs: status.FreeGPUs, AvailableGPUCapacity: status.AvailableGPUCapacity,
 		BaseKWPerPhase: f.BaseKWPerPhase, PowerFactor: f.PowerFactor,
-		GPUsPerServer: f.GPUsPerServer, HistoryStates: s.cfg.Settings.HistoryStates, NeedsToken: s.needsToken.Load(),
+		GPUsPerServer: f.GPUsPerServer, HistoryStates: s.cfg.Settings.HistoryStates, NeedsToken: s.needsToken.Load(), Recording: s.cfg.RecordingDir != "",
 	}
 	if status.AtEnd != "" {
 		info.AtEnd = &status.AtEnd

@@ -107,6 +107,8 @@ func allEvents() []datacenter.Event {
 		datacenter.NewEvent(3, datacenter.ReplicaLeaseExpired{ModelLabel: "small", ReplicaDelta: 3}),
 		datacenter.NewEvent(4, datacenter.DataStale{ModelLabel: "small", AgeS: 2.5, Cause: "no connection"}),
 		datacenter.NewEvent(5, datacenter.DataFresh{ModelLabel: "small"}),
+		datacenter.NewEvent(6, datacenter.RecordingStopped{Cause: "no space left on device"}),
+		datacenter.NewEvent(7, datacenter.RecordingGap{FirstSecond: 4, LastSecond: 6, Cause: "no space left on device"}),
 	}
 }
 
@@ -119,7 +121,8 @@ func TestEvents(t *testing.T) {
 		s.PublishEvent(e)
 	}
 	for query, want := range map[string]string{
-		"": "[0 1 2 3 4 5]", "?n=2": "[4 5]", "?after=3": "[4 5]", "?after=5": "[]", "?after=77": "[0 1 2 3 4 5]", "?n=1&after=2": "[5]", "?follow=false": "[0 1 2 3 4 5]",
+		"": "[0 1 2 3 4 5 6 7]", "?n=2": "[6 7]", "?after=5": "[6 7]", "?after=7": "[]", "?after=77": "[0 1 2 3 4 5 6 7]", "?n=1&after=2": "[7]",
+		"?follow=false": "[0 1 2 3 4 5 6 7]",
 	} {
 		var got []struct {
 			ID    int64

@@ -41,6 +41,10 @@ func (s *Server) addRoutes() error {
 	get("/v1/events", s.events())
 	get("/v1/models", reading(s.models))
 	get("/v1/info", reading(s.info))
+	get("/v1/recording", s.recorded(s.recordedRuns))
+	get("/v1/recording/states", s.recorded(s.recordedStates, "from_ms", "to_ms", "run", "points"))
+	get("/v1/recording/lines", s.recorded(s.recordedLines, "from_ms", "to_ms", "run", "kind"))
+	get("/v1/recording/segment", s.recorded(s.recordedSegment, "from_ms", "to_ms", "run"))
 	for name, carryOut := range map[string]func(context.Context, []byte) (any, refusal){
 		datacenter.SetBatchSize{}.Name(): s.setBatchSizes, datacenter.ShiftReplicas{}.Name(): s.shiftReplicas,
 		datacenter.Restore{}.Name(): s.restore, resetCommand: s.reset,

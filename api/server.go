@@ -19,6 +19,7 @@ import (
 	"github.com/g2g-agent/g2g-agent/api/stream"
 	"github.com/g2g-agent/g2g-agent/config"
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/recording"
 	"github.com/g2g-agent/g2g-agent/rig"
 )
 
@@ -55,7 +56,11 @@ type Config struct {
 	// OutputLeftOut counts the states that are missing in the run's output; nil where
 	// that is not counted.
 	OutputLeftOut func() uint64
-	Log           zerolog.Logger
+	// Recording is how the run's recording goes; nil where nothing is recorded.
+	Recording func() recording.Stats
+	// RecordingDir is where it is; empty where nothing is recorded.
+	RecordingDir string
+	Log          zerolog.Logger
 
 	// bodylessTimeout, for tests, is how long the answers that have no body may take
 	// to be read.
@@ -75,8 +80,10 @@ type Server struct {
 	answers answers
 	turns   *turns
 	buffers buffers
-	waiting *places
-	handler http.Handler
+	// latestSteps is the request for steps that was read last.
+	latestSteps atomic.Pointer[keptSteps]
+	waiting     *places
+	handler     http.Handler
 
 	startedAt  time.Time
 	needsToken atomic.Bool
@@ -105,7 +112,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, startedAt: time.Now(), guard: g, hub: stream.NewHub(cfg.Settings.HistoryStates), turns: newTurns(cfg.Lockstep != nil)}
 	s.metrics, err = metrics.New(metrics.Config{
-		Version: cfg.Version, Site: cfg.Site, Hub: s.hub, Guard: g, LiveStats: cfg.LiveStats, OutputLeftOut: cfg.OutputLeftOut,
+		Version: cfg.Version, Site: cfg.Site, Hub: s.hub, Guard: g, LiveStats: cfg.LiveStats, OutputLeftOut: cfg.OutputLeftOut, Recording: cfg.Recording,
 	})
 	if err != nil {
 		return nil, err

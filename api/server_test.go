@@ -132,7 +132,7 @@ func TestPanicInAnAnswerCutsItOff(t *testing.T) {
 	}
 }
 
-// deadlineWriter keeps the deadline that was set last.
+// deadlineWriter keeps the deadline that was set last. Its client takes a while to read.
 type deadlineWriter struct {
 	http.ResponseWriter
 	deadline time.Time
@@ -143,20 +143,27 @@ func (d *deadlineWriter) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
+func (d *deadlineWriter) Write(b []byte) (int, error) {
+	time.Sleep(100 * time.Millisecond) //nolint:forbidigo // synthetic time
+	return d.ResponseWriter.Write(b)
+}
+
 // A client has a time to read its answer in, longer for a longer one, which does
-// not start anew with every bit that it takes.
+// not start anew with every bit that it takes. What the answer takes to be made, before
+// or in between, is not the client's.
 func TestSlowReadersHaveADeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &deadlineWriter{ResponseWriter: httptest.NewRecorder()}
 		w := &response{ResponseWriter: d, timed: true}
 		time.Sleep(time.Minute) //nolint:forbidigo // synthetic time: steps may take long to compute
-		start := time.Now()
 		for i := range 100 {
+			read := time.Duration(i) * 100 * time.Millisecond
+			want := time.Now().Add(writeTimeout + time.Duration(i)*time.Second - read)
 			_, _ = w.Write(make([]byte, leastReadRate))
-			if want := start.Add(writeTimeout + time.Duration(i)*time.Second); !d.deadline.Equal(want) {
+			if !d.deadline.Equal(want) {
 				t.Fatalf("after %d s of bytes the deadline is %v, want %v", i, d.deadline, want)
 			}
-			time.Sleep(100 * time.Millisecond) //nolint:forbidigo // synthetic time
+			time.Sleep(time.Second) //nolint:forbidigo // synthetic time: it takes long to make
 		}
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -240,5 +241,30 @@ func TestClientGoesAwayInABatch(t *testing.T) {
 	s.post("/v1/steps", `{"steps": 1}`).want(t, http.StatusOK).into(t, &states)
 	if after := info(); len(states) != 1 || after.Steps != states[0].Seq+1 || after.Steps > 10_001 || after.Phase != string(agent.PhaseWaiting) {
 		t.Errorf("then a step gives %+v, and the run is at %d, %s", states, after.Steps, after.Phase)
+	}
+}
+
+// A request that was read before is read as it was, whatever came between; one with
+// commands is always read anew.
+func TestSameStepsAgain(t *testing.T) {
+	s := serve(t, nil)
+	bodies := []string{
+		`{"steps": 3, "fields": ["power_w"]}`, `{"steps": 3, "fields": ["power_w"], "layout": "columns"}`, `{"until_s": 2.5}`,
+		`{"steps": 3, "batch_size_by_model": {"small": 8}}`, `{"steps": 3, "fields": ["power_w"]} `,
+	}
+	for _, body := range bodies {
+		first, refused := s.decodeSteps([]byte(body))
+		if refused != nil {
+			t.Fatal(refused)
+		}
+		for range 2 {
+			again, refused := s.decodeSteps([]byte(body))
+			if refused != nil || !reflect.DeepEqual(first, again) {
+				t.Errorf("%s was read as %+v, and then as %+v (%v)", body, first, again, refused)
+			}
+		}
+		if known, ok := s.knownSteps([]byte(body)); ok != (len(first.Commands) == 0) {
+			t.Errorf("%s is kept: %v, as %+v", body, ok, known)
+		}
 	}
 }

@@ -21,8 +21,10 @@ type response struct {
 	status  int // 0: nothing yet
 	written int64
 	// timed: a client that reads too slowly is cut off.
-	timed   bool
-	started time.Time
+	timed bool
+	// writing is for how long the client has kept writes waiting. What the answer itself
+	// takes to be made is not its fault.
+	writing time.Duration
 	// waited is for how long there was nothing to answer.
 	waited time.Duration
 	// keep, if not nil, receives a copy of the body, whether or not the client takes
@@ -46,12 +48,11 @@ func (w *response) Write(b []byte) (int, error) {
 		w.status = http.StatusOK
 	}
 	if w.timed {
-		if w.started.IsZero() {
-			w.started = time.Now()
-		}
+		began := time.Now()
+		defer func() { w.writing += time.Since(began) }()
 		allowed := writeTimeout + time.Duration(float64(w.written)/leastReadRate*float64(time.Second))
 		// A writer without deadlines, as in a test, has none to set.
-		_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(w.started.Add(allowed))
+		_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(began.Add(allowed - w.writing))
 	}
 	n, err := w.ResponseWriter.Write(b)
 	w.written += int64(n)

@@ -96,6 +96,21 @@ func (a *Augmenter) Reset() {
 	a.alloc = newAllocation(a.pool)
 }
 
+// Skip leaves out the noise of so many steps, as if they had been computed. It can take
+// long, and ends with the error that stop, asked before each, returns.
+func (a *Augmenter) Skip(steps int64, stop func() error) error {
+	if a.noise == nil {
+		return nil
+	}
+	for range steps {
+		if err := stop(); err != nil {
+			return err
+		}
+		a.rng.FillStandardNormal(a.noise)
+	}
+	return nil
+}
+
 // Allocate begins a step in which model m runs replicas[m] replicas (below 0
 // counts as none), and draws the step's noise. It returns the models whose servers
 // are others than before, all of them at first. An error, an

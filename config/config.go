@@ -26,6 +26,7 @@ type Config struct {
 	Live         Live               `koanf:"live"`
 	API          API                `koanf:"api"`
 	Log          Log                `koanf:"log"`
+	Record       Record             `koanf:"record"`
 }
 
 // Datacenter is the physical facility.
@@ -258,11 +259,27 @@ type API struct {
 	HistoryStates int `koanf:"history_states"`
 }
 
+// Record is where a live run is recorded.
+type Record struct {
+	// Dir is the recording's directory; empty: nothing is recorded.
+	Dir string `koanf:"dir"`
+	// MaxBytes is how much all segments there may take, MaxAgeS how old one may be, in
+	// seconds; the oldest are deleted. 0: no limit.
+	MaxBytes int64   `koanf:"max_bytes"`
+	MaxAgeS  float64 `koanf:"max_age_s"`
+	// SyncCommands has a command answered only when it is on the disk.
+	SyncCommands bool `koanf:"sync_commands"`
+}
+
 // Log shapes the log on standard error.
 type Log struct {
 	Level  string `koanf:"level"`
 	Format string `koanf:"format"`
 }
+
+// defaultRecordBytes is what a directory of recordings may take unless the config
+// says otherwise, about two months of three models on eight GPUs.
+const defaultRecordBytes = 20_000_000_000
 
 // defaultTargetPeakWPerGPU is OpenG2G's default peak of a training run, in watts.
 const defaultTargetPeakWPerGPU = 400
@@ -282,8 +299,9 @@ func Default() Config {
 			PrometheusPollIntervalS: 0.5, MaxOutputTokens: 512, MinimalRequestText: "Hello, how are you?", ITLWindowS: 1, StaggerS: 10,
 			WarmupTimeoutS: 60, SaturationThreshold: 0.95, StaleAfterS: 2, RestoreBatchSizes: true,
 		},
-		API: API{Listen: "127.0.0.1:8480", MaxRequestsPerS: 100, MaxConnections: 2048, HistoryStates: 3000},
-		Log: Log{Level: "info", Format: "auto"},
+		API:    API{Listen: "127.0.0.1:8480", MaxRequestsPerS: 100, MaxConnections: 2048, HistoryStates: 3000},
+		Log:    Log{Level: "info", Format: "auto"},
+		Record: Record{MaxBytes: defaultRecordBytes},
 	}
 }
 

@@ -123,6 +123,8 @@ func TestEveryKeyIsRead(t *testing.T) {
 		Live: Live{"/r", 0, 100, "Count to 1000.", 2, 3, 4, 0.5, 6, 7, false},
 		API:  API{"0.0.0.0:1", "/tok", "/rtok", "/c", "/k", []string{"https://grid.example"}, []string{"agent.example"}, 50, 600, 300, 1000},
 		Log:  Log{"debug", "json"},
+
+		Record: Record{"/rec", 2_000_000, 3600, true},
 	}
 	got, err := Load("testdata/every-key.yaml", nil, ForReplay)
 	if err != nil {
@@ -389,7 +391,7 @@ func TestOneGPUHoweverItsHostIsSpelled(t *testing.T) {
 // Hyphens that begin a key begin no document.
 func TestHyphensInAKey(t *testing.T) {
 	refused(t, oneModel+"---seed: 1\n", nil,
-		"---seed: unknown key; known are api, augmentation, control, datacenter, dt_s, live, log, models, replay, seed, training")
+		"---seed: unknown key; known are api, augmentation, control, datacenter, dt_s, live, log, models, record, replay, seed, training")
 }
 
 // Every config that is shipped or used by tests loads.
@@ -487,4 +489,12 @@ func TestGPUsOfEndpointsWithoutIndices(t *testing.T) {
 	}
 	refused(t, oneModel+"    live: {gpu_endpoints: [{host: n}, {host: n, gpu_indices: [0]}]}\n", nil,
 		"models[0].live.gpu_endpoints[1].gpu_indices[0]: GPU 0 of this endpoint stands there twice")
+}
+
+func TestRecordLimits(t *testing.T) {
+	parsed(t, oneModel+"record: {dir: rec, max_bytes: 0, max_age_s: 0}\n")
+	parsed(t, oneModel+"record: {max_bytes: 1048576, max_age_s: 86400}\n")
+	refused(t, oneModel+"record: {max_bytes: 1048575}\n", nil, "record.max_bytes: must be 0 for no limit, or at least 1048576, got 1048575")
+	refused(t, oneModel+"record: {max_bytes: -1}\n", nil, "record.max_bytes: must be 0 for no limit, or at least 1048576, got -1")
+	refused(t, oneModel+"record: {max_age_s: -1}\n", nil, "record.max_age_s: must be from 0 for no limit to 3155760000, got -1")
 }

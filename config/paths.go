@@ -17,7 +17,7 @@ func (c *Config) resolvePaths(dir string) {
 
 // paths are the keys that hold paths.
 func (c *Config) paths() []*string {
-	paths := []*string{&c.Replay.DataDir, &c.Live.RequestsDir, &c.API.TokenFile, &c.API.ReadTokenFile, &c.API.TLSCertFile, &c.API.TLSKeyFile}
+	paths := []*string{&c.Replay.DataDir, &c.Live.RequestsDir, &c.API.TokenFile, &c.API.ReadTokenFile, &c.API.TLSCertFile, &c.API.TLSKeyFile, &c.Record.Dir}
 	for i := range c.Training {
 		paths = append(paths, &c.Training[i].Trace)
 	}

@@ -110,6 +110,10 @@ var onReload = map[string]string{
 	"api.history_states":                                       "restart",
 	"log.level":                                                "reload",
 	"log.format":                                               "restart",
+	"record.dir":                                               "restart",
+	"record.max_bytes":                                         "restart",
+	"record.max_age_s":                                         "restart",
+	"record.sync_commands":                                     "restart",
 }
 
 // fill gives every key of a config a value: lists one element, numbers the number,

@@ -23,6 +23,9 @@ const (
 	// between two readings, and a server is asked without end.
 	minPollIntervalS, minITLWindowS, minStaleAfterS = 0.05, 0.01, 0.2
 	maxLiveS                                        = 86_400
+	// A recording has at least room for some segments, and is kept for at most a century.
+	minRecordBytes = 1 << 20
+	maxRecordAgeS  = 3_155_760_000
 )
 
 // rules collects broken rules.
@@ -127,6 +130,7 @@ func (c *Config) validate(r *rules, purpose Purpose) {
 	}
 	c.Control.validate(r)
 	c.API.validate(r)
+	c.Record.validate(r)
 	r.that(slices.Contains([]string{"trace", "debug", "info", "warn", "error"}, c.Log.Level), "log.level",
 		"must be trace, debug, info, warn or error, got %q", c.Log.Level)
 	r.that(slices.Contains([]string{"auto", "console", "json"}, c.Log.Format), "log.format",
@@ -375,6 +379,11 @@ func (c *Config) unknownModel(r *rules, path, label string) {
 // model returns the index of the model with that label, -1 if there is none.
 func (c *Config) model(label string) int {
 	return slices.IndexFunc(c.Models, func(m Model) bool { return m.ModelLabel == label })
+}
+
+func (c *Record) validate(r *rules) {
+	r.that(c.MaxBytes == 0 || c.MaxBytes >= minRecordBytes, "record.max_bytes", "must be 0 for no limit, or at least %d, got %d", minRecordBytes, c.MaxBytes)
+	r.that(c.MaxAgeS >= 0 && c.MaxAgeS <= maxRecordAgeS, "record.max_age_s", "must be from 0 for no limit to %d, got %v", maxRecordAgeS, c.MaxAgeS)
 }
 
 func (l *Live) validate(r *rules) {

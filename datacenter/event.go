@@ -54,6 +54,14 @@ func EventKinds() []EventKind {
 			Zero: DataFresh{}, LoggedAtSource: true,
 			Description: "A model's power is being read again.",
 		},
+		{
+			Zero: RecordingStopped{}, Attention: true, LoggedAtSource: true,
+			Description: "A live run is not recorded any more, because of `cause`; it goes on, and recording is tried again each minute.",
+		},
+		{
+			Zero: RecordingGap{}, Attention: true, LoggedAtSource: true,
+			Description: "Seconds of a live run, from `first_second` to `last_second`, are not in its recording, because of `cause`; it is recorded again.",
+		},
 	}
 }
 
@@ -109,6 +117,24 @@ type DataStale struct {
 type DataFresh struct {
 	ModelLabel string `json:"model_label"`
 }
+
+// RecordingStopped reports that a live run is not recorded any more.
+type RecordingStopped struct {
+	Cause string `json:"cause"`
+}
+
+// RecordingGap reports seconds of a live run that are not in its recording.
+type RecordingGap struct {
+	FirstSecond int64  `json:"first_second"`
+	LastSecond  int64  `json:"last_second"`
+	Cause       string `json:"cause"`
+}
+
+// Topic is the event's name; OpenG2G has no such event.
+func (RecordingStopped) Topic() string { return "datacenter.recording.stopped" }
+
+// Topic is the event's name; OpenG2G has no such event.
+func (RecordingGap) Topic() string { return "datacenter.recording.gap" }
 
 // Topic is the event's name; OpenG2G has no such event.
 func (DataStale) Topic() string { return "datacenter.power.stale" }

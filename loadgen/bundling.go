@@ -72,7 +72,7 @@ func (b *bundling) share(now time.Time, w *ITLWindow) (share float64, known bool
 	}
 	f.to = now
 	f.reads += float64(w.Reads)
-	f.multi += float64(w.Reads) * w.MultiEventShare
+	f.multi += float64(float64(w.Reads) * w.MultiEventShare)
 	if f.reads < bundlingReads && now.Sub(f.from) < fewReadsSpan {
 		return 0, false
 	}

@@ -41,7 +41,7 @@ func binStart(bin int) float64 {
 		return 0
 	}
 	octave, within := (bin-1)/binsPerOctave, (bin-1)%binsPerOctave
-	return math.Ldexp(1+float64(within)/binsPerOctave, minExponent+octave)
+	return math.Ldexp(1+float64(float64(within)/binsPerOctave), minExponent+octave)
 }
 
 // NumBuckets is the number of bounds up to which a [Distribution] counts.
@@ -82,7 +82,7 @@ func (h *histogram) add(d time.Duration, n uint64) {
 	h.bins[binOf(d)] += n
 	h.buckets[bucketOf(d)] += n
 	h.count += n
-	h.sumNs += float64(d) * float64(n)
+	h.sumNs += float64(float64(d) * float64(n))
 }
 
 // remove takes out what add has put in.
@@ -90,7 +90,7 @@ func (h *histogram) remove(d time.Duration, n uint64) {
 	h.bins[binOf(d)] -= n
 	h.buckets[bucketOf(d)] -= n
 	h.count -= n
-	h.sumNs -= float64(d) * float64(n)
+	h.sumNs -= float64(float64(d) * float64(n))
 }
 
 // bucketOf is the bucket that holds d.
@@ -152,7 +152,7 @@ func quantiles(bins []uint64, count uint64) (q [4]float64) {
 	next := 0
 	for bin, n := range bins {
 		for n > 0 && next < len(wanted) {
-			rank := wanted[next] * float64(count)
+			rank := float64(wanted[next] * float64(count))
 			if rank > float64(below+n) {
 				break
 			}

@@ -32,6 +32,7 @@ type shard struct {
 
 	slots      [meanSlots + 1]meanSlot
 	histograms [histogramSlots + 1]histogramSlot
+	step       stepPart
 
 	itl, ttft, lag histogram
 	counts         counts
@@ -80,6 +81,7 @@ func newMeter(window time.Duration) *meter {
 		for j := range s.histograms {
 			s.histograms[j].number = -1
 		}
+		s.step.next()
 	}
 	return m
 }
@@ -98,6 +100,8 @@ func (m *meter) observe(shardOf int, p *progress, r *completion.Read) (oddUsage 
 	if slot != nil {
 		slot.perChunkTokens += int64(total.perChunk)
 	}
+	s.step.perChunk += int64(total.perChunk)
+	s.step.output += int64(total.tokens)
 	if total.tokens == 0 {
 		return total.oddUsage
 	}
@@ -194,6 +198,7 @@ func (s *meanSlot) countRead(tokens int, several bool) {
 // it takes the same time, and shares it among more.
 func (m *meter) sample(s *shard, slot *meanSlot, p *progress, at time.Duration, tokens int, joins bool) {
 	b := &p.bundle
+	before := b.each
 	if joins {
 		s.itl.remove(b.each, uint64(b.tokens))
 		if b.part >= 0 {
@@ -209,6 +214,9 @@ func (m *meter) sample(s *shard, slot *meanSlot, p *progress, at time.Duration, 
 		slot.sum += at - p.last
 		slot.tokens += int64(tokens)
 	}
+	s.step.sum += at - p.last
+	s.step.tokens += int64(tokens)
+	s.step.add(b, before, tokens, joins)
 	b.part = -1
 	if h := m.histogramSlot(s, at); h != nil {
 		h.add(b)
@@ -354,6 +362,7 @@ func (s *meanSlot) merge(other *meanSlot) {
 	s.reads += other.reads
 	s.multiEventReads += other.multiEventReads
 	s.perChunkTokens += other.perChunkTokens
+	s.output += other.output
 }
 
 // merge adds the window of another meter.

@@ -137,7 +137,11 @@ type bundle struct {
 	tokens int           // that are latencies
 	each   time.Duration // the latency that they are recorded as
 	part   int64         // the part of the window that has them, -1 for none
-	tapped place         // in the latest tap
+	// step is the part between two steps that has the latest of them, and
+	// stepTokens how many.
+	step       int64
+	stepTokens int
+	tapped     place // in the latest tap
 }
 
 const (

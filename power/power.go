@@ -20,6 +20,10 @@ type Reading struct {
 	// At is when it was measured, on this host's monotonic clock, not after now. A
 	// power that still holds is a new reading with a later time.
 	At time.Time
+	// StampMs is the source's own time stamp, in Unix milliseconds, 0 for none.
+	StampMs int64
+	// Confirmation says that the source was asked, and did not tell of its own accord.
+	Confirmation bool
 }
 
 // Sink takes what a source reads. Its methods do not wait, and are called from

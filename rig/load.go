@@ -24,19 +24,29 @@ func (l *lastLoad) set(load datacenter.ServerLoad, at time.Time) {
 	l.preempted.add(load.NumPreemptionsTotal)
 }
 
-// get is the load, nil if there is none since a time, and the preemptions so far,
-// those before a restart included, NaN if the server has told of none.
-func (l *lastLoad) get(since time.Time) (load *datacenter.ServerLoad, preempted float64) {
+// LoadReading is what one server said of its load, as it is known at one time.
+type LoadReading struct {
+	// At is when it said so, zero if it has said nothing yet.
+	At time.Time
+	// Load is what it said, nil if that is too old by now, or there is nothing.
+	Load *datacenter.ServerLoad
+	// Preempted are the preemptions so far, those before a restart included, NaN if
+	// the server has told of none.
+	Preempted float64
+}
+
+// get is the reading, with its load if that came since a time.
+func (l *lastLoad) get(since time.Time) LoadReading {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	preempted = math.NaN()
+	r := LoadReading{At: l.at, Load: l.load, Preempted: math.NaN()}
 	if l.preempted.known {
-		preempted = l.preempted.before + l.preempted.latest
+		r.Preempted = l.preempted.before + l.preempted.latest
 	}
 	if l.at.Before(since) {
-		return nil, preempted
+		r.Load = nil
 	}
-	return l.load, preempted
+	return r
 }
 
 // total is a count that goes on over restarts of who counts.
@@ -57,12 +67,9 @@ func (t *total) add(count float64) {
 }
 
 // serverLoad is what the server last said, nil when that is too old.
-func (s *Server) serverLoad() *datacenter.ServerLoad {
-	load, _ := s.loadAndPreempted()
-	return load
-}
+func (s *Server) serverLoad() *datacenter.ServerLoad { return s.loadReading().Load }
 
-func (s *Server) loadAndPreempted() (load *datacenter.ServerLoad, preempted float64) {
+func (s *Server) loadReading() LoadReading {
 	// Two polls may fail before the last answer is too old.
 	return s.lastLoad.get(time.Now().Add(-max(s.rig.cfg.StaleAfter, 3*s.rig.cfg.PrometheusPollInterval)))
 }
@@ -75,14 +82,27 @@ func (s *Server) running() float64 {
 	return math.NaN()
 }
 
-// ServerLoad is what the servers last said, nil if none did lately: the sums of
+// LoadReadings appends what each of the servers last said, in config order.
+func (m *Model) LoadReadings(readings []LoadReading) []LoadReading {
+	for _, s := range m.servers {
+		readings = append(readings, s.loadReading())
+	}
+	return readings
+}
+
+// ServerLoad is [CombinedLoad] of what the servers last said.
+func (m *Model) ServerLoad() (load *datacenter.ServerLoad, achievedBatchSize float64) {
+	return CombinedLoad(m.LoadReadings(nil))
+}
+
+// CombinedLoad is what a model's servers last said, nil if none did lately: the sums of
 // their requests and the mean of their caches' use, each over those that told it,
 // and the preemptions of all, whether they told lately or not, as a count that
 // never falls. The second result is the mean number of requests that a server runs,
 // over those that told it, NaN if none did.
-func (m *Model) ServerLoad() (load *datacenter.ServerLoad, achievedBatchSize float64) {
-	if len(m.servers) == 1 {
-		load = m.servers[0].serverLoad()
+func CombinedLoad(readings []LoadReading) (load *datacenter.ServerLoad, achievedBatchSize float64) {
+	if len(readings) == 1 {
+		load = readings[0].Load
 		if load == nil {
 			return nil, math.NaN()
 		}
@@ -90,10 +110,9 @@ func (m *Model) ServerLoad() (load *datacenter.ServerLoad, achievedBatchSize flo
 	}
 	var running, waiting, cache, preemptions tally
 	anyLately := false
-	for _, s := range m.servers {
-		load, preempted := s.loadAndPreempted()
-		preemptions.add(preempted)
-		if load != nil {
+	for i := range readings {
+		preemptions.add(readings[i].Preempted)
+		if load := readings[i].Load; load != nil {
 			anyLately = true
 			running.add(load.NumRequestsRunning)
 			waiting.add(load.NumRequestsWaiting)

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/g2g-agent/g2g-agent/datacenter"
 	"github.com/g2g-agent/g2g-agent/loadgen"
 	"github.com/g2g-agent/g2g-agent/vllm"
 )
@@ -24,6 +23,7 @@ type Model struct {
 	gpus             []GPU
 	servers          []*Server
 	loads            []*loadgen.Generator // of the servers
+	steps            *loadgen.StepTaker
 
 	turn chan struct{} // holds one while a command is under way
 
@@ -56,6 +56,7 @@ func newModel(r *Rig, m int, gpus []GPU) (*Model, error) {
 		model.servers = append(model.servers, s)
 		model.loads = append(model.loads, s.load)
 	}
+	model.steps = loadgen.NewStepTaker(model.loads...)
 	return model, nil
 }
 
@@ -297,13 +298,9 @@ func (m *Model) kept(revision int, told bool) {
 	}
 }
 
-// Latency is the mean inter-token latency over the window, in seconds, NaN for
-// none, percentiles of it, and the output tokens per second, NaN when they are not
-// known, over the tokens of all servers.
-func (m *Model) Latency() (meanS float64, percentilesS datacenter.ITLPercentiles, tokensPerS float64) {
-	w := m.ITL()
-	return w.MeanS, datacenter.ITLPercentiles{P50: w.P50S, P90: w.P90S, P95: w.P95S, P99: w.P99S}, w.TokensPerS
-}
+// TakeStep sets s to what came of the tokens of all servers since the last call, see
+// [loadgen.StepTaker]. It is for the goroutine that steps.
+func (m *Model) TakeStep(now time.Time, s *loadgen.StepITL) { m.steps.Take(now, s) }
 
 // ITL is the latency over the window, over the tokens of all servers.
 func (m *Model) ITL() loadgen.ITLWindow { return loadgen.ITLOf(time.Now(), m.loads...) }

@@ -60,6 +60,7 @@ func (s *standstill) look(now time.Time, p progress, limit time.Duration, surely
 func (w *watch) lookForTokens(ctx context.Context) {
 	s := w.s
 	stats := s.load.Stats()
+	s.load.ITL(time.Now()) // tells of tokens that come in bundles, or cannot be measured
 	before := w.still.tokens
 	since := w.still.look(time.Now(), progress{stats.Tokens, stats.InFlight, !w.failing, s.rig.warm.Load()}, s.rig.cfg.NoTokenLimit,
 		func() bool { return s.server.Health(ctx) == nil })

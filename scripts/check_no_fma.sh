@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-packages=(internal/nprand internal/npmath datacenter augment workload mlenergy agent)
+packages=(internal/nprand internal/npmath datacenter augment workload mlenergy buffer loadgen rig recording agent)
 
 # Files whose results may differ in the last bits, each with the reason:
 #   [workload/example.go]="tolerance 1e-9: …"

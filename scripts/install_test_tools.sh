@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Installs what some tests need beside Go, on Debian and as root: a browser for
 # the live page, systemd-analyze, man and lintian for the service and its package,
-# curl, a WebSocket library for the examples of the API guide, and openssl for a certificate. Tests skip what is
-# missing, unless G2GTEST_REQUIRE_TOOLS=1.
+# curl, a WebSocket library for the examples of the API guide, openssl for a certificate, and zstdcat for
+# recordings. Tests skip what is missing, unless G2GTEST_REQUIRE_TOOLS=1.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 missing=()
-for package in chromium:chromium systemd-analyze:systemd man:man-db lintian:lintian curl:curl openssl:openssl; do
+for package in chromium:chromium systemd-analyze:systemd man:man-db lintian:lintian curl:curl openssl:openssl zstdcat:zstd; do
 	command -v "${package%%:*}" >/dev/null || missing+=("${package##*:}")
 done
 if ((${#missing[@]})); then

@@ -107,7 +107,10 @@ class Operations:
 
     def __init__(self, work: Path, names: set[str]) -> None:
         settings = work / "openapi-python-client.yaml"
-        settings.write_text("content_type_overrides: {application/yaml: text/plain}\n")
+        settings.write_text(
+            "content_type_overrides: {application/yaml: text/plain, application/x-ndjson: text/plain, "
+            "application/zstd: application/octet-stream}\n"
+        )
         run(
             "openapi-python-client", "generate", "--path", str(DESCRIPTION), "--config", str(settings),
             "--output-path", str(work / "operations"), "--meta", "none", "--fail-on-warning",
@@ -179,6 +182,9 @@ def use_operations(operations: Operations, url: str, *, live: bool) -> None:
     events = call("read", "list_events", n=1000)
     updated = [e for e in events if e.topic == "datacenter.batch_size.updated"]
     check(updated and updated[-1].data.batch_size_by_model[small.model_label] == size, f"the events are {events}")
+    for name in ("get_recording", "list_recorded_states", "list_recorded_lines", "get_recorded_segment"):
+        none = call("read", name)
+        check(getattr(none, "code", None) == "no-recording", f"{name} gives {none} where nothing is recorded")
 
 
 # The paths that are read, with their schemas and openapi-python-client's functions.

@@ -1,6 +1,6 @@
 # Sourced, in the repository root, by what checks Python code. The environments stand in
-# .tools/python: all-VERSION has all that `make python`, `make examples` and
-# `make openapi-clients` need, those named by a version alone have pytest.
+# .tools/python: all-VERSION has all that `make python`, `make examples`,
+# `make openapi-clients` and `make recording-tools` need, those named by a version alone have pytest.
 tools=$PWD/.tools/python
 requirements=$PWD/clients/python/requirements-check.txt
 first=3.11 # for which all extras are there

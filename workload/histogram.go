@@ -49,7 +49,7 @@ func NewITLHistogram(runsS ...[]float64) *ITLHistogram {
 	if h.MeanS = sum / n; math.IsInf(h.MeanS, 1) {
 		h.MeanS = longest // the sum is beyond the largest number
 	}
-	low, high := math.Log10(shortest), math.Log10(longest)
+	low, high := float64(math.Log10(shortest)), float64(math.Log10(longest)) // the product that each ends with
 	h.FromDecade = low
 	length := high - low
 	if length < leastDecades {
@@ -69,7 +69,7 @@ func NewITLHistogram(runsS ...[]float64) *ITLHistogram {
 	from, to := withoutTails(fine, h.Samples/1000)
 	spread := float64(to-from) / fineBins * length
 	width := max(spread/max(2*math.Cbrt(n), 1), length/mostBars)
-	together := max(int(math.Ceil(width/length*fineBins-1e-6)), 1)
+	together := max(int(math.Ceil(float64(width/length*fineBins)-1e-6)), 1)
 	h.Decades = length / fineBins * float64(together)
 	h.Counts = make([]int, (fineBins+together-1)/together)
 	for i, count := range fine {

@@ -50,6 +50,10 @@ type Reading struct {
 	// At is when the daemon measured it, on this host's monotonic clock. It is
 	// never after the value's arrival.
 	At time.Time
+	// StampMS is the daemon's own time stamp, in Unix milliseconds, 0 if it gave none.
+	StampMS int64
+	// Asked says that the daemon was asked, and did not tell of its own accord.
+	Asked bool
 }
 
 // EndpointStatus is the state of the connection to one daemon, and counts since

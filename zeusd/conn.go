@@ -278,7 +278,7 @@ func (c *conn) bad(err error) {
 
 // event takes over the readings of an event of a stream. If not all of it was
 // read for it, a power that has not changed says nothing.
-func (c *conn) event(kind Kind, devices []devicePower, at, arrived time.Time, all bool) {
+func (c *conn) event(kind Kind, e *powerEvent, at, arrived time.Time, all bool) {
 	c.emit.Lock()
 	defer c.emit.Unlock()
 	c.mu.Lock()
@@ -286,7 +286,7 @@ func (c *conn) event(kind Kind, devices []devicePower, at, arrived time.Time, al
 	c.lastEvent[kind] = arrived
 	c.patience[kind] = patienceLeast
 	c.mu.Unlock()
-	for _, p := range devices {
+	for _, p := range e.devices {
 		key := deviceKey{kind, p.index}
 		c.mu.Lock()
 		d := c.devices[key]
@@ -305,7 +305,7 @@ func (c *conn) event(kind Kind, devices []devicePower, at, arrived time.Time, al
 			d.eventAt = arrived
 			d.streamPowerW = p.powerMW / 1e3
 		}
-		c.takeAndReport(key, d, p, at)
+		c.takeAndReport(key, d, p, origin{at: at, stampMS: e.timestampMS})
 	}
 }
 
@@ -315,7 +315,7 @@ func (c *conn) confirmed(kind Kind, p devicePower, at time.Time) {
 	defer c.emit.Unlock()
 	key := deviceKey{kind, p.index}
 	c.mu.Lock()
-	c.takeAndReport(key, c.devices[key], p, at)
+	c.takeAndReport(key, c.devices[key], p, origin{at: at, asked: true})
 }
 
 // answer takes over the readings of an answer to get_power. The value of a device
@@ -349,15 +349,22 @@ func (c *conn) answer(kind Kind, asked []int, answer *powerEvent, at time.Time, 
 			}
 			missed = missed || plausible && d.streamPowerW != powerW
 		}
-		c.takeAndReport(key, d, p, at)
+		c.takeAndReport(key, d, p, origin{at, trip.timestampMS, true})
 	}
 	return missed
+}
+
+// origin is where a reading comes from.
+type origin struct {
+	at      time.Time // when it was measured, on this host's clock
+	stampMS int64     // and on the daemon's, 0 if it did not say
+	asked   bool      // the daemon was asked
 }
 
 // takeAndReport sets a device's reading, if there is a device, and reports it. A
 // reading that cannot be is treated as one that did not come. c.mu is held, and
 // released.
-func (c *conn) takeAndReport(key deviceKey, d *device, p devicePower, at time.Time) {
+func (c *conn) takeAndReport(key deviceKey, d *device, p devicePower, from origin) {
 	if d == nil {
 		c.mu.Unlock()
 		return
@@ -371,6 +378,7 @@ func (c *conn) takeAndReport(key deviceKey, d *device, p devicePower, at time.Ti
 		c.fail(key, err)
 		return
 	}
+	at := from.at
 	if d.known && at.Before(d.reading.At) {
 		at = d.reading.At // the clock's estimate moved a little
 	}
@@ -381,7 +389,7 @@ func (c *conn) takeAndReport(key deviceKey, d *device, p devicePower, at time.Ti
 	if key.kind == CPU && !p.hasDRAM {
 		dramW = math.NaN()
 	}
-	d.reading = Reading{Endpoint: c.status.Endpoint, Kind: key.kind, Index: p.index, PowerW: powerW, DRAMW: dramW, At: at}
+	d.reading = Reading{Endpoint: c.status.Endpoint, Kind: key.kind, Index: p.index, PowerW: powerW, DRAMW: dramW, At: at, StampMS: from.stampMS, Asked: from.asked}
 	d.known, d.nonsense = true, false
 	d.confirmedAt = at
 	r, say := d.reading, c.setFailure(d, nil)

@@ -21,7 +21,7 @@ func TestEventsAndAnswersCross(t *testing.T) {
 	begin := c.clock.anchor
 	at := func(ms int) time.Time { return begin.Add(time.Duration(ms) * time.Millisecond) }
 	event := func(measured, arrived int, powerW float64) {
-		c.event(GPU, []devicePower{{index: 0, powerMW: powerW * 1e3}}, at(measured), at(arrived), true)
+		c.event(GPU, &powerEvent{devices: []devicePower{{index: 0, powerMW: powerW * 1e3}}}, at(measured), at(arrived), true)
 	}
 	answer := func(sent, measured, received int, powerW float64) {
 		e := powerEvent{devices: []devicePower{{index: 0, powerMW: powerW * 1e3}, {index: 5}}}

@@ -79,7 +79,7 @@ func (s *Source) Run(ctx context.Context, to power.Sink) error {
 	defer s.running.Store(false)
 	s.conn.onReading = func(r Reading) {
 		if r.Kind == GPU {
-			to.Read(power.Reading{Index: r.Index, PowerW: r.PowerW, At: r.At})
+			to.Read(power.Reading{Index: r.Index, PowerW: r.PowerW, At: r.At, StampMs: r.StampMS, Confirmation: r.Asked})
 		}
 	}
 	s.conn.onStatus = func(status EndpointStatus) {

@@ -101,7 +101,7 @@ func (s *session) readEvents(ctx context.Context, r *read, events *eventReader, 
 			event.devices = s.withoutReplays(r, event.devices)
 		}
 		if ofNow {
-			s.event(r.kind, event.devices, at, arrived, all)
+			s.event(r.kind, &event, at, arrived, all)
 		}
 	}
 }

@@ -7,14 +7,16 @@ import (
 	"github.com/g2g-agent/g2g-agent/api/guard"
 	"github.com/g2g-agent/g2g-agent/api/stream"
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/recording"
 	"github.com/g2g-agent/g2g-agent/rig"
 )
 
 // snapshot is what one scrape tells about.
 type snapshot struct {
-	state  *datacenter.State // nil before the first
-	status agent.Status
-	live   *rig.Stats // nil in a replay
+	state     *datacenter.State // nil before the first
+	status    agent.Status
+	live      *rig.Stats       // nil in a replay
+	recording *recording.Stats // nil where nothing is recorded
 	// outputLeftOut is nil where that is not counted.
 	outputLeftOut *uint64
 	stream        stream.Stats
@@ -45,6 +47,10 @@ func (m *Metrics) Collect(to chan<- prometheus.Metric) {
 	if m.cfg.OutputLeftOut != nil {
 		leftOut := m.cfg.OutputLeftOut()
 		s.outputLeftOut = &leftOut
+	}
+	if m.cfg.Recording != nil {
+		stats := m.cfg.Recording()
+		s.recording = &stats
 	}
 	for _, f := range m.catalog.families {
 		if f.read != nil {

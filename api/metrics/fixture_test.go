@@ -26,6 +26,7 @@ import (
 	"github.com/g2g-agent/g2g-agent/loadgen"
 	"github.com/g2g-agent/g2g-agent/power"
 	"github.com/g2g-agent/g2g-agent/power/kinds"
+	"github.com/g2g-agent/g2g-agent/recording"
 	"github.com/g2g-agent/g2g-agent/rig"
 )
 
@@ -78,6 +79,11 @@ func (r *run) metrics(t *testing.T) *Metrics {
 			return *r.live
 		}
 		cfg.OutputLeftOut = func() uint64 { return 4 }
+		cfg.Recording = func() recording.Stats {
+			return recording.Stats{
+				Seconds: 5, Bytes: 6, DirectoryBytes: 7, DroppedSeconds: 8, LostCommands: 9, LostEvents: 1, DeletedSegments: 11, SlowestSync: 12 * time.Millisecond,
+			}
+		}
 	}
 	m, err := New(cfg)
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/g2g-agent/g2g-agent/api/guard"
 	"github.com/g2g-agent/g2g-agent/api/stream"
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/recording"
 	"github.com/g2g-agent/g2g-agent/rig"
 )
 
@@ -33,6 +34,8 @@ type Config struct {
 	// OutputLeftOut counts the states that are missing in the run's output; nil where
 	// that is not counted.
 	OutputLeftOut func() uint64
+	// Recording is how the run's recording goes; nil where nothing is recorded.
+	Recording func() recording.Stats
 }
 
 // watchedSite is the part of [agent.Controllable] that is watched.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/g2g-agent/g2g-agent/agent"
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/recording"
 )
 
 // addRun declares what says how far the run has come.
@@ -55,7 +56,37 @@ func (c *catalog) addRun(live bool) {
 				out.count(*s.outputLeftOut)
 			}
 		}).onlyLive()
+	c.addRecording()
 	c.addEvents()
+}
+
+// addRecording declares how the run's recording goes; without one there are no series.
+func (c *catalog) addRecording() {
+	add := func(declare func(name, labels, help string, read func(*snapshot, series)) *family, name, help string, value func(*recording.Stats) float64) {
+		declare(name, "", help, func(s *snapshot, out series) {
+			if s.recording != nil {
+				out.value(value(s.recording))
+			}
+		}).onlyLive()
+	}
+	add(c.gauge, "g2g_recording_active", "1 while the run is recorded, 0 while the disk is full or fails.", func(r *recording.Stats) float64 {
+		if r.Stopped {
+			return 0
+		}
+		return 1
+	})
+	add(c.counter, "g2g_recording_seconds_total", "Seconds of the run that were recorded.", func(r *recording.Stats) float64 { return float64(r.Seconds) })
+	add(c.counter, "g2g_recording_written_bytes_total", "Bytes written to the recording.", func(r *recording.Stats) float64 { return float64(r.Bytes) })
+	add(c.counter, "g2g_recording_dropped_seconds_total", "Seconds of the run that are not in the recording, because the disk was full, slow or failed.",
+		func(r *recording.Stats) float64 { return float64(r.DroppedSeconds) })
+	add(c.counter, "g2g_recording_lost_lines_total", "Commands and events that are not in the recording, because the disk was away for longer than memory holds.",
+		func(r *recording.Stats) float64 { return float64(r.LostCommands + r.LostEvents) })
+	add(c.counter, "g2g_recording_deleted_segments_total", "Segments that were deleted to keep record.max_bytes and record.max_age_s.",
+		func(r *recording.Stats) float64 { return float64(r.DeletedSegments) })
+	add(c.gauge, "g2g_recording_directory_bytes", "Bytes of all segments in the recording's directory.",
+		func(r *recording.Stats) float64 { return float64(r.DirectoryBytes) })
+	add(c.gauge, "g2g_recording_slowest_sync_seconds", "The longest time that a second of the run took to be on the disk since the start, in seconds.",
+		func(r *recording.Stats) float64 { return r.SlowestSync.Seconds() })
 }
 
 // addEvents declares what counts the run's events.

@@ -31,6 +31,8 @@ g2g_events_total{topic="datacenter.batch_size.lease_expired"} 2
 g2g_events_total{topic="datacenter.replicas.lease_expired"} 1
 g2g_events_total{topic="datacenter.power.stale"} 1
 g2g_events_total{topic="datacenter.power.fresh"} 0
+g2g_events_total{topic="datacenter.recording.stopped"} 0
+g2g_events_total{topic="datacenter.recording.gap"} 0
 g2g_events_total{topic="datacenter.batch_size.updated"} 0
 g2g_events_total{topic="datacenter.replicas.shifted"} 0
 g2g_model_lease_expirations_total{command="batch-sizes",LLAMA} 2
@@ -94,6 +96,14 @@ g2g_commands_total{command="replica-shifts",outcome="refused"} 1
 `
 	wantLive = `
 g2g_output_left_out_states_total 4
+g2g_recording_active 1
+g2g_recording_seconds_total 5
+g2g_recording_written_bytes_total 6
+g2g_recording_dropped_seconds_total 8
+g2g_recording_lost_lines_total 10
+g2g_recording_deleted_segments_total 11
+g2g_recording_directory_bytes 7
+g2g_recording_slowest_sync_seconds 0.012
 g2g_measured_power_watts{phase="a"} 500101
 g2g_measured_power_watts{phase="b"} 500102
 g2g_measured_power_watts{phase="c"} 500103

@@ -49,6 +49,8 @@ func TestInBrowser(t *testing.T) {
 		{"shows text as text", checkInjection},
 		{"tells how far the run is", checkPhases},
 		{"tells of skipped states", checkSkipped},
+		{"looks back over the recording", checkPast},
+		{"says that nothing is recorded", checkNoPast},
 		{"sends commands", checkCommands},
 		{"tells what was refused", checkRefusals},
 		{"asks for the control token", checkControlToken},

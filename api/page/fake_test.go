@@ -7,6 +7,7 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/g2g-agent/g2g-agent/datacenter"
+	"github.com/g2g-agent/g2g-agent/recording"
 )
 
 // fakeAgent speaks the agent's API, as far as the page uses it. It survives being
@@ -38,6 +40,10 @@ type fakeAgent struct {
 	shift   []int
 	posts   []post
 	phase   string
+	// recording is of the time before; nil: nothing is recorded.
+	recording *recording.Decimated
+	damages   int
+	asked     []url.Values // of the recording
 	// A client is told of each state and event by its channel, which start makes
 	// and stop closes.
 	stateClients, eventClients map[chan any]bool
@@ -117,6 +123,7 @@ func (f *fakeAgent) handler() http.Handler {
 		n, _ := strconv.Atoi(r.URL.Query().Get("n"))
 		return append([]*datacenter.State{}, f.states[max(0, len(f.states)-n):]...)
 	}))
+	mux.HandleFunc("GET /v1/recording/states", f.readable(f.past))
 	mux.HandleFunc("GET /v1/stream", func(w http.ResponseWriter, r *http.Request) {
 		f.socket(w, r, func(c chan any) {
 			f.stateClients[c] = true
@@ -135,6 +142,11 @@ func (f *fakeAgent) handler() http.Handler {
 	})
 	mux.HandleFunc("POST /v1/", f.takePost)
 	return mux
+}
+
+func (f *fakeAgent) past(r *http.Request) any {
+	f.asked = append(f.asked, r.URL.Query())
+	return map[string]any{"point_ms": f.recording.PointMs, "points": f.recording.Points, "damages": f.damages}
 }
 
 // readable answers with what read returns, to those who may read.
@@ -225,7 +237,7 @@ func (f *fakeAgent) info(*http.Request) any {
 		"name": "demo", "version": "0.3.0", "source": source, "phase": f.phase, "pace": pace, "dt_s": fakeDT,
 		"time_s": float64(len(f.states)) * fakeDT, "steps": len(f.states), "total_gpu_capacity": 2304, "free_gpus": 40,
 		"base_kw_per_phase": 500, "power_factor": 0.95, "gpus_per_server": 8, "history_states": 3000,
-		"control_needs_token": f.token != "",
+		"control_needs_token": f.token != "", "recording": f.recording != nil,
 	}
 }
 

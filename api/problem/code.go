@@ -14,6 +14,7 @@ const (
 	CodeForbidden            = "forbidden"
 	CodeNotFound             = "not-found"
 	CodeUnknownModel         = "unknown-model"
+	CodeNoRecording          = "no-recording"
 	CodeMethodNotAllowed     = "method-not-allowed"
 	CodeRequestTimeout       = "request-timeout"
 	CodeNotStarted           = "not-started"
@@ -56,6 +57,7 @@ func Codes() []Code {
 		{CodeForbidden, http.StatusForbidden, true, "The token, origin or host name does not permit this."},
 		{CodeNotFound, http.StatusNotFound, true, "There is no such path."},
 		{CodeUnknownModel, http.StatusNotFound, false, "There is no model of that label."},
+		{CodeNoRecording, http.StatusNotFound, false, "Nothing is recorded, or nothing of that run or time."},
 		{CodeMethodNotAllowed, http.StatusMethodNotAllowed, true, "The path does not take this method."},
 		{CodeRequestTimeout, http.StatusRequestTimeout, true, "The body did not arrive in time."},
 		{CodeNotStarted, http.StatusConflict, false, "The run has not begun: hardware is being warmed up."},

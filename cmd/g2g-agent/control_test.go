@@ -92,7 +92,8 @@ func TestControllerDrivesALiveSite(t *testing.T) {
 	t.Parallel()
 	site := startSite(t)
 	// The warm-up takes long enough for all that is asked before its end.
-	a := startAPI(t, []string{"G2G_AGENT_LIVE__STAGGER_S=3"}, "run", "--config", site.writeConfig(t))
+	dir := filepath.Join(t.TempDir(), "recording")
+	a := startAPI(t, []string{"G2G_AGENT_LIVE__STAGGER_S=3"}, "run", "--config", site.writeConfig(t), "--record", dir)
 
 	wantStarting(t, a)
 	a.awaitProbe(t, "/readyz", http.StatusOK)
@@ -111,6 +112,7 @@ func TestControllerDrivesALiveSite(t *testing.T) {
 	wantToldWhatFailed(t, site, a)
 	wantWrongCommandsChangeNothing(t, site, a)
 	wantOrderlyEnd(t, site, a, states)
+	wantRecorded(t, dir)
 }
 
 // wantStarting: the API is there before the first step, and says how far the agent

@@ -34,6 +34,8 @@ type commandLine struct {
 	Replay       replayCmd       `cmd:"" help:"Run the datacenter over recorded traces, as fast as possible or in real time."`
 	Check        checkCmd        `cmd:"" help:"Validate a config and the data it names, without running anything."`
 	Report       reportCmd       `cmd:"" help:"Sum up a run from the states it has written: power, latency, throughput."`
+	Recording    recordingCmd    `cmd:"" help:"Look into a recording, check it, cut a part out."`
+	Export       exportCmd       `cmd:"" help:"Write a recording as a table: CSV, JSON lines or Parquet."`
 	Characterize characterizeCmd `cmd:"" help:"Measure models on live servers into a data directory: power and latency at each batch size."`
 	Generate     generateCmd     `cmd:"" help:"Make input data."`
 	Plot         plotCmd         `cmd:"" help:"Draw a run, or measured data and the fits to them, as PNG or SVG."`

@@ -16,9 +16,10 @@ import (
 )
 
 type replayCmd struct {
-	Config string `required:"" placeholder:"FILE" help:"Config of the run; - is standard input."`
-	Out    string `placeholder:"FILE" help:"Where the states go; the ending picks the format: .csv, .jsonl or .parquet. - is CSV on standard output."`
-	Pace   string `default:"0" enum:"0,1,step" help:"0: as fast as possible. 1: in real time, with the control API. step: the control API advances it, step by step."`
+	Config string `placeholder:"FILE" help:"Config of the run; - is standard input. With --from, in place of the recorded one."`
+	fromFlags
+	Out  string `placeholder:"FILE" help:"Where the states go; the ending picks the format: .csv, .jsonl or .parquet. - is CSV on standard output."`
+	Pace string `default:"0" enum:"0,1,step" help:"0: as fast as possible. 1: in real time, with the control API. step: the control API advances it, step by step."`
 	urlFlags
 	processFlags
 }
@@ -29,6 +30,12 @@ func (cmd replayCmd) Run(ctx context.Context, term terminal) error {
 		return err
 	}
 	defer unwatch()
+	if cmd.From != "" {
+		return cmd.runFrom(ctx, term)
+	}
+	if err := cmd.needFrom(); err != nil {
+		return err
+	}
 	file, err := readConfig(ctx, term, cmd.Config)
 	if err != nil {
 		return err

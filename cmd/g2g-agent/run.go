@@ -29,6 +29,7 @@ type runCmd struct {
 // liveFlags are those of every live run.
 type liveFlags struct {
 	Out       string  `placeholder:"FILE" help:"Where the states go; the ending picks the format: .csv, .jsonl or .parquet. - is CSV on standard output."`
+	Record    string  `placeholder:"DIR" help:"Record all that the run sees in a directory, so that it survives a crash and can be run again (replay --from DIR); in place of record.dir of the config."`
 	DurationS float64 `placeholder:"SECONDS" help:"End the run after so many seconds of steps; without it, it goes on until it is interrupted."`
 	urlFlags
 	processFlags
@@ -91,9 +92,13 @@ func (f liveFlags) runLive(ctx context.Context, term terminal, run liveRun) erro
 	// That nobody reads standard output any more is an error as others are; it
 	// must not kill the program before the servers are restored.
 	signal.Ignore(syscall.SIGPIPE)
-	s, err := f.setUp(term, run)
+	rec, err := f.openRecording(run)
 	if err != nil {
 		return err
+	}
+	s, err := f.setUp(term, run, rec)
+	if err != nil {
+		return errors.Join(err, rec.close(ctx, "the run did not begin"))
 	}
 	s.serving.urlFile, s.serving.keepsConfig = urlFile, run.keepsConfig
 	defer s.out.Abort()
@@ -101,9 +106,10 @@ func (f liveFlags) runLive(ctx context.Context, term terminal, run liveRun) erro
 	defer end(nil)
 	if err := s.openAPI(ctx, end); err != nil {
 		s.setup.Live.Close()
-		return errors.Join(err, s.serving.close())
+		return errors.Join(err, s.serving.close(), rec.close(ctx, "the run did not begin"))
 	}
 	timing, err := s.step(ctx, end)
+	recordErr := rec.close(ctx, endReason(ctx, err))
 	// The API takes its leave while the output is completed: the end is to be quick.
 	closed := make(chan error, 1)
 	go func() { closed <- s.serving.close() }()
@@ -112,33 +118,35 @@ func (f liveFlags) runLive(ctx context.Context, term terminal, run liveRun) erro
 	} else {
 		err = s.finish(err, timing)
 	}
-	return errors.Join(err, <-closed)
+	return errors.Join(err, recordErr, <-closed)
 }
 
 // liveSession is a live run that is set up, and what stands around it.
 type liveSession struct {
 	liveRun
-	flags   liveFlags
-	term    terminal
-	serving *serving
-	setup   *agent.LiveSetup
-	out     *record.Queue
-	summary *report.Summary
-	took    time.Duration // the steps, with the warm-up before them
+	flags     liveFlags
+	term      terminal
+	serving   *serving
+	setup     *agent.LiveSetup
+	out       *record.Queue
+	recording *runRecording
+	summary   *report.Summary
+	took      time.Duration // the steps, with the warm-up before them
 	// committed gets how completing the output went.
 	committed chan error
 }
 
 // setUp reads what the config names and opens the output; no server is contacted.
-func (f liveFlags) setUp(term terminal, run liveRun) (*liveSession, error) {
+func (f liveFlags) setUp(term terminal, run liveRun, rec *runRecording) (*liveSession, error) {
 	serving, err := newServing(run.config, run.load, run.log.Logger, run.log.level, term.environ)
 	if err != nil {
 		return nil, err
 	}
 	observer := serving.observer(run.logEvent)
 	observer.OnCommand = run.onCommand
-	s := &liveSession{liveRun: run, flags: f, term: term, serving: serving}
+	s := &liveSession{liveRun: run, flags: f, term: term, serving: serving, recording: rec}
 	observer.OnStepped = s.commitOutput
+	rec.observe(&observer)
 	setup, err := agent.SetUpLive(run.config, agent.SecretsFrom(term.environ), run.log.Logger, observer)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", run.name, err)
@@ -154,6 +162,7 @@ func (f liveFlags) setUp(term terminal, run liveRun) (*liveSession, error) {
 		setup.Live.Close()
 		return nil, err
 	}
+	rec.of(setup.Live)
 	s.setup, s.out, s.summary = setup, record.NewQueue(out, run.log.Logger), report.NewSummary(run.config.DT, setup.Models)
 	return s, nil
 }
@@ -173,6 +182,7 @@ func (s *liveSession) commitOutput() {
 func (s *liveSession) openAPI(ctx context.Context, end context.CancelCauseFunc) error {
 	err := s.serving.open(ctx, api.Config{
 		Site: s.setup.Live, Settings: s.config.API, Control: s.config.Control, LiveStats: s.setup.Live.Stats, OutputLeftOut: s.out.LeftOut,
+		Recording: s.recording.stats(), RecordingDir: s.recording.dir(),
 	}, end)
 	if err == nil && s.onPage != nil && s.serving.server != nil {
 		s.onPage(s.serving.server.URL())

@@ -4,6 +4,11 @@
 // was written must be readable.
 //
 //	go run ./scripts/kills [-runs 50] [-ending .jsonl]
+//
+// With -recording, runs record in one directory (--record) instead: at most the last
+// second of each may be missing, nothing before it, and each goes on behind the others.
+//
+//	go run ./scripts/kills -recording [-runs 100]
 package main
 
 import (
@@ -27,10 +32,15 @@ import (
 func main() {
 	runs := flag.Int("runs", 50, "how many runs are killed")
 	ending := flag.String("ending", ".jsonl", "of the output: .csv, .jsonl or .parquet")
+	recordings := flag.Bool("recording", false, "look at recordings, not at outputs")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := kill(ctx, *runs, *ending); err != nil {
+	what := func() error { return kill(ctx, *runs, *ending) }
+	if *recordings {
+		what = func() error { return killRecordings(ctx, *runs) }
+	}
+	if err := what(); err != nil {
 		fmt.Fprintln(os.Stderr, "kills:", err)
 		os.Exit(1)
 	}
@@ -59,35 +69,35 @@ func kill(ctx context.Context, runs int, ending string) error {
 	}
 	for i := range runs {
 		// The first states come after some 3 s.
-		if err := killed(ctx, binary, out, time.Duration(rand.Int64N(int64(6*time.Second)))); err != nil {
+		if _, err := killed(ctx, demo(ctx, binary, "--out", out), time.Duration(rand.Int64N(int64(6*time.Second)))); err != nil {
 			return fmt.Errorf("run %d: %w", i, err)
 		}
 	}
-	cmd := demo(ctx, binary, out, "--duration-s", "1")
+	cmd := demo(ctx, binary, "--out", out, "--duration-s", "1")
 	if said, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("the run after %d that were killed: %w\n%s", runs, err, said)
 	}
 	return look(folder, runs)
 }
 
-func demo(ctx context.Context, binary, out string, more ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, binary, append([]string{"demo", "--out", out}, more...)...)
+func demo(ctx context.Context, binary string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, binary, append([]string{"demo"}, args...)...)
 	cmd.Env = append(os.Environ(), "G2G_AGENT_API__LISTEN=", "G2G_AGENT_LIVE__STAGGER_S=1")
 	return cmd
 }
 
-// killed runs for d.
-func killed(ctx context.Context, binary, out string, d time.Duration) error {
-	cmd := demo(ctx, binary, out)
+// killed lets a run go on for d, and says when it was killed.
+func killed(ctx context.Context, cmd *exec.Cmd, d time.Duration) (at time.Time, err error) {
 	if err := cmd.Start(); err != nil {
-		return err
+		return at, err
 	}
 	_ = backoff.Sleep(ctx, d) // an interrupt ends it all
+	at = time.Now()
 	if err := cmd.Process.Kill(); err != nil {
-		return fmt.Errorf("it ended by itself: %w", errors.Join(err, cmd.Wait()))
+		return at, fmt.Errorf("it ended by itself: %w", errors.Join(err, cmd.Wait()))
 	}
 	_ = cmd.Wait() // it was killed
-	return ctx.Err()
+	return at, ctx.Err()
 }
 
 // look says what is in the folder, and what should not be.

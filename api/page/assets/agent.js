@@ -77,10 +77,10 @@ export class Agent {
   }
 
   /** get reads an address, such as "v1/info". */
-  async get(path) {
+  async get(path, timeoutMs = readTimeoutMs) {
     for (;;) {
       const headers = this.#readNeedsToken && this.#token.value ? this.#authorization() : {};
-      const response = await fetch(address(path), { headers, cache: 'no-store', signal: AbortSignal.timeout(readTimeoutMs) });
+      const response = await fetch(address(path), { headers, cache: 'no-store', signal: AbortSignal.timeout(timeoutMs) });
       if (response.ok) return response.json();
       const refusal = new Refusal(response.status, await problemOf(response));
       if (!refusal.needsToken || this.#readNeedsToken) throw refusal;

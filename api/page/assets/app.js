@@ -5,6 +5,7 @@ import { Connection } from './connection.js';
 import { EventList } from './events.js';
 import { nothing, number, percent, power, powerUnit, runTime, seconds } from './format.js';
 import { ModelRow } from './models.js';
+import { Past } from './past.js';
 import { Plot } from './plot.js';
 import { Recent, numeric } from './recent.js';
 import { Theme } from './theme.js';
@@ -53,6 +54,7 @@ class Page {
     },
     onConnection: (state, detail) => this.#showConnection(state, detail),
   });
+  #past = new Past(this.#agent, byID('range'), byID('range-note'), () => this.#wallMs(), () => this.#redraw());
   #pointedAgoS = NaN; // the time that is pointed at, in every plot
   #connected = false;
   #polling = false;
@@ -79,10 +81,18 @@ class Page {
       this.#recent = new Recent(labels, capacity);
       this.#rows = labels.map((label, i) => new ModelRow(label, i, (path, body) => this.#command(path, body)));
       byID('rows').replaceChildren(...this.#rows.map((row) => row.element));
+      this.#past.show(labels);
     }
+    this.#past.allow(info.recording === true);
     models.forEach((model, i) => this.#rows[i].showModel(model));
     this.#showInfo();
     this.#redraw();
+  }
+
+  /** #wallMs is the time of day by the agent's clock, as far as it has told. */
+  #wallMs() {
+    const told = Date.parse(this.#known?.wall_time);
+    return Number.isNaN(told) ? Date.now() : told;
   }
 
   /** #windowS is the time the plots show: two minutes, or 120 steps that are longer than a second. */
@@ -155,6 +165,7 @@ class Page {
     } finally {
       this.#polling = false;
     }
+    this.#past.renew();
     const behind = this.#info.steps - 1 - (this.#recent.latest?.seq ?? -1);
     const silent = performance.now() - this.#heardAt > silentMs;
     if (silent && behind * this.#info.dt_s > silentMs / 1e3) this.#connection.reconnect();
@@ -244,12 +255,13 @@ class Page {
     byID('time').textContent = state ? runTime(state.time_s, dtS) : nothing;
     byID('skipped-fact').hidden = this.#skipped === 0;
     byID('skipped').textContent = `${number(this.#skipped)} states`;
-    const span = this.#span(dtS);
-    this.#phases.draw(this.#recent, span, this.#colors, this.#pointedAgoS);
+    const shown = this.#past.points ?? this.#recent;
+    const span = this.#past.span ?? this.#span(dtS);
+    this.#phases.draw(shown, span, this.#colors, this.#pointedAgoS);
     for (const row of this.#rows) {
       if (state) row.showState(state, dtS);
       else row.showNothing();
-      row.draw(this.#recent, span, this.#colors, this.#pointedAgoS);
+      row.draw(shown, span, this.#colors, this.#pointedAgoS);
     }
     this.#events.render(dtS);
   }

@@ -37,6 +37,16 @@ const topics = {
     detail: (data) => `${data.model_label}, for ${seconds(data.age_s)}${data.cause ? `: ${data.cause}` : ''}`,
   },
   'datacenter.power.fresh': { title: 'Power readings back', detail: (data) => String(data.model_label) },
+  'datacenter.recording.stopped': {
+    title: 'Not recorded any more',
+    attention: true,
+    detail: (data) => String(data.cause),
+  },
+  'datacenter.recording.gap': {
+    title: 'Seconds not recorded',
+    attention: true,
+    detail: (data) => `${data.first_second} to ${data.last_second}: ${data.cause}`,
+  },
 };
 
 /** EventList shows the newest event first. */

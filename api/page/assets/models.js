@@ -24,7 +24,7 @@ export class ModelRow {
     this.element.setAttribute('aria-label', label);
     const plot = (selector, what, options) => {
       const canvas = find(selector);
-      canvas.setAttribute('aria-label', `${what} of ${label} over the last two minutes; the latest value stands above`);
+      canvas.setAttribute('aria-label', `${what} of ${label} over the chosen time; the latest value stands above`);
       return new Plot(canvas, options);
     };
     const column = (name) => modelColumn(index, name);

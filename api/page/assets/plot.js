@@ -160,7 +160,7 @@ export class Plot {
       if (Number.isNaN(value)) return '';
       return `${name ? `${name} ` : ''}${(value * scale.factor).toLocaleString('en', { minimumFractionDigits: scale.decimals, maximumFractionDigits: scale.decimals })}`;
     });
-    const ago = `\u2212${(span.to - time).toFixed(1)} s`;
+    const ago = span.clock?.(time) ?? `\u2212${(span.to - time).toFixed(1)} s`;
     const text = `${parts.filter(Boolean).join(' · ') || 'no value'} ${scale.unit}`.trim() + (area.right - area.left > 420 ? `, ${ago}` : '');
     const width = c.measureText(text).width + 10;
     const left = Math.min(Math.max(area.left, x - width / 2), area.right - width);
@@ -181,10 +181,11 @@ export class Plot {
     for (const { column } of this.#options.series) {
       const values = recent.column(column);
       if (!values) continue;
+      const lows = recent.low?.(column) ?? values;
+      const highs = recent.high?.(column) ?? values;
       for (let i = first; i < recent.length; i++) {
-        const v = values[i];
-        if (v < low) low = v;
-        if (v > high) high = v;
+        if (lows[i] < low) low = lows[i];
+        if (highs[i] > high) high = highs[i];
       }
     }
     if (low > high) return null;
@@ -229,8 +230,27 @@ export class Plot {
       const x = area.left + ((area.right - area.left) * i) / parts;
       c.textAlign = i === 0 ? 'left' : i === parts ? 'right' : 'center';
       const ago = length * (1 - i / parts);
-      c.fillText(ago === 0 ? 'latest' : `\u2212${ago} s`, x, area.bottom + 14);
+      c.fillText(span.clock?.(span.to - ago) ?? (ago === 0 ? 'latest' : `\u2212${ago} s`), x, area.bottom + 14);
     }
+  }
+
+  /** #drawBand draws, for each point, the span from its least to its largest value. */
+  #drawBand(c, area, series, recent, first, span) {
+    const time = recent.column('time');
+    const lows = recent.low(series.column);
+    const highs = recent.high(series.column);
+    const pointWidth = (area.x(span.from + span.gapS / 2.5) - area.x(span.from));
+    c.save();
+    c.globalAlpha = 0.35;
+    c.lineWidth = Math.max(1, pointWidth);
+    c.beginPath();
+    for (let i = first; i < recent.length; i++) {
+      if (!(highs[i] > lows[i])) continue;
+      c.moveTo(area.x(time[i]), area.y(lows[i]));
+      c.lineTo(area.x(time[i]), area.y(highs[i]));
+    }
+    c.stroke();
+    c.restore();
   }
 
   #drawSeries(c, area, series, recent, first, span, colors) {
@@ -238,6 +258,7 @@ export class Plot {
     if (!values) return;
     const time = recent.column('time');
     c.strokeStyle = colors[series.color];
+    if (recent.low) this.#drawBand(c, area, series, recent, first, span);
     c.lineWidth = series.width ?? 1.5;
     c.beginPath();
     let drawing = false;

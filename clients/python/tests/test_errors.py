@@ -21,6 +21,7 @@ CODES: dict[str, tuple[int, type[ApiError], type[Exception]]] = {
     "request-timeout": (408, errors.ApiError, errors.AgentError),
     "run-over": (409, errors.RunOver, RuntimeError),
     "no-capacity": (409, errors.NoCapacity, RuntimeError),
+    "no-recording": (404, errors.NoRecording, LookupError),
     "not-lockstep": (409, errors.NotLockstep, RuntimeError),
     "not-started": (409, errors.NotStarted, RuntimeError),
     "in-progress": (409, errors.InProgress, RuntimeError),

@@ -51,8 +51,17 @@ def test_all_is_spoken_over_tls(secured: Agent, connect: Connect, certificate: t
 
 
 def test_a_certificate_that_is_not_trusted_is_refused(secured: Agent, connect: Connect) -> None:
-    with pytest.raises(errors.ConnectionFailed, match="certificate"):
+    with pytest.raises(errors.ConnectionFailed, match=r"certificate.*: ca_file names"):
         connect(secured.url, attempts=1).info()
+
+
+def test_a_file_of_certificates_that_has_none_is_named(connect: Connect, tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    with pytest.raises(FileNotFoundError, match=str(file)):
+        connect("https://127.0.0.1:1", ca_file=file)
+    file.write_text("none")
+    with pytest.raises(ValueError, match=f"ca_file: {file} has no certificates"):
+        connect("https://127.0.0.1:1", ca_file=file)
 
 
 def test_tls_where_none_is_spoken(

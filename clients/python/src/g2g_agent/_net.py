@@ -20,8 +20,21 @@ KEPT = 8
 
 
 def tls_context(core: Core) -> ssl.SSLContext | None:
-    """What is needed to speak TLS to the agent; None: it is spoken to without."""
-    return ssl.create_default_context(cafile=core.ca_file) if core.tls else None
+    """What is needed to speak TLS to the agent; None: it is spoken to without.
+
+    Raises:
+        ValueError: The file of certificates has none.
+        OSError: It cannot be read.
+    """
+    if not core.tls:
+        return None
+    try:
+        return ssl.create_default_context(cafile=core.ca_file)
+    except ssl.SSLError:
+        raise ValueError(f"ca_file: {core.ca_file} has no certificates in PEM") from None
+    except OSError as err:
+        err.filename = core.ca_file  # Python does not say which
+        raise
 
 
 def connect(core: Core, tls: ssl.SSLContext | None, timeout_s: float) -> socket.socket:
@@ -52,6 +65,8 @@ def connect(core: Core, tls: ssl.SSLContext | None, timeout_s: float) -> socket.
 
 def reason(err: OSError) -> str:
     """What an error of the system says, without its number."""
+    if isinstance(err, ssl.SSLCertVerificationError):
+        return f"{err.strerror}: ca_file names those to trust in place of the system's"
     return err.strerror or str(err) or type(err).__name__
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "NotPermitted",
     "NotPossible",
     "NoCapacity",
+    "NoRecording",
     "NotStarted",
     "RunOver",
     "NotLockstep",
@@ -167,6 +168,10 @@ class UnknownModel(ApiError, KeyError):
         return ApiError.__str__(self)
 
 
+class NoRecording(ApiError, LookupError):
+    """Nothing is recorded, or nothing of that run or time (404)."""
+
+
 class NotPermitted(ApiError, PermissionError):
     """No token, a wrong one, or one that may only read (401, 403)."""
 
@@ -241,6 +246,7 @@ _BY_CODE: dict[str, type[ApiError]] = {
     "unauthorized": NotPermitted,
     "forbidden": NotPermitted,
     "unknown-model": UnknownModel,
+    "no-recording": NoRecording,
     "run-over": RunOver,
     "no-capacity": NoCapacity,
     "not-lockstep": NotLockstep,

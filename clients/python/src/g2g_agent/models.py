@@ -78,6 +78,7 @@ class Info:
         gpus_per_server: GPUs in one server.
         history_states: States that the agent keeps.
         control_needs_token: Commands need a token.
+        recording: The run is recorded; None if the agent does not say.
         raw: The answer as it came.
     """
 
@@ -104,13 +105,14 @@ class Info:
     gpus_per_server: int
     history_states: int
     control_needs_token: bool
+    recording: bool | None
     raw: Mapping[str, Any] = field(repr=False, compare=False)
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Info:
         """From the members of `/v1/info`."""
         dt = raw.get("dt")
-        later = ("duration_s", "total_steps", "run_id", "seed", "config_digest", "at_end")
+        later = ("duration_s", "total_steps", "run_id", "seed", "config_digest", "at_end", "recording")
         return _decode(
             cls,
             raw,
